@@ -1,0 +1,86 @@
+package kv
+
+// OpKind says what an Op of a transaction does.
+type OpKind uint8
+
+const (
+	OpRequire OpKind = iota // conflict unless Key has Value (nil Value: is absent)
+	OpSet                   // Key gets Value
+	OpDelete                // Key goes
+	OpStamped               // Key with the commit's stamp appended gets Value
+)
+
+// Op is one step of a transaction. Key and Value point into the transaction's own memory.
+type Op struct {
+	Kind   OpKind
+	Absent bool // OpRequire: the key must have no value
+	Key    []byte
+	Value  []byte
+}
+
+// Tx is an optimistic transaction: what must still hold of what was read, and
+// what is written then. It is plain memory, filled by one goroutine, given to
+// Store.Commit and reusable after Reset.
+//
+// Isolation is snapshot isolation with required values: a transaction is decided
+// against one moment at which every required key had its required value, and it
+// conflicts if a key that it writes changes between that moment and its commit.
+// A required key that the transaction does not write may change in between (write
+// skew, on the stores that have it), so no decision may rest on such a key: require
+// the key that you write. Two transactions that each require and write one common
+// key never both commit on the same value of it.
+type Tx struct {
+	// Frees marks a transaction that makes room (a sweep); it is taken when the store is nearly full.
+	Frees bool
+
+	// Err is the outcome, set by Store.Commit: nil (durable), ErrConflict, ErrUndetermined, ErrFull, ErrTooLarge, ErrUnavailable or ErrClosed, wrapped.
+	Err error
+
+	// Stamp is the commit's stamp, set by Store.Commit on stores that give stamps.
+	Stamp uint64
+
+	ops   []Op
+	arena []byte
+	size  int
+}
+
+// Require makes the commit conflict unless key has exactly value then; nil: unless key is absent.
+func (t *Tx) Require(key, value []byte) {
+	t.add(Op{Kind: OpRequire, Absent: value == nil}, key, value)
+}
+
+// Set stores value (not empty) under key.
+func (t *Tx) Set(key, value []byte) { t.add(Op{Kind: OpSet}, key, value) }
+
+// Delete removes key; an absent key is no error.
+func (t *Tx) Delete(key []byte) { t.add(Op{Kind: OpDelete}, key, nil) }
+
+// SetStamped stores value under prefix followed by the commit's stamp, 8 bytes
+// big-endian. Stamps grow in commit order over the whole store and its restarts, and
+// a reader that sees a stamped key sees every one with a lower stamp that was ever
+// stored: there are no holes that fill up later. All stamped keys of one transaction
+// share its stamp. Only for stores whose Stamps() is true.
+func (t *Tx) SetStamped(prefix, value []byte) { t.add(Op{Kind: OpStamped}, prefix, value) }
+
+func (t *Tx) add(op Op, key, value []byte) {
+	// The arena may move when it grows; older ops keep pointing at the old array, which stays valid.
+	n := len(t.arena)
+	t.arena = append(t.arena, key...)
+	t.arena = append(t.arena, value...)
+	op.Key = t.arena[n : n+len(key) : n+len(key)]
+	op.Value = t.arena[n+len(key) : len(t.arena) : len(t.arena)]
+	t.ops = append(t.ops, op)
+	t.size += len(key) + len(value)
+}
+
+// Ops returns the steps in the order they were added. They are the transaction's, until Reset.
+func (t *Tx) Ops() []Op { return t.ops }
+
+// Size returns the bytes of all keys and values.
+func (t *Tx) Size() int { return t.size }
+
+// Reset empties the transaction and keeps its memory.
+func (t *Tx) Reset() {
+	t.ops, t.arena, t.size = t.ops[:0], t.arena[:0], 0
+	t.Frees, t.Err, t.Stamp = false, nil, 0
+}
