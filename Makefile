@@ -1,0 +1,44 @@
+# GoChat: `make help` lists what there is to do.
+GO      ?= go
+BIN     := bin/gochat
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test cover race e2e bench lint gen fuzz dist clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+build: ## build bin/gochat
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/gochat
+
+run: build ## the whole chat in one process, data in ./data
+	$(BIN) serve
+
+test: ## all tests that need Go alone, with statement coverage
+	@tools/test.sh
+
+race: ## the same tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+e2e: ## drive the real binary: kills, disk faults, restarts
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
+
+bench: ## short versions of every benchmark scenario against a server it starts (3 minutes)
+	$(GO) run ./bench all
+
+lint: ## formatting, vet, staticcheck, architecture, freshness of generated code
+	@tools/lint.sh
+
+gen: ## generate the wire messages, the code registry and its tables
+	@tools/gen.sh
+
+fuzz: ## run every fuzz target for FUZZTIME (default 30s)
+	@tools/fuzz.sh
+
+dist: ## cross-compiled archives with checksums in dist/
+	@tools/dist.sh $(VERSION)
+
+clean: ## remove what was built (never ./data)
+	rm -rf bin dist .cache

@@ -1,0 +1,230 @@
+// Package archtest holds the shape of the house: which folder may import which,
+// and what nobody may import.
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/gochat-im/gochat/"
+
+// A room is a folder with its floor and, within a top-level folder, its order.
+// Imports go to a lower floor, or to an earlier room of the same top-level folder;
+// siblings don't import each other. The longest matching path counts.
+type room struct {
+	path  string
+	floor int
+	order int // within one top-level folder: may import rooms of a lower order
+}
+
+var rooms = []room{
+	{"protocol/code", 0, 1},
+	{"protocol/id", 0, 1},
+	{"protocol/frame", 0, 2},
+	{"protocol/packet", 0, 3},
+	{"kitex_gen/wire", 0, 0},
+
+	{"msgstore/kv", 1, 0},
+	{"msgstore/kv/kvtest", 1, 1},
+	{"msgstore/kv/memory", 1, 1},
+	{"msgstore/kv/pebblekv", 1, 1},
+	{"msgstore/kv/faultkv", 1, 1},
+	{"msgstore", 1, 2},
+	{"bus", 1, 0},
+	{"bus/log", 1, 1},
+
+	{"services/account", 2, 0},
+	{"services/timeline", 2, 0},
+	{"services/conversation", 2, 0},
+	{"services/session", 2, 0},
+	{"services/fanout", 2, 0},
+	{"edge/conn", 2, 0},
+	{"edge/hub", 2, 1},
+	{"edge/tcp", 2, 2},
+	{"edge/api", 2, 0},
+	{"edge/admin", 2, 0},
+
+	{"node", 4, 0},
+
+	{"cmd", 5, 2},
+	{"sdk/go", 5, 0},
+	{"bench", 5, 0},
+	{"tools", 5, 3},
+}
+
+// sdkMay is all of ours that a client library may import: it must build without the server.
+var sdkMay = []string{"protocol/", "kitex_gen/wire", "sdk/go"}
+
+// forbidden lists imports that nobody, or nobody but the named, may have, and why.
+var forbidden = []struct {
+	prefix string
+	except []string
+	why    string
+}{
+	{"github.com/cloudwego/kitex", nil, "only the node-to-node floor knows Kitex, and there is none yet; generated wire messages are plain data"},
+	{"github.com/cloudwego/netpoll", []string{"edge/tcp", "bench"}, "connections reach the rest through the Transport seam"},
+	{"github.com/cloudwego/hertz", []string{"edge/api"}, "HTTP stays at the edge"},
+	{"github.com/cockroachdb/pebble", []string{"msgstore/kv/pebblekv", "bench"}, "the engine is an adapter: everybody else knows msgstore/kv"},
+	{"github.com/golang-jwt/jwt", []string{"services/account", "bench", "tools"}, "tokens are checked in one place"},
+	{"github.com/spf13/cobra", []string{"cmd"}, "flags stop at cmd"},
+	{"github.com/knadh/koanf", []string{"cmd", "node"}, "configuration is read in one place; packages get structs"},
+	{"encoding/gob", nil, "stored and sent formats are ours and versioned"},
+	{"log", nil, "logging is an injected *slog.Logger"},
+	{"github.com/sirupsen/logrus", nil, "logging is an injected *slog.Logger"},
+	{"github.com/pkg/errors", nil, "errors wrap with %w"},
+	{"math/rand", nil, "math/rand/v2 replaces it; secrets come from crypto/rand"},
+	{"unsafe", []string{"protocol/packet", "bench"}, "only the codec and the load generator may reinterpret memory, and must say why"},
+}
+
+type pkg struct {
+	ImportPath  string
+	Imports     []string
+	TestImports []string
+	GoFiles     []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,GoFiles", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var ps []pkg
+	for dec := json.NewDecoder(out); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return ps
+}
+
+func within(path, folder string) bool {
+	return path == folder || strings.HasPrefix(path, strings.TrimSuffix(folder, "/")+"/")
+}
+
+func roomOf(path string) (room, bool) {
+	var best room
+	found := false
+	for _, r := range rooms {
+		if within(path, r.path) && len(r.path) >= len(best.path) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+func top(path string) string { return strings.SplitN(path, "/", 2)[0] }
+
+func TestImportsGoDownward(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		fr, ok := roomOf(from)
+		if !ok {
+			t.Errorf("%s stands on no floor: add it to rooms", from)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, module) {
+				continue
+			}
+			to := strings.TrimPrefix(imp, module)
+			tr, ok := roomOf(to)
+			if !ok || within(from, tr.path) && fr.path == tr.path {
+				continue // unknown rooms are reported where they are listed; a room may use itself
+			}
+			switch {
+			case tr.floor < fr.floor:
+			case tr.floor == fr.floor && top(from) == top(to) && tr.order < fr.order:
+			case tr.floor == fr.floor && fr.floor == 5 && tr.order < fr.order:
+			case fr.floor == 1 && within(to, "msgstore/kv") && tr.path == "msgstore/kv":
+			default:
+				t.Errorf("%s (floor %d) imports %s (floor %d): imports go strictly downward", from, fr.floor, to, tr.floor)
+			}
+		}
+	}
+}
+
+func TestSDKStandsOnTheProtocolAlone(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if !within(from, "sdk/go") {
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module)
+			if !ours {
+				continue
+			}
+			allowed := false
+			for _, may := range sdkMay {
+				allowed = allowed || within(to, may)
+			}
+			if !allowed {
+				t.Errorf("%s imports %s: a client library stands on protocol alone", from, to)
+			}
+		}
+	}
+}
+
+func TestForbiddenImports(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if within(from, "kitex_gen") {
+			continue
+		}
+	imports:
+		for _, imp := range p.Imports {
+			for _, f := range forbidden {
+				if !within(imp, f.prefix) || f.prefix == "log" && imp != "log" || f.prefix == "math/rand" && imp != "math/rand" {
+					continue
+				}
+				for _, e := range f.except {
+					if within(from, e) {
+						continue imports
+					}
+				}
+				t.Errorf("%s imports %s: %s", from, imp, f.why)
+			}
+		}
+	}
+}
+
+// Packages stay small enough to be read in one sitting.
+func TestPackagesStaySmall(t *testing.T) {
+	for _, p := range packages(t) {
+		if n := len(p.GoFiles); n > 20 {
+			t.Errorf("%s has %d files, more than 20: split it", p.ImportPath, n)
+		}
+	}
+}
+
+var badNames = []string{"util", "utils", "common", "helper", "helpers", "manager", "misc", "pkg"}
+
+func TestNoBags(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, part := range strings.Split(strings.TrimPrefix(p.ImportPath, module), "/") {
+			for _, bad := range badNames {
+				if part == bad {
+					t.Errorf("%s: a package named %q says nothing about what is in it", p.ImportPath, bad)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Generates the wire messages from idl/ and the code registry from protocol/code/codes.json.
+# With `check` it changes nothing and fails if what is committed is stale.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+if [ "${1:-}" = check ]; then
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	git ls-files -z --cached --others --exclude-standard | grep -zE '^(go\.(mod|sum)|idl/|protocol/|kitex_gen/)' |
+		xargs -0 tar -cf - 2>/dev/null | tar -xf - -C "$work"
+	cd "$work"
+fi
+rm -rf kitex_gen
+go tool -modfile="$root/go.mod" kitex -module github.com/gochat-im/gochat -type protobuf -I idl idl/wire.proto >/dev/null 2>&1
+(cd protocol/code && go run gen.go)
+if [ "${1:-}" = check ]; then
+	for f in kitex_gen protocol/code/codes_gen.go protocol/SPEC.md; do
+		if ! diff -r "$f" "$root/$f" >/dev/null; then
+			echo "$f is stale: run make gen"
+			exit 1
+		fi
+	done
+fi
