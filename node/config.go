@@ -1,0 +1,177 @@
+// Package node builds a running GoChat out of its parts. It is the only place
+// where adapters are chosen.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Config is everything that can be set. Zero values mean the default that
+// Default returns. The doc tags are printed by `gochat config print`.
+type Config struct {
+	Data     string   `koanf:"data" doc:"Directory of everything this server stores. Locked while the server runs."`
+	Log      Log      `koanf:"log" doc:"What the server writes to standard error. Tokens and message bodies are never logged."`
+	TCP      TCP      `koanf:"tcp" doc:"The binary protocol."`
+	HTTP     HTTP     `koanf:"http" doc:"Registration, login, health and metrics."`
+	Limits   Limits   `koanf:"limits" doc:"What one client may do, and how many clients there may be."`
+	Accounts Accounts `koanf:"accounts" doc:"GoChat's own accounts."`
+	Issuers  []Issuer `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
+	Storage  Storage  `koanf:"storage" doc:"The embedded store."`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `koanf:"level" doc:"debug, info, warn or error."`
+	Format string `koanf:"format" doc:"text or json."`
+}
+
+// TCP configures the listener of the binary protocol.
+type TCP struct {
+	Listen    string   `koanf:"listen" doc:"host:port. Loopback unless you change it; there is no TLS on this port, so terminate it in front before listening wider."`
+	ProxyFrom []string `koanf:"proxy_from" doc:"Addresses (CIDR) of load balancers that put a PROXY protocol header (v1 or v2) before each connection. Empty: nobody may."`
+	Pollers   int      `koanf:"pollers" doc:"Event loops that wait for sockets. 0: chosen by the number of cores."`
+}
+
+// HTTP configures the HTTP listener.
+type HTTP struct {
+	Listen         string   `koanf:"listen" doc:"host:port."`
+	TrustedProxies []string `koanf:"trusted_proxies" doc:"Addresses (CIDR) whose X-Forwarded-For is believed."`
+	AuthPerMinute  int      `koanf:"auth_per_minute" doc:"Registrations, logins and refreshes an address may try in a minute."`
+}
+
+// Limits bounds what clients may do.
+type Limits struct {
+	Connections           int           `koanf:"connections" doc:"Connections in all."`
+	ConnectionsPerUser    int           `koanf:"connections_per_user" doc:"Connections of one user, one a device."`
+	ConnectionsPerAddress int           `koanf:"connections_per_address" doc:"Connections from one address."`
+	ConnectsPerAddress    int           `koanf:"connects_per_address" doc:"New connections a second from one address, with bursts of ten times as many."`
+	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet."`
+	Handshake             time.Duration `koanf:"handshake" doc:"A connection that hasn't logged in after this is closed."`
+	Heartbeat             time.Duration `koanf:"heartbeat" doc:"A client is told to be heard at least this often."`
+	HeartbeatMin          time.Duration `koanf:"heartbeat_min" doc:"The shortest heartbeat that a client may ask for."`
+	HeartbeatMax          time.Duration `koanf:"heartbeat_max" doc:"The longest heartbeat that a client may ask for."`
+	SendsPerSecond        int           `koanf:"sends_per_second" doc:"Messages a second that one connection may send, with bursts of twice as many."`
+	UserSendsPerSecond    int           `koanf:"user_sends_per_second" doc:"Messages a second that one user may send over all connections."`
+	BytesPerSecond        Bytes         `koanf:"bytes_per_second" doc:"Bytes a second that one connection may send, with bursts of four times as many."`
+	Inflight              int           `koanf:"inflight" doc:"Messages of one connection that may wait for their ack."`
+	Frame                 Bytes         `koanf:"frame" doc:"The largest frame."`
+	Content               Bytes         `koanf:"content" doc:"The largest message body; 64KiB is the most that may be set."`
+	Outbound              Bytes         `koanf:"outbound" doc:"What may wait for a client that reads slowly, before it gets hints instead of messages."`
+	Stalled               time.Duration `koanf:"stalled" doc:"A client that reads nothing for this long is closed."`
+	Conversations         int           `koanf:"conversations" doc:"Conversations kept in memory. Idle ones beyond it are read again when they are needed."`
+}
+
+// Accounts configures GoChat's own accounts.
+type Accounts struct {
+	Registration bool          `koanf:"registration" doc:"Whether people may register here. Off by itself when an issuer without a prefix is configured: nobody may register another's id."`
+	AccessToken  time.Duration `koanf:"access_token" doc:"How long an access token holds."`
+	RefreshToken time.Duration `koanf:"refresh_token" doc:"How long a device stays signed in without being used."`
+	Resume       time.Duration `koanf:"resume" doc:"How long after its end a connection may be resumed without an access token."`
+	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each. 0: one a core."`
+}
+
+// Issuer is an outside system whose tokens are accepted.
+type Issuer struct {
+	Issuer    string `koanf:"issuer" doc:"The token's iss."`
+	Audience  string `koanf:"audience" doc:"The token's aud; empty: not checked."`
+	Algorithm string `koanf:"algorithm" doc:"HS256, RS256, ES256 or EdDSA. No other is accepted for this key."`
+	KeyFile   string `koanf:"key_file" doc:"The public key (PEM), or for HS256 the secret, at least 32 bytes."`
+	Prefix    string `koanf:"prefix" doc:"Put before the token's sub to make the user id; nobody may register an id that begins with it."`
+}
+
+// Storage configures the embedded store.
+type Storage struct {
+	Cache       Bytes `koanf:"cache" doc:"Block cache."`
+	Memtable    Bytes `koanf:"memtable" doc:"Size of a memtable; up to four are kept."`
+	DiskReserve Bytes `koanf:"disk_reserve" doc:"Sends are refused, retryably, while less than this is free on the disk."`
+}
+
+// Default returns the configuration of a server that was told nothing.
+func Default() Config {
+	lim := packet.DefaultLimits()
+	return Config{
+		Data: "./data",
+		Log:  Log{Level: "info", Format: "text"},
+		TCP:  TCP{Listen: "127.0.0.1:7070"},
+		HTTP: HTTP{Listen: "127.0.0.1:8080", AuthPerMinute: 30},
+		Limits: Limits{
+			Connections: 100_000, ConnectionsPerUser: 20, ConnectionsPerAddress: 10_000, ConnectsPerAddress: 200, Unauthenticated: 4_000,
+			Handshake: 10 * time.Second, Heartbeat: 60 * time.Second, HeartbeatMin: 15 * time.Second, HeartbeatMax: 10 * time.Minute,
+			SendsPerSecond: 50, UserSendsPerSecond: 100, BytesPerSecond: 256 << 10, Inflight: 256,
+			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000,
+		},
+		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 10 * time.Minute},
+		Storage:  Storage{Cache: 64 << 20, Memtable: 64 << 20, DiskReserve: 256 << 20},
+	}
+}
+
+// Validate reports everything that is wrong with c, not only the first thing.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Data == "" {
+		bad("data: a directory is needed")
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		bad("log.level %q: want debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		bad("log.format %q: want text or json", c.Log.Format)
+	}
+	for name, list := range map[string][]string{"tcp.proxy_from": c.TCP.ProxyFrom, "http.trusted_proxies": c.HTTP.TrustedProxies} {
+		for _, s := range list {
+			if _, err := netip.ParsePrefix(s); err != nil {
+				bad("%s %q: want an address range such as 10.0.0.0/8", name, s)
+			}
+		}
+	}
+	l := c.Limits
+	for name, v := range map[string]int{
+		"connections": l.Connections, "connections_per_user": l.ConnectionsPerUser, "connections_per_address": l.ConnectionsPerAddress,
+		"connects_per_address": l.ConnectsPerAddress, "unauthenticated": l.Unauthenticated, "sends_per_second": l.SendsPerSecond,
+		"user_sends_per_second": l.UserSendsPerSecond, "inflight": l.Inflight, "conversations": l.Conversations,
+	} {
+		if v <= 0 {
+			bad("limits.%s %d: want at least 1", name, v)
+		}
+	}
+	if l.Content > 64<<10 {
+		bad("limits.content %s: at most 64KiB", l.Content)
+	}
+	if l.Content <= 0 {
+		bad("limits.content %s: want at least 1 byte", l.Content)
+	}
+	if l.Frame < l.Content+8<<10 || l.Frame > 1<<20 {
+		bad("limits.frame %s: want at least limits.content and 8KiB, at most 1MiB", l.Frame)
+	}
+	if l.HeartbeatMin < time.Second || l.Heartbeat < l.HeartbeatMin || l.HeartbeatMax < l.Heartbeat {
+		bad("limits.heartbeat: want 1s <= heartbeat_min <= heartbeat <= heartbeat_max, have %s, %s, %s", l.HeartbeatMin, l.Heartbeat, l.HeartbeatMax)
+	}
+	if l.Handshake <= 0 || l.Stalled <= 0 {
+		bad("limits.handshake and limits.stalled: want more than 0")
+	}
+	if c.Accounts.AccessToken <= 0 || c.Accounts.RefreshToken <= 0 || c.Accounts.Resume <= 0 {
+		bad("accounts.access_token, accounts.refresh_token and accounts.resume: want more than 0")
+	}
+	for i, is := range c.Issuers {
+		if is.Issuer == "" || is.KeyFile == "" {
+			bad("issuers[%d]: issuer and key_file are needed", i)
+		}
+		switch is.Algorithm {
+		case "HS256", "RS256", "ES256", "EdDSA":
+		default:
+			bad("issuers[%d].algorithm %q: want HS256, RS256, ES256 or EdDSA", i, is.Algorithm)
+		}
+	}
+	if c.Storage.Memtable < 1<<20 {
+		bad("storage.memtable %s: want at least 1MiB", c.Storage.Memtable)
+	}
+	return errors.Join(errs...)
+}
