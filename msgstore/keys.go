@@ -1,0 +1,187 @@
+package msgstore
+
+import (
+	"encoding/binary"
+
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Layout is the version of where rows lie. Two nodes that disagreed about it would
+// both write the same seq, so it changes only while no node runs.
+const Layout = 1
+
+const prefixLen = 5
+
+// What follows the prefix in the slot of the whole store.
+const (
+	storeRow    = 0x00
+	storeBusRef = 0x01
+	storeBusPos = 0x02
+)
+
+// What follows the prefix in the slots of conversations and users.
+const (
+	areaOutbox       = 0x01
+	areaConversation = 0x10
+	areaUser         = 0x20
+)
+
+// What follows the conversation's id.
+const (
+	rowMention = 0x10
+	rowCursor  = 0x20
+	rowMember  = 0x30
+	rowSegment = 0x40
+	rowHead    = 0x50
+	rowIDs     = 0x70
+)
+
+// What follows the user's id. Accounts and their devices have numbers of their own.
+const userConversation = 0x10
+
+// MaxKeyLen is the longest key of this layout in bytes, for buffers on the stack.
+const MaxKeyLen = prefixLen + 1 + 16 + 1 + id.MaxUserID + 1 + 8
+
+// Keys makes keys. Its methods append to dst and return it, as append does.
+type Keys struct {
+	// Keyspace tells installations apart that share one store.
+	Keyspace uint16
+}
+
+func (k Keys) prefix(dst []byte, slot id.Slot) []byte {
+	return append(dst, byte(k.Keyspace>>8), byte(k.Keyspace), Layout, byte(slot>>8), byte(slot))
+}
+
+func (k Keys) conversation(dst []byte, c id.ConversationID, row byte) []byte {
+	dst = k.prefix(dst, c.Slot())
+	dst = append(dst, areaConversation)
+	dst = append(dst, c[:]...)
+	return append(dst, row)
+}
+
+// All is the beginning of every key of the keyspace in this layout.
+func (k Keys) All(dst []byte) []byte {
+	return append(dst, byte(k.Keyspace>>8), byte(k.Keyspace), Layout)
+}
+
+// Conversation is the beginning of every key of c but its outbox mark.
+func (k Keys) Conversation(dst []byte, c id.ConversationID) []byte {
+	dst = k.prefix(dst, c.Slot())
+	dst = append(dst, areaConversation)
+	return append(dst, c[:]...)
+}
+
+// Head is the key of the conversation's head.
+func (k Keys) Head(dst []byte, c id.ConversationID) []byte {
+	return k.conversation(dst, c, rowHead)
+}
+
+// Segments is the beginning of the keys of the conversation's segments.
+func (k Keys) Segments(dst []byte, c id.ConversationID) []byte {
+	return k.conversation(dst, c, rowSegment)
+}
+
+// Segment is the key of the segment whose last message is lastSeq. A forward seek to
+// Segment(seq) finds the segment that holds seq.
+func (k Keys) Segment(dst []byte, c id.ConversationID, lastSeq uint64) []byte {
+	return binary.BigEndian.AppendUint64(k.conversation(dst, c, rowSegment), lastSeq)
+}
+
+// IDRows is the beginning of the keys of the conversation's rows of client message ids.
+func (k Keys) IDRows(dst []byte, c id.ConversationID) []byte {
+	return k.conversation(dst, c, rowIDs)
+}
+
+// IDSecond is the beginning of the keys of the ids made in one Unix second.
+func (k Keys) IDSecond(dst []byte, c id.ConversationID, second int64) []byte {
+	return binary.BigEndian.AppendUint64(k.conversation(dst, c, rowIDs), ^uint64(second))
+}
+
+// IDs is the key of the ids made in second whose last message is lastSeq.
+func (k Keys) IDs(dst []byte, c id.ConversationID, second int64, lastSeq uint64) []byte {
+	return binary.BigEndian.AppendUint64(k.IDSecond(dst, c, second), lastSeq)
+}
+
+// Mentions is the beginning of the keys of what mentions user; an empty user: everyone.
+func (k Keys) Mentions(dst []byte, c id.ConversationID, user id.UserID) []byte {
+	dst = k.conversation(dst, c, rowMention)
+	dst = append(dst, user...)
+	return append(dst, 0)
+}
+
+// Mention is the key of the mention of user in the message seq; an empty user: of everyone.
+func (k Keys) Mention(dst []byte, c id.ConversationID, user id.UserID, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(k.Mentions(dst, c, user), seq)
+}
+
+// Cursor is the key of the user's cursor in the conversation.
+func (k Keys) Cursor(dst []byte, c id.ConversationID, user id.UserID) []byte {
+	return append(k.conversation(dst, c, rowCursor), user...)
+}
+
+// Member is the key of the user's membership in the conversation; with an empty
+// user, the beginning of them all.
+func (k Keys) Member(dst []byte, c id.ConversationID, user id.UserID) []byte {
+	return append(k.conversation(dst, c, rowMember), user...)
+}
+
+// User is the beginning of every key of the user.
+func (k Keys) User(dst []byte, user id.UserID) []byte {
+	dst = k.prefix(dst, user.Slot())
+	dst = append(dst, areaUser)
+	dst = append(dst, user...)
+	return append(dst, 0)
+}
+
+// UserSides is the beginning of the keys of the user's side of conversations.
+func (k Keys) UserSides(dst []byte, user id.UserID) []byte {
+	return append(k.User(dst, user), userConversation)
+}
+
+// UserSide is the key of the user's side of a conversation.
+func (k Keys) UserSide(dst []byte, user id.UserID, c id.ConversationID) []byte {
+	return append(k.UserSides(dst, user), c[:]...)
+}
+
+// OutboxMark is the key of the conversation's outbox mark.
+func (k Keys) OutboxMark(dst []byte, c id.ConversationID) []byte {
+	dst = k.prefix(dst, c.Slot())
+	dst = append(dst, areaOutbox)
+	return append(dst, c[:]...)
+}
+
+// StoreRow is the key of a row of the whole store.
+func (k Keys) StoreRow(dst []byte, name string) []byte {
+	dst = append(k.prefix(dst, id.SlotStore), storeRow)
+	return append(dst, name...)
+}
+
+// BusRefs is the beginning of the keys of a partition's references; the stamp follows.
+func (k Keys) BusRefs(dst []byte, partition uint16) []byte {
+	dst = append(k.prefix(dst, id.SlotStore), storeBusRef)
+	return binary.BigEndian.AppendUint16(dst, partition)
+}
+
+// BusPositions is the beginning of the keys of all consumers' positions.
+func (k Keys) BusPositions(dst []byte) []byte {
+	return append(k.prefix(dst, id.SlotStore), storeBusPos)
+}
+
+// BusPosition is the key of the position of a group of consumers in a partition. A
+// group's name has no zero byte.
+func (k Keys) BusPosition(dst []byte, group string, partition uint16) []byte {
+	dst = append(k.BusPositions(dst), group...)
+	dst = append(dst, 0)
+	return binary.BigEndian.AppendUint16(dst, partition)
+}
+
+// prefixEnd turns a prefix, in place, into the first key after all that begin with it; nil: there is none.
+func prefixEnd(p []byte) []byte {
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i] != 0xFF {
+			p[i]++
+			return p[:i+1]
+		}
+	}
+	return nil
+}
