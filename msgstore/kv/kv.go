@@ -30,6 +30,11 @@ var (
 	// Nothing was stored and trying again is of no use.
 	ErrTooLarge = errors.New("kv: entry or transaction too large")
 
+	// ErrInvalid: the transaction is not one that a store can take: an empty or
+	// reserved key, an empty value, a stamped key where there are no stamps.
+	// Nothing was stored and trying again is of no use.
+	ErrInvalid = errors.New("kv: invalid transaction")
+
 	// ErrUnavailable: the store can't be reached now. Nothing was stored.
 	ErrUnavailable = errors.New("kv: store unavailable")
 
@@ -60,6 +65,9 @@ type Span struct {
 // Slices passed in are the caller's again when the call returns. Slices returned
 // by Get and MultiGet are the caller's to keep; those given to a Scan callback
 // are valid only until it returns.
+//
+// Keys that begin with the bytes FF FF are the adapters' own: a transaction that
+// names one gets ErrInvalid, and reads never return one.
 //
 // A Store is safe for concurrent use. Whoever opened it closes it, after every
 // call has returned.

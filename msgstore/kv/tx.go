@@ -1,5 +1,7 @@
 package kv
 
+import "fmt"
+
 // OpKind says what an Op of a transaction does.
 type OpKind uint8
 
@@ -22,6 +24,9 @@ type Op struct {
 // what is written then. It is plain memory, filled by one goroutine, given to
 // Store.Commit and reusable after Reset.
 //
+// Requirements are judged before any write of the same transaction, whatever the order of
+// the steps; of two writes of one key the later one stands.
+//
 // Isolation is snapshot isolation with required values: a transaction is decided
 // against one moment at which every required key had its required value, and it
 // conflicts if a key that it writes changes between that moment and its commit.
@@ -33,10 +38,12 @@ type Tx struct {
 	// Frees marks a transaction that makes room (a sweep); it is taken when the store is nearly full.
 	Frees bool
 
-	// Err is the outcome, set by Store.Commit: nil (durable), ErrConflict, ErrUndetermined, ErrFull, ErrTooLarge, ErrUnavailable or ErrClosed, wrapped.
+	// Err is the outcome, set by Store.Commit: nil (durable), ErrConflict, ErrUndetermined, ErrFull, ErrTooLarge, ErrInvalid, ErrUnavailable or ErrClosed, wrapped.
 	Err error
 
-	// Stamp is the commit's stamp, set by Store.Commit on stores that give stamps.
+	// Stamp is the commit's stamp, set by Store.Commit where it stored a transaction with
+	// stamped keys. The stores here give stamps to those alone, counting by one from 1, so
+	// the stamps of what was stored have no gaps but those that deletes leave.
 	Stamp uint64
 
 	ops   []Op
@@ -84,3 +91,40 @@ func (t *Tx) Reset() {
 	t.ops, t.arena, t.size = t.ops[:0], t.arena[:0], 0
 	t.Frees, t.Err, t.Stamp = false, nil, 0
 }
+
+// Check returns nil if the transaction is within the limits that every store enforces,
+// else ErrTooLarge or ErrInvalid, wrapped. Stores call it; stamps tells whether theirs are to be had.
+func (t *Tx) Check(stamps bool) error {
+	if t.size > MaxTx {
+		return fmt.Errorf("transaction of %d bytes: %w", t.size, ErrTooLarge)
+	}
+	for i := range t.ops {
+		op := &t.ops[i]
+		max := MaxKey
+		if op.Kind == OpStamped {
+			max -= StampLen
+			if !stamps {
+				return fmt.Errorf("stamped key in a store without stamps: %w", ErrInvalid)
+			}
+		}
+		switch {
+		case len(op.Key) > max:
+			return fmt.Errorf("key of %d bytes: %w", len(op.Key), ErrTooLarge)
+		case len(op.Value) > MaxValue:
+			return fmt.Errorf("value of %d bytes: %w", len(op.Value), ErrTooLarge)
+		case len(op.Key) == 0:
+			return fmt.Errorf("empty key: %w", ErrInvalid)
+		case Reserved(op.Key):
+			return fmt.Errorf("reserved key %x: %w", op.Key, ErrInvalid)
+		case len(op.Value) == 0 && (op.Kind == OpSet || op.Kind == OpStamped):
+			return fmt.Errorf("empty value of key %x: %w", op.Key, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// StampLen is the length in bytes of what SetStamped appends to its prefix.
+const StampLen = 8
+
+// Reserved tells whether key lies in the range that adapters keep for themselves.
+func Reserved(key []byte) bool { return len(key) >= 2 && key[0] == 0xff && key[1] == 0xff }
