@@ -1,3 +1,10 @@
+// Package packet holds the bodies of GoChat's frames: what is hot is written and
+// read by hand, without allocating; the rest goes through the generated wire types
+// and is checked here, since a generated codec takes any bytes for text.
+//
+// Everything that comes from a peer is checked for sizes, counts, identifiers and
+// UTF-8 before it is handed on, and refused with a *code.Error. No decoder
+// allocates more than a small multiple of its input.
 package packet
 
 import (
@@ -12,8 +19,28 @@ type Origin struct {
 	Conn   uint64 // incarnation of the connection: never used twice by a cluster
 }
 
+// Limits bound what a client may send; CONNACK announces them.
+type Limits struct {
+	MaxContent  int // bytes of content, data, the encryption header and unknown fields of a message together
+	MaxExt      int // bytes of ext
+	MaxMentions int // users that a message mentions
+}
+
+// Limits unless configured, and the highest that may be.
+const (
+	DefaultMaxContent  = 12 << 10
+	HardMaxContent     = 64 << 10
+	DefaultMaxExt      = 1 << 10
+	DefaultMaxMentions = 50
+)
+
+// DefaultLimits are the limits unless configured.
+var DefaultLimits = Limits{MaxContent: DefaultMaxContent, MaxExt: DefaultMaxExt, MaxMentions: DefaultMaxMentions}
+
 // Send is one SEND as the edge hands it on: decoded, and valid in every respect
-// that can be told without looking anything up.
+// that can be told without looking anything up. All its slices and strings alias the
+// body that DecodeSend was given, so that body must not be written to while they live;
+// who keeps a string of it for long clones it (strings.Clone).
 type Send struct {
 	Conversation id.ConversationID // zero: ToUser names the conversation
 	ToUser       id.UserID
@@ -22,8 +49,9 @@ type Send struct {
 	Type         uint32
 	NoCount      bool
 	Content      []byte   // the text; within Tail
-	Mentions     []string // at most Limits.Mentions
+	Mentions     []string // at most Limits.MaxMentions
 	MentionAll   bool
+	OriginDevice []byte // what the sender claims; empty: nothing. Must be the connection's own device
 
 	// Tail is the sender's part of the stored message, byte for byte: fields 4 and up of
 	// the body, in ascending order, unknown ones included. It belongs to the Send and is never written to.

@@ -1,0 +1,277 @@
+package packet
+
+import (
+	"slices"
+	"unicode/utf8"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Fields of wire.Send before those that it shares with wire.Message.
+const (
+	fieldConversation = 1
+	fieldToUser       = 2
+	fieldSeenSeq      = 3
+)
+
+// maxTime is the last Unix millisecond of the year 9999, well within a JSON number.
+const maxTime = 253402300799999
+
+// DecodeSend reads the body of a SEND into s, whose former content is dropped, and
+// checks all that can be told from the bytes and lim. s aliases body (see Send).
+// It doesn't allocate unless users are mentioned, or the body's fields come out of
+// order or twice, which no usual encoder does: then Tail is rebuilt in order.
+func DecodeSend(s *Send, body []byte, lim *Limits) *code.Error {
+	*s = Send{}
+	tail, last, ordered := len(body), uint32(0), true
+	for i := 0; i < len(body); {
+		f, n := next(body[i:])
+		if n == 0 {
+			return malformed("send")
+		}
+		if f.num <= last && (f.num < last || f.num <= fieldEncryption && f.num != fieldMentions) {
+			ordered = false
+			break
+		}
+		last = f.num
+		if f.num >= fieldClientID && tail == len(body) {
+			tail = i
+		}
+		i += n
+	}
+	if !ordered {
+		var err *code.Error
+		if body, tail, err = reorder(body); err != nil {
+			return err
+		}
+	}
+	return s.fill(body, tail, lim)
+}
+
+// fill reads an ordered body whose fields from number 4 on begin at tail.
+func (s *Send) fill(body []byte, tail int, lim *Limits) *code.Error {
+	var size, ext, mentions int
+	var conv, toUser, clientID, filled bool
+	for i := 0; i < len(body); {
+		f, n := next(body[i:])
+		if n == 0 {
+			return malformed("send")
+		}
+		i += n
+		want := uint8(wtBytes)
+		switch f.num {
+		case fieldConversation:
+			if len(f.data) != 16 {
+				return badField("conversation_id is not 16 bytes")
+			}
+			s.Conversation = id.ConversationID(f.data)
+			if !s.Conversation.Valid() {
+				return badField("conversation_id is of no known kind")
+			}
+			conv = true
+		case fieldToUser:
+			s.ToUser = id.UserID(aliased(f.data))
+			if !s.ToUser.Valid() {
+				return badName("to_user_id", f.data)
+			}
+			toUser = true
+		case fieldSeenSeq:
+			s.SeenSeq, want = f.val, wtVarint
+		case fieldClientID:
+			if len(f.data) != 16 {
+				return badField("client_msg_id is not 16 bytes")
+			}
+			s.ClientMsgID = id.ClientMsgID(f.data)
+			if !s.ClientMsgID.Valid() {
+				return badField("client_msg_id is no UUIDv7")
+			}
+			clientID = true
+		case fieldType:
+			want = wtVarint
+			if f.val > 1<<32-1 {
+				return badField("msg_type is above 32 bits")
+			}
+			s.Type = uint32(f.val)
+		case fieldContent:
+			if !utf8.Valid(f.data) {
+				return invalidUTF8("content")
+			}
+			s.Content = f.data
+			size += len(f.data)
+			filled = filled || len(f.data) > 0
+		case fieldData:
+			size += len(f.data)
+			filled = filled || len(f.data) > 0
+		case fieldMentions:
+			if mentions++; mentions > lim.MaxMentions {
+				return tooMany("mentions", lim.MaxMentions)
+			}
+			u := aliased(f.data)
+			if !id.UserID(u).Valid() {
+				return badName("mentions", f.data)
+			}
+			s.Mentions = append(s.Mentions, u)
+		case fieldMentionAll, fieldNoCount, fieldNoPush:
+			want = wtVarint
+			if f.val > 1 {
+				return badField("a bool is neither 0 nor 1")
+			}
+			switch f.num {
+			case fieldMentionAll:
+				s.MentionAll = f.val != 0
+			case fieldNoCount:
+				s.NoCount = f.val != 0
+			}
+		case fieldReplyTo, fieldThread:
+			want = wtVarint
+		case fieldExpires:
+			want = wtVarint
+			if f.val > maxTime {
+				return badField("expires_at is beyond the year 9999")
+			}
+		case fieldDevice:
+			if !id.DeviceID(aliased(f.data)).Valid() {
+				return badName("origin_device", f.data)
+			}
+			s.OriginDevice = f.data
+		case fieldExt:
+			ext += len(f.data)
+		case fieldEncryption:
+			if !validEncryption(f.data) {
+				return badField("encryption is malformed")
+			}
+			size += len(f.data)
+		default:
+			if f.num >= fieldServer && f.num <= fieldServerEnd {
+				return badField("a field of the server's in a SEND")
+			}
+			want = f.wt
+			size += n
+		}
+		if f.wt != want {
+			return malformed("send")
+		}
+	}
+	switch {
+	case conv == toUser:
+		return badField("a SEND names either conversation_id or to_user_id")
+	case !clientID:
+		return badField("client_msg_id is missing")
+	case s.Type == 0 || s.Type >= TypeSystem && s.Type < TypeOwn:
+		return badField("msg_type is not a client's to send")
+	case !filled && s.Type < TypeSystem:
+		return badField("the message is empty")
+	case size > lim.MaxContent:
+		return code.New(code.ContentTooLarge)
+	case ext > lim.MaxExt:
+		return code.Newf(code.ContentTooLarge, "ext is larger than CONNACK allows")
+	}
+	s.Tail = body[tail:len(body):len(body)]
+	s.BodyHash = xxhash.Sum64(s.Tail)
+	return nil
+}
+
+// reorder returns a copy of body with its fields in ascending order and each singular
+// one once, as protobuf reads them: the last one wins, and encryption, a message, is merged.
+func reorder(body []byte) (out []byte, tail int, err *code.Error) {
+	type span struct {
+		num        uint32
+		start, end int
+	}
+	var spans []span
+	for i := 0; i < len(body); {
+		f, n := next(body[i:])
+		if n == 0 {
+			return nil, 0, malformed("send")
+		}
+		spans = append(spans, span{f.num, i, i + n})
+		i += n
+	}
+	slices.SortStableFunc(spans, func(a, b span) int { return int(a.num) - int(b.num) })
+	out = make([]byte, 0, len(body))
+	tail = -1
+	for i := 0; i < len(spans); i++ {
+		sp := spans[i]
+		if sp.num >= fieldClientID && tail < 0 {
+			tail = len(out)
+		}
+		j := i + 1
+		for j < len(spans) && spans[j].num == sp.num {
+			j++
+		}
+		switch {
+		case sp.num == fieldEncryption && j > i+1:
+			var merged []byte
+			for _, p := range spans[i:j] {
+				f, _ := next(body[p.start:p.end])
+				if f.wt != wtBytes {
+					return nil, 0, malformed("send")
+				}
+				merged = append(merged, f.data...)
+			}
+			out = appendUvarint(out, fieldEncryption<<3|wtBytes)
+			out = appendUvarint(out, uint64(len(merged)))
+			out = append(out, merged...)
+			i = j - 1
+		case sp.num <= fieldEncryption && sp.num != fieldMentions:
+			out = append(out, body[spans[j-1].start:spans[j-1].end]...)
+			i = j - 1
+		default:
+			out = append(out, body[sp.start:sp.end]...)
+		}
+	}
+	if tail < 0 {
+		tail = len(out)
+	}
+	return out, tail, nil
+}
+
+func validEncryption(b []byte) bool {
+	for len(b) > 0 {
+		f, n := next(b)
+		if n == 0 {
+			return false
+		}
+		switch f.num {
+		case 1:
+			if f.wt != wtVarint || f.val > 1<<32-1 {
+				return false
+			}
+		case 2:
+			if f.wt != wtVarint {
+				return false
+			}
+		case 3:
+			if f.wt != wtBytes {
+				return false
+			}
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+func malformed(what string) *code.Error {
+	return code.Newf(code.BadRequest, "the body of %s can't be read", what)
+}
+
+func badField(reason string) *code.Error { return code.Newf(code.BadRequest, "%s", reason) }
+
+func invalidUTF8(name string) *code.Error {
+	return code.Newf(code.InvalidUTF8, "%s is not valid UTF-8", name)
+}
+
+func tooMany(name string, limit int) *code.Error {
+	return code.Newf(code.BadRequest, "more than %d %s", limit, name)
+}
+
+// badName tells why a user, device or other short name is refused.
+func badName(name string, b []byte) *code.Error {
+	if !utf8.Valid(b) {
+		return invalidUTF8(name)
+	}
+	return code.Newf(code.BadRequest, "%s is empty, too long, or has control characters", name)
+}
