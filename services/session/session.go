@@ -1,0 +1,275 @@
+// Package session is the directory of who is connected where: for each user the
+// live connections, one a device. It lives in memory only; connecting and leaving
+// write nothing to disk.
+package session
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Limits of Config.
+const (
+	DefaultDevices = 16
+	MaxDevices     = 64
+)
+
+// Config of a Directory; zero fields take their defaults.
+type Config struct {
+	// DevicesPerUser is how many devices of one user may be connected at once, at most
+	// MaxDevices; 0: DefaultDevices. One more replaces the device that registered longest ago.
+	DevicesPerUser int
+}
+
+// ErrConfig is wrapped by the errors of Validate.
+var ErrConfig = errors.New("session: bad configuration")
+
+// Validate reports a field out of bounds.
+func (c Config) Validate() error {
+	if c.DevicesPerUser < 0 || c.DevicesPerUser > MaxDevices {
+		return fmt.Errorf("%w: DevicesPerUser is %d, want 0 to %d", ErrConfig, c.DevicesPerUser, MaxDevices)
+	}
+	return nil
+}
+
+const shardCount = 64
+
+// Directory maps users to their connections. It is safe for concurrent use; every
+// call holds one shard's lock for the time of a map look-up and never while calling out.
+type Directory struct {
+	seed   maphash.Seed
+	max    int
+	shards [shardCount]shard
+}
+
+// New returns an empty Directory.
+func New(cfg Config) (*Directory, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Directory{seed: maphash.MakeSeed(), max: cfg.DevicesPerUser}
+	if d.max == 0 {
+		d.max = DefaultDevices
+	}
+	return d, nil
+}
+
+func (d *Directory) shard(user id.UserID) *shard {
+	return &d.shards[maphash.String(d.seed, string(user))%shardCount]
+}
+
+// Register enters connection conn (never 0, never used before) as the one of user's
+// device. It returns the connection that has to give way: the one that the same device
+// had, or, if user has too many devices now, the one that registered longest ago; 0 if none.
+// What gave way is no longer in the directory; its own Unregister will find nothing.
+func (d *Directory) Register(user id.UserID, device id.DeviceID, kind uint8, conn uint64) (replaced uint64) {
+	s := d.shard(user)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.register(user, device, kind, conn, d.max)
+}
+
+// Unregister removes connection conn of user, and only that one: a later registration
+// of the same device stays.
+func (d *Directory) Unregister(user id.UserID, conn uint64) {
+	s := d.shard(user)
+	s.mu.Lock()
+	s.unregister(user, conn)
+	s.mu.Unlock()
+}
+
+// target is what Each copies out of a shard.
+type target struct {
+	conn   uint64
+	device id.DeviceID
+}
+
+// Each calls fn for each connection of user, the latest registered first, and allocates
+// nothing. fn runs outside the directory's locks, so a connection may be gone by then.
+func (d *Directory) Each(user id.UserID, fn func(conn uint64, device id.DeviceID)) {
+	var few [4]target
+	s := d.shard(user)
+	s.mu.Lock()
+	n := s.copy(user, few[:])
+	s.mu.Unlock()
+	if n > len(few) {
+		d.eachOfMany(user, fn)
+		return
+	}
+	for i := range n {
+		fn(few[i].conn, few[i].device)
+	}
+}
+
+// eachOfMany has a frame of its own for the array that most users don't need.
+func (d *Directory) eachOfMany(user id.UserID, fn func(conn uint64, device id.DeviceID)) {
+	var many [MaxDevices]target
+	s := d.shard(user)
+	s.mu.Lock()
+	n := s.copy(user, many[:])
+	s.mu.Unlock()
+	for i := range n {
+		fn(many[i].conn, many[i].device)
+	}
+}
+
+// Find returns the connection of user's device, 0 if it has none.
+func (d *Directory) Find(user id.UserID, device id.DeviceID) uint64 {
+	s := d.shard(user)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := s.users[user]; i != 0; i = s.at(i).next {
+		if e := s.at(i); e.device == device {
+			return e.conn
+		}
+	}
+	return 0
+}
+
+// Online reports how many connections user has.
+func (d *Directory) Online(user id.UserID) int {
+	s := d.shard(user)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for i := s.users[user]; i != 0; i = s.at(i).next {
+		n++
+	}
+	return n
+}
+
+// Len returns the number of sessions.
+func (d *Directory) Len() int {
+	n := 0
+	for i := range d.shards {
+		s := &d.shards[i]
+		s.mu.Lock()
+		n += s.count
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// An entry is one session, 32 bytes. The user's name stands in the map alone, and both
+// strings share the memory that the caller passed in, which its connection holds anyway.
+type entry struct {
+	device id.DeviceID
+	conn   uint64
+	next   uint32 // of the same user, registered earlier; or the next free entry
+	kind   uint8
+}
+
+// Entries lie in chunks, so that growing copies nothing and an entry costs no allocation of its own.
+const (
+	chunkBits = 6
+	chunkLen  = 1 << chunkBits
+)
+
+// A shard keeps entries by number from 1, 0 meaning none: the map's value is then 4
+// bytes, which matters because half of a map's slots are empty.
+type shard struct {
+	mu     sync.Mutex
+	users  map[id.UserID]uint32 // the user's latest entry
+	chunks []*[chunkLen]entry
+	used   uint32 // entries handed out of chunks so far
+	free   uint32
+	count  int
+	_      [40]byte // a cache line of its own
+}
+
+func (s *shard) at(i uint32) *entry { return &s.chunks[(i-1)>>chunkBits][(i-1)&(chunkLen-1)] }
+
+func (s *shard) alloc() uint32 {
+	if i := s.free; i != 0 {
+		s.free = s.at(i).next
+		return i
+	}
+	if int(s.used) == len(s.chunks)*chunkLen {
+		s.chunks = append(s.chunks, new([chunkLen]entry))
+	}
+	s.used++
+	return s.used
+}
+
+func (s *shard) release(i uint32) {
+	*s.at(i) = entry{next: s.free}
+	s.free = i
+	s.count--
+	if s.count == 0 && len(s.chunks) > 4 {
+		// After a storm that has gone, give the memory back; maps don't shrink by themselves.
+		s.users, s.chunks, s.used, s.free = nil, nil, 0, 0
+	}
+}
+
+func (s *shard) register(user id.UserID, device id.DeviceID, kind uint8, conn uint64, limit int) (replaced uint64) {
+	head := s.users[user]
+	n, prev, drop, dropPrev := 0, uint32(0), uint32(0), uint32(0)
+	for i := head; i != 0; prev, i = i, s.at(i).next {
+		n++
+		if s.at(i).device == device {
+			drop, dropPrev = i, prev
+			break
+		}
+		if n == limit { // the last one allowed is the oldest: it goes
+			drop, dropPrev = i, prev
+		}
+	}
+	if drop != 0 {
+		e := s.at(drop)
+		replaced = e.conn
+		if dropPrev == 0 {
+			head = e.next
+		} else {
+			s.at(dropPrev).next = e.next
+		}
+		*e = entry{device: device, conn: conn, next: head, kind: kind}
+		s.users[user] = drop
+		return replaced
+	}
+	if s.users == nil {
+		s.users = make(map[id.UserID]uint32)
+	}
+	i := s.alloc()
+	*s.at(i) = entry{device: device, conn: conn, next: head, kind: kind}
+	s.users[user] = i
+	s.count++
+	return 0
+}
+
+func (s *shard) unregister(user id.UserID, conn uint64) {
+	head := s.users[user]
+	prev := uint32(0)
+	for i := head; i != 0; prev, i = i, s.at(i).next {
+		e := s.at(i)
+		if e.conn != conn {
+			continue
+		}
+		switch {
+		case prev != 0:
+			s.at(prev).next = e.next
+		case e.next != 0:
+			s.users[user] = e.next
+		default:
+			delete(s.users, user)
+		}
+		s.release(i)
+		return
+	}
+}
+
+// copy puts user's sessions into dst and returns how many there are, which may be more than fit.
+func (s *shard) copy(user id.UserID, dst []target) int {
+	n := 0
+	for i := s.users[user]; i != 0; n++ {
+		e := s.at(i)
+		if n < len(dst) {
+			dst[n] = target{e.conn, e.device}
+		}
+		i = e.next
+	}
+	return n
+}
