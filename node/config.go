@@ -93,7 +93,7 @@ type Storage struct {
 
 // Default returns the configuration of a server that was told nothing.
 func Default() Config {
-	lim := packet.DefaultLimits()
+	lim := packet.DefaultLimits
 	return Config{
 		Data: "./data",
 		Log:  Log{Level: "info", Format: "text"},
