@@ -1,0 +1,324 @@
+// Package fanout brings stored messages, and signals, to the connections of the
+// people they are for. It is a consumer of the bus: delivering is a hint, the
+// timeline is the truth, so what can't be delivered is dropped and pulled later.
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Members knows who is in a conversation.
+type Members interface {
+	// Members returns the current members, each once, cached where that can be; none if there
+	// is no such conversation. The slice is shared: read only. Those of a direct conversation
+	// are sorted and never change.
+	Members(ctx context.Context, conv id.ConversationID) ([]id.UserID, error)
+}
+
+// Sessions knows who is connected.
+type Sessions interface {
+	// Each calls fn for each connection of user.
+	Each(user id.UserID, fn func(conn uint64, device id.DeviceID))
+}
+
+// Deliverer hands frames to connections. It is safe for concurrent use.
+type Deliverer interface {
+	// Deliver takes a whole frame for conn and never blocks; a connection that is gone or
+	// can't take it is the Deliverer's business. frame is shared and read only, and belongs to
+	// the caller again when Flush returns: whoever keeps it longer copies it.
+	Deliver(conn uint64, frame []byte)
+
+	// Flush begins to write what was delivered since the last one.
+	Flush()
+}
+
+// Timeline reads stored messages, to fill the gaps that a bus may leave.
+type Timeline interface {
+	// Range returns messages from..to of conv, ascending, as many as fit in limit messages and
+	// maxBytes, and the seqs of the first and the last of them; no messages: there are none
+	// stored in the range.
+	Range(ctx context.Context, conv id.ConversationID, from, to uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error)
+}
+
+// Config of a Handler. The first four fields must be set; the others take their defaults when zero.
+type Config struct {
+	Members  Members
+	Sessions Sessions
+	Deliver  Deliverer
+	Timeline Timeline
+
+	MaxFrame      int           // bytes of a frame, the length field aside; 0: frame.DefaultMax
+	MaxSignal     int           // bytes of a signal's data; 0: 4 KiB
+	Conversations int           // conversations whose seqs are remembered; 0: 65,536, at least 16
+	GapAfter      time.Duration // age at which a gap is read from the timeline; 0: 5 s
+
+	Logger *slog.Logger     // nil: slog.Default()
+	Now    func() time.Time // nil: time.Now
+}
+
+// ErrConfig is wrapped by the errors of Validate.
+var ErrConfig = errors.New("fanout: bad configuration")
+
+// Validate reports what is missing or out of bounds.
+func (c *Config) Validate() error {
+	switch {
+	case c.Members == nil || c.Sessions == nil || c.Deliver == nil || c.Timeline == nil:
+		return fmt.Errorf("%w: Members, Sessions, Deliver and Timeline are needed", ErrConfig)
+	case c.MaxFrame < 0 || c.MaxSignal < 0 || c.GapAfter < 0 || c.Conversations < 0 || c.Conversations > 0 && c.Conversations < 16:
+		return fmt.Errorf("%w: a limit is out of bounds", ErrConfig)
+	}
+	return nil
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Events    uint64 // appends fanned out
+	Repeats   uint64 // appends dropped because all of them was seen before
+	Delivered uint64 // frames handed to connections
+	Gaps      uint64 // holes found in what the bus brought
+	Healed    uint64 // of those, filled from the timeline
+	GivenUp   uint64 // appends and holes nobody could be told of
+	Signals   uint64
+}
+
+// Handler fans events out. Handle is called from one goroutine at a time; the
+// others may be called from any.
+type Handler struct {
+	cfg Config
+	log *slog.Logger
+
+	// What Handle works with, and healing when Handle doesn't.
+	mu    sync.Mutex
+	seen  seen
+	slab  []byte // frames of the batch under way
+	out   sender
+	retry []missing // appends whose recipients could not be found
+
+	signals sync.Pool // *signaler
+
+	events, repeats, delivered, gaps, healed, givenUp, signalled atomic.Uint64
+}
+
+// New returns a Handler.
+func New(cfg Config) (*Handler, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.MaxFrame == 0 {
+		cfg.MaxFrame = frame.DefaultMax
+	}
+	if cfg.MaxSignal == 0 {
+		cfg.MaxSignal = 4 << 10
+	}
+	if cfg.Conversations == 0 {
+		cfg.Conversations = 1 << 16
+	}
+	if cfg.GapAfter == 0 {
+		cfg.GapAfter = 5 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	h := &Handler{cfg: cfg, log: cfg.Logger}
+	h.seen.init(cfg.Conversations)
+	h.out.init(cfg.Deliver)
+	h.signals.New = func() any { return newSignaler(cfg.Deliver) }
+	return h, nil
+}
+
+// Stats returns the counters.
+func (h *Handler) Stats() Stats {
+	return Stats{h.events.Load(), h.repeats.Load(), h.delivered.Load(), h.gaps.Load(),
+		h.healed.Load(), h.givenUp.Load(), h.signalled.Load()}
+}
+
+// A sender delivers one frame to the sessions of users, all but one connection. The
+// callback is made once, so that handing it to Sessions.Each allocates nothing.
+type sender struct {
+	each  func(conn uint64, device id.DeviceID)
+	frame []byte
+	skip  uint64
+	n     uint64
+}
+
+func (s *sender) init(d Deliverer) {
+	s.each = func(conn uint64, _ id.DeviceID) {
+		if conn != s.skip {
+			s.n++
+			d.Deliver(conn, s.frame)
+		}
+	}
+}
+
+// maxSlab is the most memory for frames that is kept from one batch to the next.
+const maxSlab = 1 << 20
+
+// Handle is a bus.Handler. It returns an error only when ctx has ended: an event
+// whose recipients can't be found now is tried again by Run, and holds up no other.
+func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.out.n
+	for i := range evs {
+		if err := h.event(ctx, &evs[i]); err != nil {
+			if ctx.Err() != nil {
+				h.flush(before)
+				return fmt.Errorf("fanning out: %w", err)
+			}
+			h.later(&evs[i], err)
+		}
+	}
+	h.flush(before)
+	return nil
+}
+
+// flush ends a batch: the frames of it are ours again.
+func (h *Handler) flush(before uint64) {
+	if h.out.n != before {
+		h.cfg.Deliver.Flush()
+		h.delivered.Add(h.out.n - before)
+	}
+	h.out.frame = nil
+	if cap(h.slab) > maxSlab {
+		h.slab = nil
+	}
+	h.slab = h.slab[:0]
+}
+
+// event delivers what of ev was not seen before.
+func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
+	if ev.FirstSeq == 0 || ev.LastSeq < ev.FirstSeq || len(ev.Messages) == 0 {
+		h.log.Error("fan-out: event without messages", "conversation", ev.Conversation.String(), "first", ev.FirstSeq, "last", ev.LastSeq)
+		h.givenUp.Add(1)
+		return nil
+	}
+	m := h.seen.get(ev.Conversation)
+	members := m.members
+	if members == nil {
+		var err error
+		if members, err = h.cfg.Members.Members(ctx, ev.Conversation); err != nil {
+			return err
+		}
+		if ev.Conversation.Kind() == id.KindDirect {
+			m.members = members
+		}
+	}
+	switch m.admit(ev.Epoch, ev.FirstSeq, ev.LastSeq) {
+	case repeated:
+		h.repeats.Add(1)
+		return nil
+	case fresh:
+		h.events.Add(1)
+		h.send(ev.Conversation, members, ev.Messages, ev.Origin)
+		return nil
+	}
+	// Something arrived out of order, or a part of it again.
+	h.events.Add(1)
+	h.unseen(m, ev, members)
+	if m.record(ev.Epoch, ev.FirstSeq, ev.LastSeq, h.cfg.Now()) {
+		h.gaps.Add(1)
+	}
+	if len(m.above) > 0 {
+		h.seen.gapped[ev.Conversation] = struct{}{}
+	}
+	return nil
+}
+
+// unseen delivers the runs of ev's messages that m has not.
+func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) {
+	start, end := -1, 0
+	for rest := ev.Messages; len(rest) > 0; {
+		at := len(ev.Messages) - len(rest)
+		v, after, err := packet.NextMessage(rest)
+		if err != nil {
+			h.log.Error("fan-out: unreadable message", "conversation", ev.Conversation.String(), "first", ev.FirstSeq, "err", err)
+			break
+		}
+		rest = after
+		if m.has(ev.Epoch, v.Seq) {
+			if start >= 0 {
+				h.send(ev.Conversation, members, ev.Messages[start:end], ev.Origin)
+				start = -1
+			}
+			continue
+		}
+		if start < 0 {
+			start = at
+		}
+		end = len(ev.Messages) - len(rest)
+	}
+	if start >= 0 {
+		h.send(ev.Conversation, members, ev.Messages[start:end], ev.Origin)
+	}
+}
+
+// deliverRoom is what a DELIVER has around its messages at most: type and flags, the
+// conversation, two users.
+const deliverRoom = 2 + 18 + 2*(2+id.MaxUserID)
+
+// send encodes messages once and hands the frame to every session of members but origin.
+func (h *Handler) send(conv id.ConversationID, members []id.UserID, messages []byte, origin uint64) {
+	if len(members) == 0 {
+		return
+	}
+	users, both := pair(conv, members)
+	for len(messages) > 0 {
+		part := messages
+		if len(part)+deliverRoom > h.cfg.MaxFrame {
+			if part = cut(messages, h.cfg.MaxFrame-deliverRoom); part == nil {
+				h.log.Error("fan-out: a message that fits no frame", "conversation", conv.String(), "bytes", len(messages))
+				h.givenUp.Add(1)
+				return
+			}
+		}
+		messages = messages[len(part):]
+		n := len(h.slab)
+		if both {
+			h.slab = packet.AppendDeliver(h.slab, conv, users[:], part)
+		} else {
+			h.slab = packet.AppendDeliver(h.slab, conv, nil, part)
+		}
+		h.out.frame, h.out.skip = h.slab[n:len(h.slab):len(h.slab)], origin
+		for _, u := range members {
+			h.cfg.Sessions.Each(u, h.out.each)
+		}
+	}
+}
+
+// pair returns both users of a direct conversation; somebody who writes to themselves stands twice.
+func pair(conv id.ConversationID, members []id.UserID) (users [2]id.UserID, both bool) {
+	if conv.Kind() != id.KindDirect || len(members) > 2 {
+		return users, false
+	}
+	return [2]id.UserID{members[0], members[len(members)-1]}, true
+}
+
+// cut returns the beginning of messages that takes at most limit bytes, nil if not even one does.
+func cut(messages []byte, limit int) []byte {
+	n := 0
+	for n < len(messages) {
+		_, rest, err := packet.NextMessage(messages[n:])
+		if err != nil || len(messages)-len(rest) > limit {
+			break
+		}
+		n = len(messages) - len(rest)
+	}
+	if n == 0 {
+		return nil
+	}
+	return messages[:n]
+}

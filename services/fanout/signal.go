@@ -1,0 +1,87 @@
+package fanout
+
+import (
+	"context"
+	"slices"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// A signaler is what one Signal works with; they are reused.
+type signaler struct {
+	sender
+	msg  wire.Signal
+	body []byte
+	slab []byte
+}
+
+func newSignaler(d Deliverer) *signaler {
+	s := new(signaler)
+	s.init(d)
+	return s
+}
+
+// Signal passes s on, never stored, to every session of its conversation's members but
+// the connection that it came from. sender_id and sender_device are the server's to set,
+// whatever s says. How often somebody may signal is the edge's to limit.
+func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signal) *code.Error {
+	conv, cerr := h.signalTarget(from, s)
+	if cerr != nil {
+		return cerr
+	}
+	if s.Kind == 0 {
+		return code.Newf(code.BadRequest, "kind is missing")
+	}
+	if len(s.Data) > h.cfg.MaxSignal {
+		return code.Newf(code.ContentTooLarge, "a signal carries at most %d bytes", h.cfg.MaxSignal)
+	}
+	members, err := h.cfg.Members.Members(ctx, conv)
+	if err != nil {
+		return code.Wrap(code.Unavailable, err)
+	}
+	if !slices.Contains(members, from.User) {
+		return code.New(code.NoSuchConversation)
+	}
+	w := h.signals.Get().(*signaler)
+	defer h.signals.Put(w)
+	w.msg = wire.Signal{ConversationId: conv[:], Kind: s.Kind, Data: s.Data, SenderId: string(from.User), SenderDevice: string(from.Device)}
+	w.body, err = w.msg.Marshal(w.body[:0])
+	w.msg = wire.Signal{}
+	if err != nil {
+		return code.Wrap(code.Internal, err)
+	}
+	w.slab = frame.Append(w.slab[:0], frame.Signal, 0, 0, w.body)
+	w.frame, w.skip, w.n = w.slab, from.Conn, 0
+	for _, u := range members {
+		h.cfg.Sessions.Each(u, w.each)
+	}
+	if w.n > 0 {
+		h.cfg.Deliver.Flush()
+	}
+	w.frame = nil
+	h.signalled.Add(1)
+	return nil
+}
+
+// signalTarget returns the conversation that s names, by its id or by the other user.
+func (h *Handler) signalTarget(from *packet.Origin, s *wire.Signal) (id.ConversationID, *code.Error) {
+	switch {
+	case (len(s.ConversationId) > 0) == (s.ToUserId != ""):
+		return id.ConversationID{}, code.Newf(code.BadRequest, "a signal names either a conversation or a user")
+	case s.ToUserId != "":
+		to := id.UserID(s.ToUserId)
+		if !to.Valid() {
+			return id.ConversationID{}, code.Newf(code.BadRequest, "to_user_id is no user id")
+		}
+		return id.Direct(from.User, to), nil
+	}
+	conv, err := id.ConversationFromBytes(s.ConversationId)
+	if err != nil || !conv.Valid() {
+		return conv, code.Newf(code.BadRequest, "conversation_id is malformed")
+	}
+	return conv, nil
+}
