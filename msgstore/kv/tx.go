@@ -59,6 +59,21 @@ func (t *Tx) Require(key, value []byte) {
 // Set stores value (not empty) under key.
 func (t *Tx) Set(key, value []byte) { t.add(Op{Kind: OpSet}, key, value) }
 
+// SetFunc stores under key what fill appends to the slice it is given: a value of
+// several parts is put together in the transaction's own memory, without a copy. fill
+// only appends, at least one byte, and does not use the transaction.
+func (t *Tx) SetFunc(key []byte, fill func(dst []byte) []byte) {
+	n := len(t.arena)
+	v := n + len(key)
+	t.arena = fill(append(t.arena, key...))
+	t.ops = append(t.ops, Op{
+		Kind:  OpSet,
+		Key:   t.arena[n:v:v],
+		Value: t.arena[v:len(t.arena):len(t.arena)],
+	})
+	t.size += len(t.arena) - n
+}
+
 // Delete removes key; an absent key is no error.
 func (t *Tx) Delete(key []byte) { t.add(Op{Kind: OpDelete}, key, nil) }
 
