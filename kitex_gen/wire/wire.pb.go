@@ -1220,7 +1220,8 @@ func (x *Request) GetBody() []byte {
 
 // One part of an answer; the frame's flag says whether more follow.
 type Response struct {
-	Body []byte `protobuf:"bytes,1,opt,name=body" json:"body,omitempty"` // the method's response message
+	Body   []byte `protobuf:"bytes,1,opt,name=body" json:"body,omitempty"`      // the method's response message
+	Method uint32 `protobuf:"varint,2,opt,name=method" json:"method,omitempty"` // the request's
 }
 
 func (x *Response) Reset() { *x = Response{} }
@@ -1234,6 +1235,13 @@ func (x *Response) GetBody() []byte {
 		return x.Body
 	}
 	return nil
+}
+
+func (x *Response) GetMethod() uint32 {
+	if x != nil {
+		return x.Method
+	}
+	return 0
 }
 
 // "Look again": these conversations have moved, or (`all`) compare everything by the sync mark.

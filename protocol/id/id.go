@@ -40,7 +40,7 @@ func validName(s string, limit int) bool {
 		return false
 	}
 	for _, r := range s {
-		if unicode.IsControl(r) {
+		if r < ' ' || r >= 0x7F && unicode.IsControl(r) {
 			return false
 		}
 	}
@@ -182,6 +182,19 @@ func (c ClientMsgID) String() string {
 	hex.Encode(b[24:36], c[10:16])
 	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
 	return string(b[:])
+}
+
+// ParseClientMsgID reads the form that String writes. Whether it is a UUIDv7 is Valid's to tell.
+func ParseClientMsgID(s string) (ClientMsgID, error) {
+	var c ClientMsgID
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return c, fmt.Errorf("client message id is not in the 8-4-4-4-12 form: %w", ErrInvalid)
+	}
+	digits := s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:]
+	if _, err := hex.Decode(c[:], []byte(digits)); err != nil {
+		return ClientMsgID{}, fmt.Errorf("client message id: %w", ErrInvalid)
+	}
+	return c, nil
 }
 
 // MessageID names a message over all conversations and is ordered by time: one

@@ -139,7 +139,7 @@ func appendConversation(dst []byte, conv id.ConversationID, users []id.UserID) [
 func DecodeDeliver(body []byte) (conv id.ConversationID, users [2][]byte, messages []byte, err error) {
 	var nusers int
 	var named bool
-	start, end := -1, -1
+	var elements run
 	for i := 0; i < len(body); {
 		f, n := next(body[i:])
 		if n == 0 {
@@ -160,27 +160,14 @@ func DecodeDeliver(body []byte) (conv id.ConversationID, users [2][]byte, messag
 			}
 			nusers++
 		case 8:
-			switch {
-			case start < 0:
-				start, end = i, i+n
-			case messages == nil && i == end:
-				end = i + n
-			default:
-				if messages == nil {
-					messages = append(make([]byte, 0, len(body)-start), body[start:end]...)
-				}
-				messages = append(messages, body[i:i+n]...)
-			}
+			elements.add(body, i, n)
 		}
 		i += n
 	}
 	if !named {
 		return conv, users, nil, badField("conversation_id is missing")
 	}
-	if messages == nil && start >= 0 {
-		messages = body[start:end:end]
-	}
-	return conv, users, messages, nil
+	return conv, users, elements.bytes(body), nil
 }
 
 // Page is what a SYNC or HISTORY found: the messages of a range of one conversation, in order.
@@ -232,7 +219,7 @@ func AppendHistory(dst []byte, reqID uint32, p *Page) []byte {
 	if p.More {
 		size += 2
 	}
-	dst = frame.AppendHeader(dst, frame.Response, frame.FlagRequestID, reqID, bytesLen(size))
+	dst = frame.AppendHeader(dst, frame.Response, frame.FlagRequestID, reqID, bytesLen(size)+2)
 	dst = append(dst, 1<<3|wtBytes)
 	dst = appendUvarint(dst, uint64(size))
 	dst = appendConversation(dst, p.Conversation, nil)
@@ -242,7 +229,7 @@ func AppendHistory(dst []byte, reqID uint32, p *Page) []byte {
 	if p.More {
 		dst = append(dst, 10<<3|wtVarint, 1)
 	}
-	return dst
+	return append(dst, 2<<3|wtVarint, byte(MethodHistory))
 }
 
 // DecodeRecvAck calls fn with every entry of a RECVACK, after all of them were found
