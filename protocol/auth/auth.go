@@ -1,0 +1,59 @@
+// Package auth holds the JSON bodies of GoChat's authentication routes under
+// /api/v1/auth, shared by the server and the SDK.
+//
+//	POST register, login   Credentials    -> Grant
+//	POST refresh           Refresh        -> Grant
+//	POST logout            Logout         -> {}
+//	POST password          Password       -> {}   (Authorization: Bearer <access token>)
+//
+// Every refusal is a Refused body with the HTTP status of its code.
+package auth
+
+// Credentials are what a person signs in with, and on which device.
+type Credentials struct {
+	Name       string `json:"name"`     // the user id; brought to Unicode NFC by the server
+	Password   string `json:"password"` // 8 to 256 bytes of UTF-8
+	DeviceID   string `json:"device_id,omitempty"`
+	DeviceKind uint8  `json:"device_kind,omitempty"` // as in CONNECT
+}
+
+// Grant is a signed-in device: who it is and the tokens that say so.
+type Grant struct {
+	UserID         string `json:"user_id"`
+	DeviceID       string `json:"device_id"` // made by the server if the client named none
+	AccessToken    string `json:"access_token"`
+	AccessExpires  int64  `json:"access_expires"` // Unix milliseconds
+	RefreshToken   string `json:"refresh_token"`  // good for one refresh; the answer brings the next
+	RefreshExpires int64  `json:"refresh_expires"`
+}
+
+// Refresh asks for new tokens.
+type Refresh struct {
+	RefreshToken string `json:"refresh_token"`
+}
+
+// Logout signs the device of the token out, or every device of its user.
+type Logout struct {
+	RefreshToken string `json:"refresh_token"`
+	All          bool   `json:"all,omitempty"`
+}
+
+// Password changes the password of the access token's user and signs the user's other devices out.
+type Password struct {
+	Old string `json:"old_password"`
+	New string `json:"new_password"`
+}
+
+// Refused is the body of every answer that isn't a success.
+type Refused struct {
+	Error Error `json:"error"`
+}
+
+// Error is a code of the registry (protocol/code) with its particulars.
+type Error struct {
+	Code         uint32 `json:"code"`
+	Name         string `json:"name"`
+	Message      string `json:"message"`
+	RetryAfterMS int64  `json:"retry_after_ms"` // 0: at once, if at all
+	RequestID    string `json:"request_id"`
+}

@@ -1,0 +1,205 @@
+package account
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Keys are the server's own secrets.
+type Keys struct {
+	signing ed25519.PrivateKey
+	kid     string
+	verify  map[string]ed25519.PublicKey // by key id, the signing key's own included
+	mac     [][]byte                     // the first makes, all of them verify
+}
+
+// KeyID returns the kid of the tokens that are signed now.
+func (k *Keys) KeyID() string { return k.kid }
+
+// The files of a key directory. To change a key, rename its file to one that begins the same
+// (access-2026.pem, mac-2026.key) and start the server: it makes a new one and goes on
+// accepting what the old one signed, until that file is removed.
+const (
+	signingFile = "access.pem" // Ed25519, PKCS #8 in PEM
+	macFile     = "mac.key"    // 32 random bytes in hexadecimal
+)
+
+// ErrNoKeys: the directory holds no keys yet; the server makes them when it first starts.
+var ErrNoKeys = errors.New("account: no keys")
+
+// LoadOrCreateKeys reads the keys in dir/keys and creates what is missing, each file with
+// mode 0600 and complete before it has its name. It refuses key files that others than their
+// owner may read or write. Two processes may call it at once; both get the same keys.
+func LoadOrCreateKeys(dir string) (*Keys, error) {
+	dir = filepath.Join(dir, "keys")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("account: creating the key directory: %w", err)
+	}
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("account: making a signing key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		return nil, fmt.Errorf("account: encoding a signing key: %w", err)
+	}
+	if err := createKeyFile(dir, signingFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return nil, err
+	}
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails
+	if err := createKeyFile(dir, macFile, []byte(hex.EncodeToString(secret)+"\n")); err != nil {
+		return nil, err
+	}
+	return loadKeys(dir)
+}
+
+// LoadKeys reads the keys in dir/keys; ErrNoKeys (wrapped) if there are none.
+func LoadKeys(dir string) (*Keys, error) { return loadKeys(filepath.Join(dir, "keys")) }
+
+// createKeyFile writes a file that isn't there yet; one that is stays as it is.
+func createKeyFile(dir, name string, data []byte) (err error) {
+	path := filepath.Join(dir, name)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	tmp, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("account: creating %s: %w", path, err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Link(tmp.Name(), path) // fails if another process was first
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("account: creating %s: %w", path, err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("account: syncing %s: %w", dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("account: syncing %s: %w", dir, err)
+	}
+	return nil
+}
+
+func loadKeys(dir string) (*Keys, error) {
+	k := &Keys{verify: make(map[string]ed25519.PublicKey)}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("account: reading the key directory: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case e.Name() == signingFile || strings.HasPrefix(e.Name(), "access-") && strings.HasSuffix(e.Name(), ".pem"):
+			err = k.loadSigning(path, e.Name() == signingFile)
+		case e.Name() == macFile || strings.HasPrefix(e.Name(), "mac-") && strings.HasSuffix(e.Name(), ".key"):
+			err = k.loadMAC(path, e.Name() == macFile)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if k.signing == nil || len(k.mac) == 0 || k.mac[0] == nil {
+		return nil, fmt.Errorf("%w in %s: start the server once, it makes them", ErrNoKeys, dir)
+	}
+	return k, nil
+}
+
+func (k *Keys) loadSigning(path string, current bool) error {
+	raw, err := readSecret(path)
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return fmt.Errorf("account: %s holds no PEM block", path)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("account: %s holds no PKCS #8 private key", path)
+	}
+	priv, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return fmt.Errorf("account: %s holds a %T, want an Ed25519 key", path, key)
+	}
+	pub := priv.Public().(ed25519.PublicKey)
+	kid := keyID(pub)
+	k.verify[kid] = pub
+	if current {
+		k.signing, k.kid = priv, kid
+	}
+	return nil
+}
+
+func (k *Keys) loadMAC(path string, current bool) error {
+	raw, err := readSecret(path)
+	if err != nil {
+		return err
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil || len(key) != 32 {
+		return fmt.Errorf("account: %s: want 32 bytes in hexadecimal", path)
+	}
+	if len(k.mac) == 0 {
+		k.mac = append(k.mac, nil) // the current one's place
+	}
+	if current {
+		k.mac[0] = key
+	} else {
+		k.mac = append(k.mac, key)
+	}
+	return nil
+}
+
+// keyID names a public key by its first bytes' hash.
+func keyID(pub ed25519.PublicKey) string {
+	sum := sha256.Sum256(pub)
+	return hex.EncodeToString(sum[:8])
+}
+
+// readSecret reads a file that must be its owner's alone.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("account: reading a key: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("account: reading a key: %w", err)
+	}
+	if m := st.Mode().Perm(); m&0o077 != 0 {
+		return nil, fmt.Errorf("account: the key file %s may be read or changed by others (mode %04o): run chmod 600 %s", path, m, path)
+	}
+	if st.Size() > 64<<10 {
+		return nil, fmt.Errorf("account: the key file %s is larger than 64 KiB", path)
+	}
+	raw := make([]byte, st.Size())
+	n, err := io.ReadFull(f, raw)
+	if err != nil {
+		return nil, fmt.Errorf("account: reading the key file %s: %w", path, err)
+	}
+	return raw[:n], nil
+}
