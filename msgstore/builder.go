@@ -36,7 +36,11 @@ func (b *SegmentBuilder) Reset(firstSeq, baseCountable uint64) {
 
 // Add takes note of the next message, which takes size bytes as an element of the
 // repeated field, tag and length included; counts says that it counts as unread.
-func (b *SegmentBuilder) Add(size int, counts bool) {
+func (b *SegmentBuilder) Add(size int, counts bool) { b.add(size, counts, counts) }
+
+// add is Add for messages that may have been recalled: they raised the number once and
+// have no bit any more.
+func (b *SegmentBuilder) add(size int, counts, raised bool) {
 	n := len(b.cuts)
 	if n == 0 || b.cuts[n-1].count == MaxSegmentMessages || b.size+size-b.cuts[n-1].start > MaxSegmentBytes {
 		b.cuts = append(b.cuts, segmentCut{firstSeq: b.nextSeq, base: b.countable, start: b.size, bits: len(b.bits)})
@@ -48,6 +52,8 @@ func (b *SegmentBuilder) Add(size int, counts bool) {
 	}
 	if counts {
 		b.bits[len(b.bits)-1] |= 1 << (c.count % 8)
+	}
+	if raised {
 		b.countable++
 	}
 	c.count++

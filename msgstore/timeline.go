@@ -237,10 +237,8 @@ func (t *Timeline) pageDown(ctx context.Context, c id.ConversationID, p *pageDow
 	// which may end far above it; everything else lies below.
 	var above uint64 // FirstSeq of the segment found
 	more := true
-	var kb [2 * MaxKeyLen]byte
-	start := t.keys.Segment(kb[:0:MaxKeyLen], c, p.top)
-	end := prefixEnd(t.keys.Segments(kb[MaxKeyLen:MaxKeyLen], c))
-	err := t.scan(ctx, kv.Span{Start: start, End: end, Limit: 1}, func(s Segment) (bool, error) {
+	span := t.segmentSpan(c, p.top, 1)
+	err := t.scan(ctx, span, func(s Segment) (bool, error) {
 		above = s.FirstSeq
 		if s.FirstSeq > p.top {
 			return false, nil
@@ -258,12 +256,12 @@ func (t *Timeline) pageDown(ctx context.Context, c id.ConversationID, p *pageDow
 	if !more {
 		return nil
 	}
+	down := kv.Span{Start: t.keys.Segments(nil, c), End: span.End, Reverse: true}
 	if above != 0 {
-		end = t.keys.Segment(kb[MaxKeyLen:MaxKeyLen], c, above)
+		down.End = t.keys.Segment(nil, c, above)
 	}
-	start = t.keys.Segments(kb[:0:MaxKeyLen], c)
 	full := false
-	err = t.scan(ctx, kv.Span{Start: start, End: end, Reverse: true}, func(s Segment) (bool, error) {
+	err = t.scan(ctx, down, func(s Segment) (bool, error) {
 		if s.FirstSeq > p.top { // appended since the seek
 			return true, nil
 		}
@@ -327,11 +325,17 @@ func (t *Timeline) checkEnd(ctx context.Context, c id.ConversationID, last, top 
 // ascend calls fn with the segment that holds from, or the first above it, and those that
 // follow. The segments alias memory that is valid until fn returns.
 func (t *Timeline) ascend(ctx context.Context, c id.ConversationID, from uint64, fn func(Segment) (more bool, err error)) error {
-	var kb [2 * MaxKeyLen]byte
-	return t.scan(ctx, kv.Span{
+	return t.scan(ctx, t.segmentSpan(c, from, 0), fn)
+}
+
+// segmentSpan is the segments from the one that holds from upward.
+func (t *Timeline) segmentSpan(c id.ConversationID, from uint64, limit int) kv.Span {
+	kb := make([]byte, 0, 2*MaxKeyLen)
+	return kv.Span{
 		Start: t.keys.Segment(kb[:0:MaxKeyLen], c, from),
 		End:   prefixEnd(t.keys.Segments(kb[MaxKeyLen:MaxKeyLen], c)),
-	}, fn)
+		Limit: limit,
+	}
 }
 
 func (t *Timeline) scan(ctx context.Context, span kv.Span, fn func(Segment) (more bool, err error)) error {

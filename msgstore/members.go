@@ -1,0 +1,156 @@
+package msgstore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Members reads and writes who belongs to conversations. It keeps nothing in memory and
+// is safe for concurrent use. Membership decides what an append may do, so a transaction
+// that writes a member writes the conversation's head too.
+type Members struct {
+	store kv.Store
+	keys  Keys
+}
+
+// NewMembers returns the members that lie in store under keys.
+func NewMembers(store kv.Store, keys Keys) *Members { return &Members{store: store, keys: keys} }
+
+// MemberOf is a member and whose it is.
+type MemberOf struct {
+	User id.UserID
+	Member
+}
+
+// Get returns the user's membership; ok is false if the user never was a member.
+func (m *Members) Get(ctx context.Context, c id.ConversationID, user id.UserID) (row Member, ok bool, err error) {
+	raw, err := m.store.Get(ctx, m.keys.Member(nil, c, user))
+	if err == nil && raw != nil {
+		row, err = ParseMember(raw)
+	}
+	if err != nil {
+		return Member{}, false, fmt.Errorf("read a member of %s: %w", c, err)
+	}
+	return row, raw != nil, nil
+}
+
+// Put adds to tx the writing of the user's membership.
+func (m *Members) Put(tx *kv.Tx, c id.ConversationID, user id.UserID, row *Member) {
+	var kb [MaxKeyLen]byte
+	tx.SetFunc(m.keys.Member(kb[:0], c, user), row.Append)
+}
+
+// Scan returns up to limit memberships (0: all), former ones too, in the order of their
+// users' bytes, from the first user after `after` (empty: from the beginning).
+func (m *Members) Scan(ctx context.Context, c id.ConversationID, after id.UserID, limit int) ([]MemberOf, error) {
+	span := kv.Span{Start: m.keys.Member(nil, c, after), End: prefixEnd(m.keys.Member(nil, c, "")), Limit: limit}
+	if after != "" {
+		span.Start = append(span.Start, 0)
+	}
+	prefix := len(span.End)
+	var rows []MemberOf
+	err := m.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		row, err := ParseMember(value)
+		rows = append(rows, MemberOf{User: id.UserID(key[prefix:]), Member: row})
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read members of %s: %w", c, err)
+	}
+	return rows, nil
+}
+
+// Cursors reads and writes how far users have come in conversations. It keeps nothing in
+// memory and is safe for concurrent use.
+type Cursors struct {
+	store kv.Store
+	keys  Keys
+}
+
+// NewCursors returns the cursors that lie in store under keys.
+func NewCursors(store kv.Store, keys Keys) *Cursors { return &Cursors{store: store, keys: keys} }
+
+// Get returns the user's cursor; without one it is zero.
+func (s *Cursors) Get(ctx context.Context, c id.ConversationID, user id.UserID) (Cursor, error) {
+	raw, err := s.store.Get(ctx, s.keys.Cursor(nil, c, user))
+	var cur Cursor
+	if err == nil && raw != nil {
+		cur, err = ParseCursor(raw)
+	}
+	if err != nil {
+		return Cursor{}, fmt.Errorf("read a cursor of %s: %w", c, err)
+	}
+	return cur, nil
+}
+
+// OfUsers returns the cursors of users in one conversation, in their order; those without one are zero.
+func (s *Cursors) OfUsers(ctx context.Context, c id.ConversationID, users []id.UserID) ([]Cursor, error) {
+	raws, err := multiGet(ctx, s.store, len(users), func(dst []byte, i int) []byte { return s.keys.Cursor(dst, c, users[i]) })
+	return parseCursors(raws, err)
+}
+
+// OfUser returns the user's cursors in conversations, in their order; where there is none it is zero.
+func (s *Cursors) OfUser(ctx context.Context, user id.UserID, cs []id.ConversationID) ([]Cursor, error) {
+	raws, err := multiGet(ctx, s.store, len(cs), func(dst []byte, i int) []byte { return s.keys.Cursor(dst, cs[i], user) })
+	return parseCursors(raws, err)
+}
+
+func parseCursors(raws [][]byte, err error) ([]Cursor, error) {
+	rows := make([]Cursor, len(raws))
+	for i, raw := range raws {
+		if raw == nil {
+			continue
+		}
+		if rows[i], err = ParseCursor(raw); err != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cursors: %w", err)
+	}
+	return rows, nil
+}
+
+// Put adds to tx the writing of the user's cursor.
+func (s *Cursors) Put(tx *kv.Tx, c id.ConversationID, user id.UserID, cur *Cursor) {
+	var kb [MaxKeyLen]byte
+	tx.SetFunc(s.keys.Cursor(kb[:0], c, user), cur.Append)
+}
+
+// Mentions reads and writes who is mentioned where. An empty user stands for everyone.
+type Mentions struct {
+	store kv.Store
+	keys  Keys
+}
+
+// NewMentions returns the mentions that lie in store under keys.
+func NewMentions(store kv.Store, keys Keys) *Mentions { return &Mentions{store: store, keys: keys} }
+
+// Put adds to tx that the message seq mentions user. It belongs to the append of the message.
+func (m *Mentions) Put(tx *kv.Tx, c id.ConversationID, user id.UserID, seq uint64) {
+	var kb [MaxKeyLen]byte
+	tx.Set(m.keys.Mention(kb[:0], c, user, seq), mentionRow)
+}
+
+// Scan returns the seqs in [from, to] that mention user, ascending, up to limit (0: all).
+// Messages that retention removed may be among them.
+func (m *Mentions) Scan(ctx context.Context, c id.ConversationID, user id.UserID, from, to uint64, limit int) ([]uint64, error) {
+	span := kv.Span{
+		Start: m.keys.Mention(nil, c, user, from),
+		End:   append(m.keys.Mention(nil, c, user, to), 0),
+		Limit: limit,
+	}
+	var seqs []uint64
+	err := m.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		seqs = append(seqs, binary.BigEndian.Uint64(key[len(key)-8:]))
+		return true, ParseMention(value)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read mentions in %s: %w", c, err)
+	}
+	return seqs, nil
+}

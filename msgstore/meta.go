@@ -1,0 +1,159 @@
+package msgstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// What OpenMeta refuses a store for, wrapped with both values.
+var (
+	ErrLayout       = errors.New("msgstore: the store's keys have another layout")
+	ErrSlots        = errors.New("msgstore: the store was made with other slots")
+	ErrFeatureLevel = errors.New("msgstore: the store has rows of a later feature level")
+)
+
+// FeatureLevel is the highest level of stored formats that this code reads and writes.
+// A store's level is raised only when every node can read it.
+const FeatureLevel = 1
+
+// SlotHash names the hash that slots are made with.
+const SlotHash = "xxh64"
+
+// Names of the store's rows.
+const (
+	metaRowName  = "meta"
+	clockRowName = "clock"
+)
+
+// Meta is what a store says about itself.
+//
+// Row "meta": version, Epoch, SlotCount, hash's length u8 and name, FeatureLevel, Created.
+type Meta struct {
+	// Epoch is that of the store's contents: a restore sets one never used before, and
+	// clients who hold another one's messages fetch everything again.
+	Epoch        uint64
+	SlotCount    uint32
+	Hash         string // at most 255 bytes
+	FeatureLevel uint32
+	Created      int64 // Unix ms
+}
+
+// Append appends the row to dst.
+func (m *Meta) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion)
+	dst = binary.AppendUvarint(dst, m.Epoch)
+	dst = binary.AppendUvarint(dst, uint64(m.SlotCount))
+	dst = append(dst, byte(len(m.Hash)))
+	dst = append(dst, m.Hash...)
+	dst = binary.AppendUvarint(dst, uint64(m.FeatureLevel))
+	return binary.AppendUvarint(dst, uint64(m.Created))
+}
+
+// ParseMeta reads the row.
+func ParseMeta(b []byte) (Meta, error) {
+	var m Meta
+	r := reader{b: b}
+	r.version()
+	m.Epoch = r.uvarint()
+	slots := r.uvarint()
+	m.Hash = string(r.bytes(int(r.byte())))
+	level := r.uvarint()
+	m.Created = r.time()
+	err := r.end()
+	if err == nil && (slots > math.MaxUint32 || level > math.MaxUint32) {
+		err = ErrCorrupt
+	}
+	if err != nil {
+		return Meta{}, fmt.Errorf("store's meta row: %w", err)
+	}
+	m.SlotCount, m.FeatureLevel = uint32(slots), uint32(level)
+	return m, nil
+}
+
+// OpenMeta reads what the store says about itself; an empty store is given a meta row
+// first, created at now (Unix ms), which is its first epoch too. A store that this code
+// must not touch is ErrLayout, ErrSlots, ErrFeatureLevel or ErrVersion; one with rows and
+// without a meta row is ErrCorrupt. It comes before any other use of the store.
+func OpenMeta(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, error) {
+	key := keys.StoreRow(nil, metaRowName)
+	for {
+		raw, err := store.Get(ctx, key)
+		if err != nil {
+			return Meta{}, fmt.Errorf("open store: %w", err)
+		}
+		if raw != nil {
+			m, err := ParseMeta(raw)
+			if err == nil {
+				err = m.check()
+			}
+			if err != nil {
+				return Meta{}, fmt.Errorf("open store: %w", err)
+			}
+			return m, nil
+		}
+		if err := checkEmpty(ctx, store, keys); err != nil {
+			return Meta{}, fmt.Errorf("open store: %w", err)
+		}
+		m := Meta{Epoch: uint64(max(now, 1)), SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: FeatureLevel, Created: now}
+		var tx kv.Tx
+		tx.Require(key, nil)
+		tx.SetFunc(key, m.Append)
+		store.Commit(ctx, &tx)
+		switch {
+		case tx.Err == nil:
+			return m, nil
+		case errors.Is(tx.Err, kv.ErrConflict), errors.Is(tx.Err, kv.ErrUndetermined):
+			continue // another node was first, or this one was
+		}
+		return Meta{}, fmt.Errorf("create store: %w", tx.Err)
+	}
+}
+
+func (m *Meta) check() error {
+	switch {
+	case m.SlotCount != id.SlotCount || m.Hash != SlotHash:
+		return fmt.Errorf("%d slots by %q, want %d by %q: %w", m.SlotCount, m.Hash, id.SlotCount, SlotHash, ErrSlots)
+	case m.FeatureLevel > FeatureLevel:
+		return fmt.Errorf("level %d, known up to %d: %w", m.FeatureLevel, FeatureLevel, ErrFeatureLevel)
+	case m.FeatureLevel == 0 || m.Epoch == 0:
+		return fmt.Errorf("level or epoch of 0: %w", ErrCorrupt)
+	}
+	return nil
+}
+
+// checkEmpty returns an error if the keyspace holds anything.
+func checkEmpty(ctx context.Context, store kv.Store, keys Keys) error {
+	start := binary.BigEndian.AppendUint16(nil, keys.Keyspace)
+	span := kv.Span{Start: start, End: prefixEnd(append([]byte(nil), start...)), Limit: 1}
+	return store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
+		if len(key) > 2 && key[2] != Layout {
+			return false, fmt.Errorf("layout %d, want %d: %w", key[2], Layout, ErrLayout)
+		}
+		return false, fmt.Errorf("it has rows but no meta row: %w", ErrCorrupt)
+	})
+}
+
+// NewEpoch gives the store an epoch it never had, as a restore must: the larger of the
+// old one + 1 and now (Unix ms).
+func NewEpoch(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, error) {
+	m, err := OpenMeta(ctx, store, keys, now)
+	if err != nil {
+		return Meta{}, err
+	}
+	var tx kv.Tx
+	key := keys.StoreRow(nil, metaRowName)
+	tx.Require(key, m.Append(nil))
+	m.Epoch = max(m.Epoch+1, uint64(max(now, 0)))
+	tx.SetFunc(key, m.Append)
+	store.Commit(ctx, &tx)
+	if tx.Err != nil {
+		return Meta{}, fmt.Errorf("set epoch: %w", tx.Err)
+	}
+	return m, nil
+}
