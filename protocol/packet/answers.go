@@ -235,13 +235,12 @@ func AppendHistory(dst []byte, reqID uint32, p *Page) []byte {
 // DecodeRecvAck calls fn with every entry of a RECVACK, after all of them were found
 // valid. It doesn't allocate.
 func DecodeRecvAck(body []byte, fn func(conv id.ConversationID, seq uint64)) *code.Error {
+	var f field
 	for pass := range 2 {
-		for b := body; len(b) > 0; {
-			f, n := next(b)
-			if n == 0 {
+		for i := 0; i < len(body); {
+			if i = f.read(body, i); i == 0 {
 				return malformed("recvack")
 			}
-			b = b[n:]
 			if f.num != 1 {
 				continue
 			}
@@ -262,19 +261,17 @@ func DecodeRecvAck(body []byte, fn func(conv id.ConversationID, seq uint64)) *co
 
 // conversationSeq reads a wire.ConversationSeq.
 func conversationSeq(b []byte) (conv id.ConversationID, seq uint64, ok bool) {
-	var named bool
-	for len(b) > 0 {
-		f, n := next(b)
-		if n == 0 {
+	var f field
+	for i := 0; i < len(b); {
+		if i = f.read(b, i); i == 0 {
 			return conv, seq, false
 		}
-		b = b[n:]
 		switch f.num {
 		case 1:
 			if f.wt != wtBytes || len(f.data) != 16 {
 				return conv, seq, false
 			}
-			conv, named = id.ConversationID(f.data), true
+			conv, ok = id.ConversationID(f.data), true
 		case 2:
 			if f.wt != wtVarint {
 				return conv, seq, false
@@ -282,7 +279,7 @@ func conversationSeq(b []byte) (conv id.ConversationID, seq uint64, ok bool) {
 			seq = f.val
 		}
 	}
-	return conv, seq, named
+	return conv, seq, ok
 }
 
 // AppendConversationSeq appends one entry of RECVACK or HINT (both number it 1).

@@ -25,79 +25,73 @@ const maxTime = 253402300799999
 // It doesn't allocate unless users are mentioned, or the body's fields come out of
 // order or twice, which no usual encoder does: then Tail is rebuilt in order.
 func DecodeSend(s *Send, body []byte, lim *Limits) *code.Error {
+	ordered, err := s.fill(body, lim)
+	if !ordered && err == nil {
+		if body, err = reorder(body); err == nil {
+			_, err = s.fill(body, lim)
+		}
+	}
+	return err
+}
+
+// fill is DecodeSend for a body whose fields stand in ascending order, each singular one
+// once; of another it reports false and leaves s half filled.
+func (s *Send) fill(body []byte, lim *Limits) (ordered bool, err *code.Error) {
 	*s = Send{}
-	tail, last, ordered := len(body), uint32(0), true
+	var f field
+	var last uint32
+	var size, ext, mentions int
+	var conv, toUser, clientID, filled bool
+	tail := len(body)
 	for i := 0; i < len(body); {
-		f, n := next(body[i:])
-		if n == 0 {
-			return malformed("send")
+		at := i
+		if i = f.read(body, i); i == 0 {
+			return true, malformed("send")
 		}
 		if f.num <= last && (f.num < last || f.num <= fieldEncryption && f.num != fieldMentions) {
-			ordered = false
-			break
+			return false, nil
 		}
 		last = f.num
 		if f.num >= fieldClientID && tail == len(body) {
-			tail = i
+			tail = at
 		}
-		i += n
-	}
-	if !ordered {
-		var err *code.Error
-		if body, tail, err = reorder(body); err != nil {
-			return err
-		}
-	}
-	return s.fill(body, tail, lim)
-}
-
-// fill reads an ordered body whose fields from number 4 on begin at tail.
-func (s *Send) fill(body []byte, tail int, lim *Limits) *code.Error {
-	var size, ext, mentions int
-	var conv, toUser, clientID, filled bool
-	for i := 0; i < len(body); {
-		f, n := next(body[i:])
-		if n == 0 {
-			return malformed("send")
-		}
-		i += n
 		want := uint8(wtBytes)
 		switch f.num {
 		case fieldConversation:
 			if len(f.data) != 16 {
-				return badField("conversation_id is not 16 bytes")
+				return true, badField("conversation_id is not 16 bytes")
 			}
 			s.Conversation = id.ConversationID(f.data)
 			if !s.Conversation.Valid() {
-				return badField("conversation_id is of no known kind")
+				return true, badField("conversation_id is of no known kind")
 			}
 			conv = true
 		case fieldToUser:
 			s.ToUser = id.UserID(aliased(f.data))
 			if !s.ToUser.Valid() {
-				return badName("to_user_id", f.data)
+				return true, badName("to_user_id", f.data)
 			}
 			toUser = true
 		case fieldSeenSeq:
 			s.SeenSeq, want = f.val, wtVarint
 		case fieldClientID:
 			if len(f.data) != 16 {
-				return badField("client_msg_id is not 16 bytes")
+				return true, badField("client_msg_id is not 16 bytes")
 			}
 			s.ClientMsgID = id.ClientMsgID(f.data)
 			if !s.ClientMsgID.Valid() {
-				return badField("client_msg_id is no UUIDv7")
+				return true, badField("client_msg_id is no UUIDv7")
 			}
 			clientID = true
 		case fieldType:
 			want = wtVarint
 			if f.val > 1<<32-1 {
-				return badField("msg_type is above 32 bits")
+				return true, badField("msg_type is above 32 bits")
 			}
 			s.Type = uint32(f.val)
 		case fieldContent:
 			if !utf8.Valid(f.data) {
-				return invalidUTF8("content")
+				return true, invalidUTF8("content")
 			}
 			s.Content = f.data
 			size += len(f.data)
@@ -107,17 +101,17 @@ func (s *Send) fill(body []byte, tail int, lim *Limits) *code.Error {
 			filled = filled || len(f.data) > 0
 		case fieldMentions:
 			if mentions++; mentions > lim.MaxMentions {
-				return tooMany("mentions", lim.MaxMentions)
+				return true, tooMany("mentions", lim.MaxMentions)
 			}
 			u := aliased(f.data)
 			if !id.UserID(u).Valid() {
-				return badName("mentions", f.data)
+				return true, badName("mentions", f.data)
 			}
 			s.Mentions = append(s.Mentions, u)
 		case fieldMentionAll, fieldNoCount, fieldNoPush:
 			want = wtVarint
 			if f.val > 1 {
-				return badField("a bool is neither 0 nor 1")
+				return true, badField("a bool is neither 0 nor 1")
 			}
 			switch f.num {
 			case fieldMentionAll:
@@ -130,53 +124,53 @@ func (s *Send) fill(body []byte, tail int, lim *Limits) *code.Error {
 		case fieldExpires:
 			want = wtVarint
 			if f.val > maxTime {
-				return badField("expires_at is beyond the year 9999")
+				return true, badField("expires_at is beyond the year 9999")
 			}
 		case fieldDevice:
 			if !id.DeviceID(aliased(f.data)).Valid() {
-				return badName("origin_device", f.data)
+				return true, badName("origin_device", f.data)
 			}
 			s.OriginDevice = f.data
 		case fieldExt:
 			ext += len(f.data)
 		case fieldEncryption:
 			if !validEncryption(f.data) {
-				return badField("encryption is malformed")
+				return true, badField("encryption is malformed")
 			}
 			size += len(f.data)
 		default:
 			if f.num >= fieldServer && f.num <= fieldServerEnd {
-				return badField("a field of the server's in a SEND")
+				return true, badField("a field of the server's in a SEND")
 			}
 			want = f.wt
-			size += n
+			size += i - at
 		}
 		if f.wt != want {
-			return malformed("send")
+			return true, malformed("send")
 		}
 	}
 	switch {
 	case conv == toUser:
-		return badField("a SEND names either conversation_id or to_user_id")
+		return true, badField("a SEND names either conversation_id or to_user_id")
 	case !clientID:
-		return badField("client_msg_id is missing")
+		return true, badField("client_msg_id is missing")
 	case s.Type == 0 || s.Type >= TypeSystem && s.Type < TypeOwn:
-		return badField("msg_type is not a client's to send")
+		return true, badField("msg_type is not a client's to send")
 	case !filled && s.Type < TypeSystem:
-		return badField("the message is empty")
+		return true, badField("the message is empty")
 	case size > lim.MaxContent:
-		return code.New(code.ContentTooLarge)
+		return true, code.New(code.ContentTooLarge)
 	case ext > lim.MaxExt:
-		return code.Newf(code.ContentTooLarge, "ext is larger than CONNACK allows")
+		return true, code.Newf(code.ContentTooLarge, "ext is larger than CONNACK allows")
 	}
 	s.Tail = body[tail:len(body):len(body)]
 	s.BodyHash = xxhash.Sum64(s.Tail)
-	return nil
+	return true, nil
 }
 
 // reorder returns a copy of body with its fields in ascending order and each singular
 // one once, as protobuf reads them: the last one wins, and encryption, a message, is merged.
-func reorder(body []byte) (out []byte, tail int, err *code.Error) {
+func reorder(body []byte) (out []byte, err *code.Error) {
 	type span struct {
 		num        uint32
 		start, end int
@@ -185,19 +179,15 @@ func reorder(body []byte) (out []byte, tail int, err *code.Error) {
 	for i := 0; i < len(body); {
 		f, n := next(body[i:])
 		if n == 0 {
-			return nil, 0, malformed("send")
+			return nil, malformed("send")
 		}
 		spans = append(spans, span{f.num, i, i + n})
 		i += n
 	}
 	slices.SortStableFunc(spans, func(a, b span) int { return int(a.num) - int(b.num) })
 	out = make([]byte, 0, len(body))
-	tail = -1
 	for i := 0; i < len(spans); i++ {
 		sp := spans[i]
-		if sp.num >= fieldClientID && tail < 0 {
-			tail = len(out)
-		}
 		j := i + 1
 		for j < len(spans) && spans[j].num == sp.num {
 			j++
@@ -208,7 +198,7 @@ func reorder(body []byte) (out []byte, tail int, err *code.Error) {
 			for _, p := range spans[i:j] {
 				f, _ := next(body[p.start:p.end])
 				if f.wt != wtBytes {
-					return nil, 0, malformed("send")
+					return nil, malformed("send")
 				}
 				merged = append(merged, f.data...)
 			}
@@ -223,10 +213,7 @@ func reorder(body []byte) (out []byte, tail int, err *code.Error) {
 			out = append(out, body[sp.start:sp.end]...)
 		}
 	}
-	if tail < 0 {
-		tail = len(out)
-	}
-	return out, tail, nil
+	return out, nil
 }
 
 func validEncryption(b []byte) bool {

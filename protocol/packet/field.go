@@ -18,45 +18,52 @@ type field struct {
 	data []byte // wtBytes; aliases the input
 }
 
-// next reads the field that b begins with; n is its length in b, 0 if it is malformed
-// (groups count as malformed: proto3 has none). It never reads past b and never allocates.
+// next reads the field that b begins with; n is its length in b, 0 if it is malformed.
 func next(b []byte) (f field, n int) {
-	tag, n := uvarint(b)
+	n = f.read(b, 0)
+	return f, n
+}
+
+// read reads the field at b[i:] and returns where the next one begins, 0 if it is
+// malformed (groups count as malformed: proto3 has none). It never reads past b and never allocates.
+func (f *field) read(b []byte, i int) int {
+	tag, n := uvarint(b[i:])
 	if n == 0 || tag>>3 == 0 || tag > 1<<32-1 {
-		return f, 0
+		return 0
 	}
+	i += n
 	f.num, f.wt = uint32(tag>>3), uint8(tag&7)
 	switch f.wt {
 	case wtVarint:
-		v, m := uvarint(b[n:])
-		if m == 0 {
-			return f, 0
+		f.val, n = uvarint(b[i:])
+		f.data = nil
+		if n == 0 {
+			return 0
 		}
-		f.val = v
-		return f, n + m
+		return i + n
 	case wtBytes:
-		l, m := uvarint(b[n:])
-		n += m
-		if m == 0 || l > uint64(len(b)-n) {
-			return f, 0
+		l, n := uvarint(b[i:])
+		i += n
+		if n == 0 || l > uint64(len(b)-i) {
+			return 0
 		}
-		end := n + int(l)
-		f.data = b[n:end:end]
-		return f, end
+		end := i + int(l)
+		f.val, f.data = 0, b[i:end:end]
+		return end
 	case wtFixed64:
-		if len(b)-n < 8 {
-			return f, 0
+		if len(b)-i < 8 {
+			return 0
 		}
-		f.val = binary.LittleEndian.Uint64(b[n:])
-		return f, n + 8
+		f.val, f.data = binary.LittleEndian.Uint64(b[i:]), nil
+		return i + 8
 	case wtFixed32:
-		if len(b)-n < 4 {
-			return f, 0
+		if len(b)-i < 4 {
+			return 0
 		}
-		f.val = uint64(binary.LittleEndian.Uint32(b[n:]))
-		return f, n + 4
+		f.val, f.data = uint64(binary.LittleEndian.Uint32(b[i:])), nil
+		return i + 4
 	}
-	return f, 0
+	return 0
 }
 
 // uvarint reads a varint of at most 10 bytes; n is 0 if b ends within it or it passes 64 bits.

@@ -140,15 +140,15 @@ func ParseMessage(raw []byte) (v MessageView, err error) {
 
 func (v *MessageView) parse(b []byte) error {
 	v.Raw, v.Body = b, nil
+	var f field
 	for i := 0; i < len(b); {
-		f, n := next(b[i:])
-		if n == 0 {
+		at := i
+		if i = f.read(b, i); i == 0 {
 			return ErrMalformed
 		}
 		if v.Body == nil && f.num > fieldSender && (f.num < fieldServer || f.num > fieldServerEnd) {
-			v.Body = b[i:]
+			v.Body = b[at:]
 		}
-		i += n
 		ok := true
 		switch f.num {
 		case fieldSeq:
