@@ -1,0 +1,276 @@
+package conversation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Received notes that o's user has every message of conv up to seq. It is kept in
+// memory, written within a second or so, and never blocks. What is not true (a seq above
+// the newest, a conversation that isn't the user's) is found out when it is written.
+func (s *Service) Received(o *packet.Origin, conv id.ConversationID, seq uint64) {
+	if seq > 0 {
+		s.cursors.note(cursorKey{conv, o.User}, 0, seq)
+	}
+}
+
+// want is where a cursor is to move. Reading implies receiving.
+type want struct{ read, recv uint64 }
+
+func (w want) max(x want) want { return want{max(w.read, x.read), max(w.recv, x.recv)} }
+
+const cursorShards = 64
+
+// cursors are the moves that wait to be written, the latest of each cursor.
+type cursors struct {
+	shards [cursorShards]cursorShard
+	limit  int           // of a shard
+	full   chan struct{} // a shard is half full: write now
+	turn   sync.Mutex    // one Flush at a time
+}
+
+type cursorShard struct {
+	mu      sync.Mutex
+	waiting map[cursorKey]want
+	writing map[cursorKey]want // being written: not stored yet, but not lost to readers either
+	dropped uint64
+	_       [64]byte
+}
+
+func (c *cursors) init(limit int) {
+	c.limit = max(limit/cursorShards, 4)
+	c.full = make(chan struct{}, 1)
+}
+
+func (c *cursors) shard(k cursorKey) *cursorShard { return &c.shards[k.hash()%cursorShards] }
+
+// note remembers a move. With too many waiting it is dropped: clients announce again what
+// they have, and the next move of the same cursor covers it.
+func (c *cursors) note(k cursorKey, read, recv uint64) {
+	s := c.shard(k)
+	s.mu.Lock()
+	w, ok := s.waiting[k]
+	switch {
+	case ok:
+	case len(s.waiting) >= c.limit:
+		s.dropped++
+		s.mu.Unlock()
+		return
+	case s.waiting == nil:
+		s.waiting = make(map[cursorKey]want)
+	}
+	if !ok {
+		k.user = id.UserID(strings.Clone(string(k.user)))
+	}
+	s.waiting[k] = w.max(want{read, recv})
+	half := len(s.waiting) == c.limit/2+1 && !ok
+	s.mu.Unlock()
+	if half {
+		select {
+		case c.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// pending returns the moves of k that aren't stored yet.
+func (c *cursors) pending(k cursorKey) want {
+	s := c.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting[k].max(s.writing[k])
+}
+
+// move is one cursor that Flush writes.
+type move struct {
+	key  cursorKey
+	want want
+	row  []byte // as it was read; nil: none
+	cur  msgstore.Cursor
+	tx   *kv.Tx
+}
+
+// flushBatch is how many cursors are read and committed together.
+const flushBatch = 256
+
+// Flush writes every cursor that waits. What could not be written waits on, unless it
+// can't be written at all.
+func (s *Service) Flush(ctx context.Context) error {
+	s.cursors.turn.Lock()
+	defer s.cursors.turn.Unlock()
+	var batch []move
+	var failed error
+	write := func() {
+		if err := s.write(ctx, batch); err != nil {
+			failed = err
+		}
+		batch = batch[:0]
+	}
+	for i := range s.cursors.shards {
+		sh := &s.cursors.shards[i]
+		sh.mu.Lock()
+		if len(sh.waiting) == 0 {
+			sh.mu.Unlock()
+			continue
+		}
+		sh.writing, sh.waiting = sh.waiting, sh.writing
+		moves := sh.writing
+		sh.mu.Unlock()
+		// Nobody writes to the map while it is in writing.
+		for k, w := range moves {
+			batch = append(batch, move{key: k, want: w})
+			if len(batch) == flushBatch {
+				write()
+			}
+		}
+	}
+	if len(batch) > 0 {
+		write()
+	}
+	for i := range s.cursors.shards {
+		sh := &s.cursors.shards[i]
+		sh.mu.Lock()
+		if len(sh.writing) > shrinkAbove {
+			sh.writing = nil // maps don't shrink by themselves
+		}
+		clear(sh.writing)
+		if sh.dropped > 0 {
+			s.log.Warn("positions dropped: too many wait to be written", "dropped", sh.dropped)
+			sh.dropped = 0
+		}
+		sh.mu.Unlock()
+	}
+	return failed
+}
+
+// shrinkAbove is the size from which a shard's map isn't used again.
+const shrinkAbove = 512
+
+// write stores moves, and puts those that could not be stored back to wait.
+func (s *Service) write(ctx context.Context, moves []move) error {
+	var failed error
+	for turn := 0; len(moves) > 0; turn++ {
+		moves, failed = s.writeOnce(ctx, moves)
+		if failed != nil || turn == maxTurns {
+			break
+		}
+	}
+	for i := range moves {
+		s.cursors.note(moves[i].key, moves[i].want.read, moves[i].want.recv)
+	}
+	return failed
+}
+
+// writeOnce tries each move once and returns those that somebody else's write got in the
+// way of, or with an error those that could not be tried.
+func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
+	convs := make([]id.ConversationID, len(moves))
+	keys := make([][]byte, len(moves))
+	for i := range moves {
+		convs[i] = moves[i].key.conv
+		keys[i] = s.cfg.Keys.Cursor(nil, moves[i].key.conv, moves[i].key.user)
+	}
+	rows, err := s.cfg.Store.MultiGet(ctx, keys)
+	if err != nil {
+		return moves, fmt.Errorf("read cursors: %w", err)
+	}
+	heads, err := s.timeline.Heads(ctx, convs)
+	if err != nil {
+		return moves, fmt.Errorf("read heads of cursors: %w", err)
+	}
+	var txs []*kv.Tx
+	var sent []move
+	for i := range moves {
+		m := &moves[i]
+		_, member, err := s.mine(ctx, m.key.user, m.key.conv)
+		if err != nil {
+			if unavailable(err).Retryable() {
+				return moves, err
+			}
+			continue // a stranger's: dropped
+		}
+		m.row = rows[i]
+		tx, err := s.advance(ctx, m, &heads[i], member)
+		if err != nil {
+			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
+			continue
+		}
+		if tx != nil {
+			m.tx = tx
+			txs, sent = append(txs, tx), append(sent, *m)
+		}
+	}
+	if len(txs) == 0 {
+		return nil, nil
+	}
+	s.cfg.Store.Commit(ctx, txs...)
+	again := sent[:0]
+	for i := range sent {
+		switch err := sent[i].tx.Err; {
+		case err == nil:
+		case errors.Is(err, kv.ErrConflict), errors.Is(err, kv.ErrUndetermined):
+			again = append(again, sent[i])
+		case errors.Is(err, kv.ErrTooLarge):
+			s.log.Error("cursor dropped", "conversation", sent[i].key.conv.String(), "err", err)
+		default:
+			return append(again, sent[i:]...), fmt.Errorf("write cursors: %w", err)
+		}
+	}
+	return again, nil
+}
+
+// advance reads the row of m and sets m.cur to where the cursor is then; tx stores
+// that, nil if it doesn't move. A cursor never goes back and never beyond the
+// conversation, or where the member left it.
+func (s *Service) advance(ctx context.Context, m *move, head *msgstore.Head, who *member) (tx *kv.Tx, err error) {
+	var old msgstore.Cursor
+	if m.row != nil {
+		if old, err = msgstore.ParseCursor(m.row); err != nil {
+			return nil, err
+		}
+	}
+	top := min(head.LastSeq, lastOf(who.Intervals[len(who.Intervals)-1].Left))
+	next := old
+	next.ReadSeq = max(old.ReadSeq, min(m.want.read, top))
+	next.RecvSeq = max(old.RecvSeq, min(m.want.recv, top), next.ReadSeq)
+	m.cur = next
+	if next == old {
+		return nil, nil
+	}
+	if next.ReadSeq != old.ReadSeq {
+		if next.ReadSeq == head.LastSeq {
+			next.ReadCountable = head.Countable
+		} else if next.ReadCountable, err = s.timeline.CountableAt(ctx, m.key.conv, next.ReadSeq); err != nil {
+			return nil, err
+		}
+	}
+	next.Changed = s.now()
+	m.cur = next
+	tx = new(kv.Tx)
+	key := s.cfg.Keys.Cursor(nil, m.key.conv, m.key.user)
+	tx.Require(key, m.row)
+	tx.Set(key, next.Append(nil))
+	return tx, nil
+}
+
+// cursorOf is a cursor as its user has it: what is stored, and what waits to be. Changed
+// and ReadCountable are those of the row.
+func (s *Service) cursorOf(k cursorKey, row []byte, head *msgstore.Head) (c msgstore.Cursor, err error) {
+	if row != nil {
+		if c, err = msgstore.ParseCursor(row); err != nil {
+			return c, fmt.Errorf("cursor in %s: %w", k.conv, err)
+		}
+	}
+	w := s.cursors.pending(k)
+	c.ReadSeq = max(c.ReadSeq, min(w.read, head.LastSeq))
+	c.RecvSeq = max(c.RecvSeq, min(w.recv, head.LastSeq), c.ReadSeq)
+	return c, nil
+}

@@ -1,0 +1,192 @@
+package conversation
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Rules are what a sequencer checks each message of a conversation against. Check
+// doesn't block and looks nothing up. It is an alias, so that a sequencer can ask for
+// the same thing under a name of its own.
+type Rules = interface {
+	Check(p *packet.Pending) *code.Error
+}
+
+// roster is who is in a conversation. It never changes once made.
+type roster struct {
+	conv    id.ConversationID
+	members []member    // by user
+	active  []id.UserID // current members, by user; shared with callers
+	both    []id.UserID // of a direct conversation: both users, sorted, twice the same for notes to oneself
+}
+
+type member struct {
+	user id.UserID
+	msgstore.Member
+}
+
+// maxMembers bounds what is read of one conversation.
+const maxMembers = 1 << 10
+
+// member returns the membership of u, current or past, nil for a stranger.
+func (r *roster) member(u id.UserID) *member {
+	if len(r.members) <= 2 {
+		for i := range r.members {
+			if r.members[i].user == u {
+				return &r.members[i]
+			}
+		}
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(r.members, u, func(m member, u id.UserID) int { return strings.Compare(string(m.user), string(u)) })
+	if !ok {
+		return nil
+	}
+	return &r.members[i]
+}
+
+// peer returns the other user of a direct conversation, empty for others and for notes to oneself.
+func (r *roster) peer(u id.UserID) id.UserID {
+	switch {
+	case r.both == nil || r.both[0] == r.both[1]:
+		return ""
+	case r.both[0] == u:
+		return r.both[1]
+	}
+	return r.both[0]
+}
+
+// What Check and others answer over and over. They are never changed.
+var (
+	errStranger = code.New(code.NoSuchConversation)
+	errDevice   = code.Newf(code.BadRequest, "origin_device is not the sending device")
+)
+
+// Check implements Rules.
+func (r *roster) Check(p *packet.Pending) *code.Error {
+	m := r.member(p.From.User)
+	if m == nil || !m.Active() {
+		return errStranger
+	}
+	if len(p.OriginDevice) > 0 && string(p.OriginDevice) != string(p.From.Device) {
+		return errDevice
+	}
+	return nil
+}
+
+// Rules returns what messages to conv must keep to, as of now. A sequencer asks when it
+// loads a conversation and when its StateVersion has changed. It may read from the store.
+func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, error) {
+	r, err := s.roster(ctx, conv)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if r == nil {
+		return nil, errStranger
+	}
+	return r, nil
+}
+
+// Members returns the current members of conv, sorted, none if there is no such
+// conversation. The slice is shared: read only.
+func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.UserID, error) {
+	r, err := s.roster(ctx, conv)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if r == nil {
+		return nil, nil
+	}
+	return r.active, nil
+}
+
+// Users returns both users of the direct conversation conv, sorted, nil for others. The
+// slice is shared: read only.
+func (s *Service) Users(ctx context.Context, conv id.ConversationID) ([]id.UserID, error) {
+	r, err := s.roster(ctx, conv)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if r == nil {
+		return nil, nil
+	}
+	return r.both, nil
+}
+
+// roster returns who is in conv, nil if there is no such conversation. The members of a
+// direct conversation never change, so they are remembered.
+func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, error) {
+	if r, ok := s.rosters.get(convHash(conv), conv); ok {
+		return r, nil
+	}
+	head, _, err := s.timeline.Head(ctx, conv)
+	if err != nil {
+		return nil, err
+	}
+	if !head.Exists() {
+		return nil, nil
+	}
+	r := &roster{conv: conv}
+	prefix := s.cfg.Keys.Member(nil, conv, "")
+	span := kv.Span{Start: prefix, End: after(prefix), Limit: maxMembers}
+	err = s.cfg.Store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		m, err := msgstore.ParseMember(value)
+		if err != nil {
+			return false, err
+		}
+		u := id.UserID(key[len(prefix):])
+		r.members = append(r.members, member{u, m})
+		if m.Active() {
+			r.active = append(r.active, u)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read members of %s: %w", conv, err)
+	}
+	if conv.Kind() != id.KindDirect {
+		return r, nil
+	}
+	if n := len(r.members); n < 1 || n > 2 || len(r.active) != n {
+		return nil, fmt.Errorf("direct conversation %s has %d members: %w", conv, n, msgstore.ErrCorrupt)
+	}
+	r.both = []id.UserID{r.active[0], r.active[len(r.active)-1]}
+	s.rosters.put(convHash(conv), conv, r)
+	return r, nil
+}
+
+// after returns the first key behind all that begin with prefix.
+func after(prefix []byte) []byte {
+	end := slices.Clone(prefix)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
+
+// mine returns the roster of conv and the membership of user, past ones included, or
+// refuses a stranger as if there were no such conversation.
+func (s *Service) mine(ctx context.Context, user id.UserID, conv id.ConversationID) (*roster, *member, error) {
+	r, err := s.roster(ctx, conv)
+	if err != nil {
+		return nil, nil, unavailable(err)
+	}
+	if r == nil {
+		return nil, nil, errStranger
+	}
+	m := r.member(user)
+	if m == nil || len(m.Intervals) == 0 {
+		return nil, nil, errStranger
+	}
+	return r, m, nil
+}

@@ -1,0 +1,171 @@
+package conversation
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Send takes over batch: messages of one connection to one target, in order. It never
+// blocks. Messages to a user whose direct conversation isn't known to exist wait, in
+// their order, until it was looked up or made.
+func (s *Service) Send(batch []packet.Pending) {
+	if len(batch) == 0 {
+		return
+	}
+	p := &batch[0]
+	if !p.Conversation.IsZero() {
+		s.hand(p.Conversation, batch)
+		return
+	}
+	k := pairOf(p.From.User, p.ToUser)
+	if conv, ok := s.pairs.get(k.hash(), k); ok {
+		s.hand(conv, batch)
+		return
+	}
+	s.hold(k, batch)
+}
+
+// hand passes batch on to be appended, and notes what its sender has seen.
+func (s *Service) hand(conv id.ConversationID, batch []packet.Pending) {
+	var seen uint64
+	for i := range batch {
+		if batch[i].Interactive {
+			seen = max(seen, batch[i].SeenSeq)
+		}
+	}
+	if seen > 0 {
+		s.cursors.note(cursorKey{conv, batch[0].From.User}, seen, 0)
+	}
+	s.seq.Append(conv, batch)
+}
+
+// creations holds the messages of conversations that aren't known to exist, one entry a
+// pair of users. A pool of goroutines, which ends when there is nothing to do, makes them.
+type creations struct {
+	mu      sync.Mutex
+	byPair  map[pair]*creation
+	queue   []*creation
+	workers int
+	waiting int // messages in all
+	closed  bool
+	ctx     context.Context
+	cancel  context.CancelFunc
+	idle    sync.Cond // workers went down to 0
+}
+
+type creation struct {
+	pair    pair
+	batches [][]packet.Pending
+}
+
+func (c *creations) init() {
+	c.byPair = make(map[pair]*creation)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.idle.L = &c.mu
+}
+
+// close refuses what comes, and returns when nothing is being made any more.
+func (c *creations) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.cancel()
+	for c.workers > 0 {
+		c.idle.Wait()
+	}
+}
+
+// createTime bounds how long messages wait for their conversation.
+const createTime = 10 * time.Second
+
+// hold queues batch behind what waits for the same conversation.
+func (s *Service) hold(k pair, batch []packet.Pending) {
+	m := &s.making
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// Looked up again under the lock: it is entered there, after what waited was handed on.
+	if conv, ok := s.pairs.get(k.hash(), k); ok {
+		s.hand(conv, batch)
+		return
+	}
+	switch {
+	case m.closed:
+		refuse(batch, code.New(code.Unavailable))
+		return
+	case m.waiting+len(batch) > s.cfg.Waiting:
+		refuse(batch, code.New(code.Overloaded))
+		return
+	}
+	m.waiting += len(batch)
+	c := m.byPair[k]
+	if c == nil {
+		// The names outlive the frame that they came in.
+		k = pair{id.UserID(strings.Clone(string(k.a))), id.UserID(strings.Clone(string(k.b)))}
+		c = &creation{pair: k}
+		m.byPair[k] = c
+		m.queue = append(m.queue, c)
+		if m.workers < s.cfg.Creators {
+			m.workers++
+			go s.create()
+		}
+	}
+	c.batches = append(c.batches, batch)
+}
+
+// create is one goroutine of the pool.
+func (s *Service) create() {
+	m := &s.making
+	m.mu.Lock()
+	for len(m.queue) > 0 {
+		c := m.queue[0]
+		m.queue[0] = nil
+		if m.queue = m.queue[1:]; len(m.queue) == 0 {
+			m.queue = nil
+		}
+		p := &c.batches[0][0]
+		from, to := p.From.User, c.pair.b
+		if from == c.pair.b {
+			to = c.pair.a
+		}
+		m.mu.Unlock()
+		ctx, cancel := context.WithTimeout(m.ctx, createTime)
+		r, err := s.ensure(ctx, from, to)
+		cancel()
+		m.mu.Lock()
+		delete(m.byPair, c.pair)
+		for _, b := range c.batches {
+			m.waiting -= len(b)
+		}
+		// Under the lock, so that what comes meanwhile stays behind.
+		if err != nil {
+			refusal := unavailable(err)
+			if refusal.Cause != nil {
+				s.log.Warn("direct conversation could not be opened", "err", refusal)
+			}
+			for _, b := range c.batches {
+				refuse(b, refusal)
+			}
+			continue
+		}
+		for _, b := range c.batches {
+			s.hand(r.conv, b)
+		}
+		s.pairs.put(c.pair.hash(), c.pair, r.conv)
+	}
+	if m.workers--; m.workers == 0 {
+		m.idle.Broadcast()
+	}
+	m.mu.Unlock()
+}
+
+func refuse(batch []packet.Pending, err *code.Error) {
+	for i := range batch {
+		batch[i].Reply.Refused(&batch[i], err)
+	}
+}
