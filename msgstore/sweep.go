@@ -1,0 +1,272 @@
+package msgstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// IDWindow is how long client message ids are remembered.
+const IDWindow = 7 * 24 * time.Hour
+
+// Bounds of one transaction of a sweep.
+const (
+	sweepIDRows = 256
+	sweepRefs   = 1024
+)
+
+// SweeperConfig says what a Sweeper sweeps. Zero values stand for the defaults.
+type SweeperConfig struct {
+	Store  kv.Store
+	Keys   Keys
+	Now    func() int64 // Unix ms; nil: the machine's clock
+	Logger *slog.Logger // nil: slog.Default
+
+	IDInterval    time.Duration // between passes over all conversations; 0: one hour
+	BusInterval   time.Duration // between looks at the bus log; 0: 10 s
+	BusKeep       int           // references kept whatever was consumed; 0: 1000
+	BusPartitions uint16        // 0: one
+}
+
+// Sweeper removes what the format lets go: client message ids past their window, and
+// references of the embedded bus that every group of consumers is done with. Every step
+// is one bounded transaction, which is taken even when the store is nearly full. Not for
+// concurrent use; a store has one sweeper.
+type Sweeper struct {
+	cfg      SweeperConfig
+	timeline *Timeline
+	idsFrom  []byte            // where the pass over the conversations goes on; nil: the beginning
+	busFrom  map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
+}
+
+// NewSweeper returns a sweeper that has done nothing yet.
+func NewSweeper(cfg SweeperConfig) *Sweeper {
+	if cfg.Now == nil {
+		cfg.Now = func() int64 { return time.Now().UnixMilli() }
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.IDInterval <= 0 {
+		cfg.IDInterval = time.Hour
+	}
+	if cfg.BusInterval <= 0 {
+		cfg.BusInterval = 10 * time.Second
+	}
+	if cfg.BusKeep <= 0 {
+		cfg.BusKeep = 1000
+	}
+	cfg.BusPartitions = max(cfg.BusPartitions, 1)
+	return &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), busFrom: map[uint16]uint64{}}
+}
+
+// Run sweeps until ctx ends. The pass over the conversations is made in small portions
+// with pauses, so that it never competes with clients.
+func (s *Sweeper) Run(ctx context.Context) error {
+	const portion = 500 // conversations between two pauses
+	bus := time.NewTicker(s.cfg.BusInterval)
+	defer bus.Stop()
+	ids := time.NewTimer(s.cfg.IDInterval)
+	defer ids.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-bus.C:
+			for p := range s.cfg.BusPartitions {
+				if _, err := s.SweepBusLog(ctx, p); err != nil && ctx.Err() == nil {
+					s.cfg.Logger.Warn("sweep: bus log", "partition", p, "err", err)
+				}
+			}
+		case <-ids.C:
+			removed, done, err := s.SweepIDs(ctx, s.cfg.Now()-IDWindow.Milliseconds(), portion)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("sweep: client message ids", "err", err)
+			}
+			if removed > 0 {
+				s.cfg.Logger.Debug("sweep: client message ids", "rows", removed)
+			}
+			if done || err != nil {
+				ids.Reset(s.cfg.IDInterval)
+			} else {
+				ids.Reset(time.Second)
+			}
+		}
+	}
+}
+
+// SweepIDs looks at up to budget conversations and removes their rows of ids made before
+// the Unix millisecond before, in whole seconds. Each transaction raises the head's
+// IDFloor over what it removes, so that nobody takes a forgotten id for a new one. done
+// says that the last conversation was reached; the next call begins at the first.
+// A conversation whose head keeps changing meanwhile is left for the next pass.
+func (s *Sweeper) SweepIDs(ctx context.Context, before int64, budget int) (removed int, done bool, err error) {
+	second := IDSecondOf(before)
+	if second <= 0 {
+		return 0, true, nil
+	}
+	for range budget {
+		if s.idsFrom == nil {
+			s.idsFrom = s.cfg.Keys.All(nil)
+		}
+		c, next, err := nextConversation(ctx, s.cfg.Store, s.cfg.Keys, s.idsFrom)
+		if err != nil {
+			return removed, false, fmt.Errorf("sweep ids: %w", err)
+		}
+		s.idsFrom = next
+		if next == nil {
+			return removed, true, nil
+		}
+		n, err := s.sweepConversation(ctx, c, second)
+		removed += n
+		if err != nil {
+			return removed, false, fmt.Errorf("sweep ids of %s: %w", c, err)
+		}
+	}
+	return removed, false, nil
+}
+
+// sweepConversation removes the rows of seconds below second, oldest first.
+func (s *Sweeper) sweepConversation(ctx context.Context, c id.ConversationID, second int64) (removed int, err error) {
+	var tx kv.Tx
+	conflicts := 0
+	for {
+		tx.Reset()
+		n, err := s.idStep(ctx, &tx, c, second)
+		if err != nil || n == 0 {
+			return removed, err
+		}
+		s.cfg.Store.Commit(ctx, &tx)
+		switch {
+		case tx.Err == nil:
+			removed += n
+			if n < sweepIDRows {
+				return removed, nil
+			}
+		case errors.Is(tx.Err, kv.ErrConflict), errors.Is(tx.Err, kv.ErrUndetermined):
+			if conflicts++; conflicts == 3 {
+				return removed, nil
+			}
+		default:
+			return removed, tx.Err
+		}
+	}
+}
+
+// idStep fills tx with the removal of the oldest rows below second; n is how many.
+func (s *Sweeper) idStep(ctx context.Context, tx *kv.Tx, c id.ConversationID, second int64) (n int, err error) {
+	// The head comes first: rows of ids change only with it, so it stands for them.
+	h, raw, err := s.timeline.Head(ctx, c)
+	if err != nil || raw == nil {
+		return 0, err // rows without a head are for the audit
+	}
+	span := kv.Span{
+		Start:   s.cfg.Keys.IDSecond(nil, c, second-1),
+		End:     prefixEnd(s.cfg.Keys.IDRows(nil, c)),
+		Reverse: true,
+		Limit:   sweepIDRows,
+	}
+	err = s.cfg.Store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
+		if len(key) != len(span.Start)+8 {
+			return false, fmt.Errorf("key of %d bytes among the ids: %w", len(key), ErrCorrupt)
+		}
+		at := int64(^binary.BigEndian.Uint64(key[len(key)-16:]))
+		h.IDFloor = max(h.IDFloor, (at+1)*1000)
+		tx.Delete(key)
+		n++
+		return true, nil
+	})
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	tx.Frees = true
+	s.timeline.Append(tx, c, raw, &h, nil, nil)
+	return n, nil
+}
+
+// SweepBusLog removes the references of a partition that every group with a stored
+// position is done with, but keeps the newest BusKeep. Where no group has a position
+// nothing is removed.
+func (s *Sweeper) SweepBusLog(ctx context.Context, partition uint16) (removed int, err error) {
+	cut, err := s.busCut(ctx, partition)
+	if err != nil {
+		return 0, fmt.Errorf("sweep bus log %d: %w", partition, err)
+	}
+	var tx kv.Tx
+	for cut > 0 {
+		tx.Reset()
+		tx.Frees = true
+		prefix := s.cfg.Keys.BusRefs(nil, partition)
+		n, from := 0, s.busFrom[partition]
+		span := kv.Span{
+			Start: binary.BigEndian.AppendUint64(bytes.Clone(prefix), from),
+			End:   append(binary.BigEndian.AppendUint64(bytes.Clone(prefix), cut), 0),
+			Limit: sweepRefs,
+		}
+		err := s.cfg.Store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
+			tx.Delete(key)
+			from = binary.BigEndian.Uint64(key[len(key)-8:]) + 1
+			n++
+			return true, nil
+		})
+		if err == nil && n > 0 {
+			s.cfg.Store.Commit(ctx, &tx)
+			err = tx.Err
+		}
+		if err != nil {
+			return removed, fmt.Errorf("sweep bus log %d: %w", partition, err)
+		}
+		removed += n
+		s.busFrom[partition] = from
+		if n < sweepRefs {
+			break
+		}
+	}
+	return removed, nil
+}
+
+// busCut returns the highest stamp that may be removed; 0: none.
+func (s *Sweeper) busCut(ctx context.Context, partition uint16) (uint64, error) {
+	lowest := uint64(math.MaxUint64)
+	start := s.cfg.Keys.BusPositions(nil)
+	err := s.cfg.Store.Scan(ctx, kv.Span{Start: start, End: prefixEnd(bytes.Clone(start))}, func(key, value []byte) (bool, error) {
+		if _, p, ok := busGroup(key[len(start):]); !ok || p != partition {
+			return true, nil
+		}
+		stamp, err := ParseBusPosition(value)
+		lowest = min(lowest, stamp)
+		return true, err
+	})
+	if err != nil || lowest == math.MaxUint64 {
+		return 0, err
+	}
+	kept, oldest := 0, uint64(0)
+	refs := s.cfg.Keys.BusRefs(nil, partition)
+	span := kv.Span{Start: refs, End: prefixEnd(bytes.Clone(refs)), Reverse: true, Limit: s.cfg.BusKeep}
+	err = s.cfg.Store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
+		kept++
+		oldest = binary.BigEndian.Uint64(key[len(key)-8:])
+		return true, nil
+	})
+	if err != nil || kept < s.cfg.BusKeep || oldest == 0 {
+		return 0, err
+	}
+	return min(lowest, oldest-1), nil
+}
+
+// busGroup takes apart what follows the prefix in a position's key.
+func busGroup(rest []byte) (group string, partition uint16, ok bool) {
+	i := bytes.IndexByte(rest, 0)
+	if i <= 0 || len(rest) != i+3 {
+		return "", 0, false
+	}
+	return string(rest[:i]), binary.BigEndian.Uint16(rest[i+1:]), true
+}
