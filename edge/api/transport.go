@@ -1,0 +1,305 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cloudwego/hertz/pkg/network"
+	hertz "github.com/cloudwego/hertz/pkg/network/netpoll"
+	"github.com/cloudwego/hertz/pkg/protocol/consts"
+	"github.com/cloudwego/netpoll"
+
+	"github.com/gochat-im/gochat/protocol/code"
+)
+
+// transport serves Hertz connections from a netpoll event loop. Hertz's own would do the
+// same, but its timeouts are for one read each, so a client that sends a byte now and then
+// holds a goroutine for ever, and one that never sends anything isn't timed at all; and it
+// neither counts connections nor closes idle ones when it shuts down.
+type transport struct {
+	cfg *Config
+	ln  *listener
+
+	mu      sync.Mutex
+	loop    netpoll.EventLoop
+	conns   map[*conn]struct{}
+	perIP   map[netip.Addr]int
+	closing bool
+	stopped chan struct{} // ends the sweep
+
+	shutdown    sync.Once
+	shutdownErr error
+}
+
+func newTransport(cfg *Config, tcp *net.TCPListener) (*transport, error) {
+	ln, err := newListener(tcp)
+	if err != nil {
+		return nil, err
+	}
+	return &transport{
+		cfg: cfg, ln: ln,
+		conns: make(map[*conn]struct{}), perIP: make(map[netip.Addr]int), stopped: make(chan struct{}),
+	}, nil
+}
+
+// Listener is asked by the engine to tell whether it runs.
+func (t *transport) Listener() net.Listener { return t.ln }
+
+// connKey finds the conn in the context that netpoll keeps with its connection.
+type connKey struct{}
+
+// ListenAndServe runs the event loop until Shutdown.
+func (t *transport) ListenAndServe(serve network.OnData) error {
+	loop, err := netpoll.NewEventLoop(
+		func(ctx context.Context, nc netpoll.Connection) error {
+			c, ok := ctx.Value(connKey{}).(*conn)
+			if !ok {
+				return nc.Close()
+			}
+			return serve(ctx, c)
+		},
+		netpoll.WithOnPrepare(t.accept),
+		netpoll.WithIdleTimeout(t.cfg.IdleTimeout),
+	)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	if t.closing {
+		t.mu.Unlock()
+		return nil
+	}
+	t.loop = loop
+	t.mu.Unlock()
+	go t.sweep()
+	return loop.Serve(t.ln)
+}
+
+// accept takes a new connection in, or closes it.
+func (t *transport) accept(nc netpoll.Connection) context.Context {
+	c := &conn{t: t, raw: nc}
+	c.Conn.Conn = nc.(network.Conn)
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		c.peer = a.AddrPort().Addr().Unmap()
+	}
+	t.mu.Lock()
+	full := t.closing || len(t.conns) >= t.cfg.MaxConns ||
+		t.perIP[c.peer] >= t.cfg.MaxConnsPerIP && !within(t.cfg.TrustedProxies, c.peer)
+	if !full {
+		t.conns[c] = struct{}{}
+		t.perIP[c.peer]++
+	}
+	t.mu.Unlock()
+	if full {
+		_ = nc.Close()
+		return context.Background()
+	}
+	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.forget(c); return nil })
+	_ = nc.SetReadTimeout(t.cfg.ReadTimeout)
+	_ = nc.SetWriteTimeout(t.cfg.WriteTimeout)
+	c.enter(phaseRead, t.cfg.ReadTimeout)
+	return context.WithValue(context.Background(), connKey{}, c)
+}
+
+func (t *transport) forget(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.conns[c]; !ok {
+		return
+	}
+	delete(t.conns, c)
+	if t.perIP[c.peer]--; t.perIP[c.peer] <= 0 {
+		delete(t.perIP, c.peer)
+	}
+}
+
+// sweep closes what is late: one goroutine for all connections, a few times in the shortest timeout.
+func (t *transport) sweep() {
+	every := min(t.cfg.ReadTimeout, t.cfg.WriteTimeout, t.cfg.IdleTimeout) / 8
+	tick := time.NewTicker(min(max(every, time.Millisecond), time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.stopped:
+			return
+		case now := <-tick.C:
+			t.closeWhere(func(c *conn) bool {
+				d := c.deadline.Load()
+				return d != 0 && now.UnixNano() > d
+			})
+		}
+	}
+}
+
+// closeWhere closes the connections that match: collected first, since closing one takes it off the list.
+func (t *transport) closeWhere(match func(*conn) bool) {
+	var late []*conn
+	t.mu.Lock()
+	for c := range t.conns {
+		if match(c) {
+			late = append(late, c)
+		}
+	}
+	t.mu.Unlock()
+	for _, c := range late {
+		_ = c.raw.Close()
+	}
+}
+
+func (t *transport) closeAll() { t.closeWhere(func(*conn) bool { return true }) }
+
+// Close is Shutdown without patience.
+func (t *transport) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return t.Shutdown(ctx)
+}
+
+// Shutdown stops listening and waits for the requests under way until ctx ends, then closes
+// what is left. Calls after the first wait for it and return the same.
+func (t *transport) Shutdown(ctx context.Context) error {
+	t.shutdown.Do(func() {
+		defer close(t.stopped)
+		t.mu.Lock()
+		loop := t.loop
+		t.closing = true
+		t.mu.Unlock()
+		t.closeWhere(func(c *conn) bool {
+			p := c.phase.Load()
+			return p == phaseIdle || p == phaseRead && c.raw.Reader().Len() == 0
+		})
+		if loop == nil {
+			t.shutdownErr = t.ln.Close()
+			return
+		}
+		t.shutdownErr = loop.Shutdown(ctx)
+		t.closeAll()
+	})
+	return t.shutdownErr
+}
+
+// What a connection is doing.
+const (
+	phaseRead   int32 = iota // a request is coming, or the first one is awaited
+	phaseHandle              // a route works on it
+	phaseWrite               // the client takes the answer
+	phaseIdle                // nothing, between requests
+)
+
+// conn is one connection. Only the goroutine that serves it changes its phase.
+type conn struct {
+	hertz.Conn
+	t        *transport
+	raw      netpoll.Connection
+	peer     netip.Addr
+	phase    atomic.Int32
+	deadline atomic.Int64 // Unix ns after which the sweep closes it; 0: none
+	refused  []byte       // how an answer begins that the engine gives without a route
+}
+
+func (c *conn) enter(phase int32, limit time.Duration) {
+	var d int64
+	if limit > 0 {
+		d = time.Now().Add(limit).UnixNano()
+	}
+	c.phase.Store(phase)
+	c.deadline.Store(d)
+}
+
+// SetReadTimeout is called by the engine when it begins to wait for another request,
+// and again when the first bytes of that have come: the only signs of it there are.
+func (c *conn) SetReadTimeout(d time.Duration) error {
+	if c.phase.Load() == phaseIdle {
+		c.enter(phaseRead, c.t.cfg.ReadTimeout)
+	} else {
+		c.enter(phaseIdle, c.t.cfg.IdleTimeout)
+	}
+	return c.Conn.SetReadTimeout(d)
+}
+
+// WriteBinary holds back what the engine answers by itself to a request that it couldn't
+// read, which is plain text: Flush says the same in the one shape of an error.
+func (c *conn) WriteBinary(b []byte) (int, error) {
+	if c.phase.Load() != phaseRead || bytes.HasPrefix(b, []byte("HTTP/1.1 100")) {
+		return c.Conn.WriteBinary(b)
+	}
+	c.refused = append(c.refused, b[:min(len(b), 64)]...)
+	return len(b), nil
+}
+
+// Flush sends what was written.
+func (c *conn) Flush() error {
+	if c.phase.Load() != phaseRead || len(c.refused) == 0 {
+		return c.Conn.Flush()
+	}
+	c.enter(phaseWrite, c.t.cfg.WriteTimeout)
+	if _, err := c.Conn.WriteBinary(unreadable(c.refused, c.t.cfg)); err != nil {
+		return err
+	}
+	if err := c.Conn.Flush(); err != nil {
+		return err
+	}
+	c.linger()
+	return nil
+}
+
+// unreadable is the answer to a request that couldn't be read; by its status line, engine says why.
+func unreadable(engine []byte, cfg *Config) []byte {
+	httpStatus := 400
+	if f := bytes.Fields(engine); len(f) > 1 {
+		if n, err := strconv.Atoi(string(f[1])); err == nil && n >= 400 && n < 600 {
+			httpStatus = n
+		}
+	}
+	e := code.Newf(code.BadRequest, "the request can't be read")
+	switch httpStatus {
+	case 408:
+		e.Reason = "the request took too long"
+	case 413:
+		e = code.Newf(code.ContentTooLarge, "the body is larger than %d bytes", cfg.MaxBody)
+	case 431:
+		e.Reason = fmt.Sprintf("the headers are larger than %d bytes", cfg.MaxHeader)
+	}
+	rid := newRequestID()
+	body := refusal(e, rid)
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nX-Request-ID: %s\r\nConnection: close\r\n\r\n%s",
+		httpStatus, consts.StatusMessage(httpStatus), len(body), rid, body)
+}
+
+// What is read and thrown away of a request that was refused before its end.
+const (
+	lingerFor   = time.Second
+	lingerBytes = 1 << 20
+)
+
+// linger says that nothing more will come, and reads on for a moment: were the socket closed
+// with bytes unread, the client's system would throw away the answer.
+func (c *conn) linger() {
+	nc, ok := c.raw.(netpoll.Conn)
+	if !ok || syscall.Shutdown(nc.Fd(), syscall.SHUT_WR) != nil {
+		return
+	}
+	until := time.Now().Add(lingerFor)
+	for left := lingerBytes; left > 0; {
+		wait := time.Until(until)
+		if wait <= 0 || c.Conn.SetReadTimeout(wait) != nil {
+			return
+		}
+		if _, err := c.Peek(1); err != nil {
+			return
+		}
+		n := c.Len()
+		if c.Skip(n) != nil || c.Release() != nil {
+			return
+		}
+		left -= n
+	}
+}
