@@ -59,24 +59,17 @@ func (s *Service) make(ctx context.Context, conv id.ConversationID, p pair) erro
 		users = users[:1]
 	}
 	now := s.now()
-	keys := s.cfg.Keys
-	sides := make([][]byte, len(users))
-	for i, u := range users {
-		sides[i] = keys.UserSide(nil, u, conv)
-	}
-	old, err := s.cfg.Store.MultiGet(ctx, sides)
-	if err != nil {
-		return fmt.Errorf("read users' sides of %s: %w", conv, err)
-	}
 	var txs []*kv.Tx
-	for i := range users {
-		if old[i] != nil {
+	for _, u := range users {
+		_, row, err := s.inbox.Get(ctx, u, conv)
+		if err != nil {
+			return err
+		}
+		if row != nil {
 			continue
 		}
 		tx := new(kv.Tx)
-		side := msgstore.UserSide{Changed: now}
-		tx.Require(sides[i], nil)
-		tx.Set(sides[i], side.Append(nil))
+		s.inbox.Replace(tx, u, conv, nil, &msgstore.UserSide{Changed: now})
 		txs = append(txs, tx)
 	}
 	if len(txs) > 0 {
@@ -89,13 +82,10 @@ func (s *Service) make(ctx context.Context, conv id.ConversationID, p pair) erro
 		}
 	}
 	tx := new(kv.Tx)
-	head := msgstore.Head{FirstSeq: 1, LastTime: now}
-	headKey := keys.Head(nil, conv)
-	tx.Require(headKey, nil)
-	tx.Set(headKey, head.Append(nil))
+	s.timeline.Create(tx, conv, now)
 	m := msgstore.Member{Intervals: []msgstore.Interval{{Joined: 1}}}
 	for _, u := range users {
-		tx.Set(keys.Member(nil, conv, u), m.Append(nil))
+		s.members.Put(tx, conv, u, &m)
 	}
 	s.cfg.Store.Commit(ctx, tx)
 	if tx.Err != nil {

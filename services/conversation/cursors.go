@@ -95,7 +95,7 @@ type move struct {
 	want want
 	row  []byte // as it was read; nil: none
 	cur  msgstore.Cursor
-	tx   *kv.Tx
+	who  *msgstore.MemberOf
 }
 
 // flushBatch is how many cursors are read and committed together.
@@ -155,22 +155,38 @@ func (s *Service) Flush(ctx context.Context) error {
 const shrinkAbove = 512
 
 // write stores moves, and puts those that could not be stored back to wait.
-func (s *Service) write(ctx context.Context, moves []move) error {
-	var failed error
-	for turn := 0; len(moves) > 0; turn++ {
-		moves, failed = s.writeOnce(ctx, moves)
-		if failed != nil || turn == maxTurns {
+func (s *Service) write(ctx context.Context, moves []move) (failed error) {
+	wait := func(m *move) { s.cursors.note(m.key, m.want.read, m.want.recv) }
+	known := moves[:0]
+	for i := range moves {
+		m := &moves[i]
+		_, who, err := s.mine(ctx, m.key.user, m.key.conv)
+		switch {
+		case err == nil:
+			m.who = who
+			known = append(known, *m)
+		case errors.Is(err, errUnavailable):
+			wait(m)
+			failed = err
+		case !errors.Is(err, errStranger):
+			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
+		}
+	}
+	for turn := 0; len(known) > 0 && turn < maxTurns; turn++ {
+		var err error
+		if known, err = s.writeOnce(ctx, known); err != nil {
+			failed = err
 			break
 		}
 	}
-	for i := range moves {
-		s.cursors.note(moves[i].key, moves[i].want.read, moves[i].want.recv)
+	for i := range known {
+		wait(&known[i])
 	}
 	return failed
 }
 
 // writeOnce tries each move once and returns those that somebody else's write got in the
-// way of, or with an error those that could not be tried.
+// way of, or with an error all that may not be stored.
 func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 	convs := make([]id.ConversationID, len(moves))
 	keys := make([][]byte, len(moves))
@@ -187,25 +203,17 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 		return moves, fmt.Errorf("read heads of cursors: %w", err)
 	}
 	var txs []*kv.Tx
-	var sent []move
+	sent := moves[:0]
 	for i := range moves {
-		m := &moves[i]
-		_, member, err := s.mine(ctx, m.key.user, m.key.conv)
-		if err != nil {
-			if unavailable(err).Retryable() {
-				return moves, err
-			}
-			continue // a stranger's: dropped
-		}
+		m := moves[i]
 		m.row = rows[i]
-		tx, err := s.advance(ctx, m, &heads[i], member)
+		tx, err := s.advance(ctx, &m, &heads[i])
 		if err != nil {
 			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
 			continue
 		}
 		if tx != nil {
-			m.tx = tx
-			txs, sent = append(txs, tx), append(sent, *m)
+			txs, sent = append(txs, tx), append(sent, m)
 		}
 	}
 	if len(txs) == 0 {
@@ -213,31 +221,32 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 	}
 	s.cfg.Store.Commit(ctx, txs...)
 	again := sent[:0]
-	for i := range sent {
-		switch err := sent[i].tx.Err; {
-		case err == nil:
-		case errors.Is(err, kv.ErrConflict), errors.Is(err, kv.ErrUndetermined):
-			again = append(again, sent[i])
-		case errors.Is(err, kv.ErrTooLarge):
-			s.log.Error("cursor dropped", "conversation", sent[i].key.conv.String(), "err", err)
+	for i, tx := range txs {
+		switch {
+		case tx.Err == nil:
+		case errors.Is(tx.Err, kv.ErrTooLarge):
+			s.log.Error("cursor dropped", "conversation", sent[i].key.conv.String(), "err", tx.Err)
 		default:
-			return append(again, sent[i:]...), fmt.Errorf("write cursors: %w", err)
+			again = append(again, sent[i])
+			if !errors.Is(tx.Err, kv.ErrConflict) && !errors.Is(tx.Err, kv.ErrUndetermined) {
+				err = fmt.Errorf("write cursors: %w", tx.Err)
+			}
 		}
 	}
-	return again, nil
+	return again, err
 }
 
 // advance reads the row of m and sets m.cur to where the cursor is then; tx stores
 // that, nil if it doesn't move. A cursor never goes back and never beyond the
 // conversation, or where the member left it.
-func (s *Service) advance(ctx context.Context, m *move, head *msgstore.Head, who *member) (tx *kv.Tx, err error) {
+func (s *Service) advance(ctx context.Context, m *move, head *msgstore.Head) (tx *kv.Tx, err error) {
 	var old msgstore.Cursor
 	if m.row != nil {
 		if old, err = msgstore.ParseCursor(m.row); err != nil {
 			return nil, err
 		}
 	}
-	top := min(head.LastSeq, lastOf(who.Intervals[len(who.Intervals)-1].Left))
+	top := min(head.LastSeq, lastOf(m.who.Intervals[len(m.who.Intervals)-1].Left))
 	next := old
 	next.ReadSeq = max(old.ReadSeq, min(m.want.read, top))
 	next.RecvSeq = max(old.RecvSeq, min(m.want.recv, top), next.ReadSeq)
@@ -255,22 +264,24 @@ func (s *Service) advance(ctx context.Context, m *move, head *msgstore.Head, who
 	next.Changed = s.now()
 	m.cur = next
 	tx = new(kv.Tx)
-	key := s.cfg.Keys.Cursor(nil, m.key.conv, m.key.user)
+	var kb [msgstore.MaxKeyLen]byte
+	key := s.cfg.Keys.Cursor(kb[:0], m.key.conv, m.key.user)
 	tx.Require(key, m.row)
-	tx.Set(key, next.Append(nil))
+	tx.SetFunc(key, next.Append)
 	return tx, nil
 }
 
-// cursorOf is a cursor as its user has it: what is stored, and what waits to be. Changed
-// and ReadCountable are those of the row.
-func (s *Service) cursorOf(k cursorKey, row []byte, head *msgstore.Head) (c msgstore.Cursor, err error) {
+// cursorOf is a cursor as its user has it: the row, and what waits to be stored, which
+// was looked up before the row was read, else a move just stored would be in neither.
+// ReadCountable and Changed are the row's.
+func cursorOf(row []byte, w want, head *msgstore.Head) (c msgstore.Cursor, err error) {
 	if row != nil {
 		if c, err = msgstore.ParseCursor(row); err != nil {
-			return c, fmt.Errorf("cursor in %s: %w", k.conv, err)
+			return c, err
 		}
 	}
-	w := s.cursors.pending(k)
-	c.ReadSeq = max(c.ReadSeq, min(w.read, head.LastSeq))
-	c.RecvSeq = max(c.RecvSeq, min(w.recv, head.LastSeq), c.ReadSeq)
+	// The head may be older than what was noted since.
+	c.ReadSeq = min(max(c.ReadSeq, w.read), head.LastSeq)
+	c.RecvSeq = min(max(c.RecvSeq, w.recv, c.ReadSeq), head.LastSeq)
 	return c, nil
 }

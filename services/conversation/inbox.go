@@ -11,7 +11,6 @@ import (
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/msgstore"
-	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -22,9 +21,12 @@ type line struct {
 	conv  id.ConversationID
 	side  msgstore.UserSide
 	head  msgstore.Head
-	who   *member
+	who   *msgstore.MemberOf
 	peer  id.UserID
 	users []id.UserID
+
+	mine, theirs         []byte // rows of the cursors, nil: none
+	mineWant, theirsWant want   // what waits to be stored of them
 }
 
 // Inbox returns o's conversations, those with the latest activity first, at most limit
@@ -115,38 +117,29 @@ func parsePosition(text string) (p position, ok bool) {
 // lines reads the user's sides and the heads that belong to them. left: with
 // conversations that the user has left.
 func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line, error) {
-	var all []line
-	var convs []id.ConversationID
-	prefix := s.cfg.Keys.UserSides(nil, user)
-	err := s.cfg.Store.Scan(ctx, kv.Span{Start: prefix, End: after(prefix)}, func(key, value []byte) (bool, error) {
-		conv, err := id.ConversationFromBytes(key[len(prefix):])
-		if err != nil {
-			return false, fmt.Errorf("%v: %w", err, msgstore.ErrCorrupt)
-		}
-		side, err := msgstore.ParseUserSide(value)
-		if err != nil {
-			return false, err
-		}
-		if !side.Tombstone || left {
-			all, convs = append(all, line{conv: conv, side: side}), append(convs, conv)
-		}
-		return true, nil
-	})
+	rows, err := s.inbox.Scan(ctx, user, id.ConversationID{}, 0)
 	if err != nil {
-		return nil, fmt.Errorf("read the user's conversations: %w", err)
+		return nil, err
+	}
+	if !left {
+		rows = slices.DeleteFunc(rows, func(r msgstore.InboxRow) bool { return r.Tombstone })
+	}
+	convs := make([]id.ConversationID, len(rows))
+	for i := range rows {
+		convs[i] = rows[i].Conversation
 	}
 	heads, err := s.timeline.Heads(ctx, convs)
 	if err != nil {
 		return nil, err
 	}
-	out := all[:0]
-	for i := range all {
+	lines := make([]line, 0, len(rows))
+	for i := range rows {
 		// A side without a head is left over from a conversation that was not made.
-		if all[i].head = heads[i]; heads[i].Exists() && heads[i].LastSeq > all[i].side.HiddenSeq {
-			out = append(out, all[i])
+		if heads[i].Exists() && heads[i].LastSeq > rows[i].HiddenSeq {
+			lines = append(lines, line{conv: convs[i], side: rows[i].UserSide, head: heads[i]})
 		}
 	}
-	return out, nil
+	return lines, nil
 }
 
 // changed keeps the lines that may have changed since mark.
@@ -160,13 +153,11 @@ func (s *Service) changed(ctx context.Context, user id.UserID, lines []line, mar
 			quiet = append(quiet, l)
 		}
 	}
-	mine, theirs, err := s.cursorRows(ctx, user, quiet)
-	if err != nil {
+	if err := s.readCursors(ctx, user, quiet); err != nil {
 		return nil, err
 	}
 	for i := range quiet {
-		moved := false
-		for _, row := range [][]byte{mine[i], theirs[i]} {
+		for _, row := range [][]byte{quiet[i].mine, quiet[i].theirs} {
 			if row == nil {
 				continue
 			}
@@ -174,67 +165,66 @@ func (s *Service) changed(ctx context.Context, user id.UserID, lines []line, mar
 			if err != nil {
 				return nil, fmt.Errorf("cursor in %s: %w", quiet[i].conv, err)
 			}
-			moved = moved || c.Changed >= mark
-		}
-		if moved {
-			out = append(out, quiet[i])
+			if c.Changed >= mark {
+				out = append(out, quiet[i])
+				break
+			}
 		}
 	}
 	return out, nil
 }
 
-// cursorRows reads the cursors of the user, and of the peers in direct conversations;
-// it fills in who is in the conversations.
-func (s *Service) cursorRows(ctx context.Context, user id.UserID, lines []line) (mine, theirs [][]byte, err error) {
+// readCursors fills in who is in the conversations, and the cursors of the user and of
+// the peers in direct ones.
+func (s *Service) readCursors(ctx context.Context, user id.UserID, lines []line) error {
 	keys := make([][]byte, 0, 2*len(lines))
 	for i := range lines {
 		l := &lines[i]
 		r, err := s.roster(ctx, l.conv)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
+		l.mineWant = s.cursors.pending(cursorKey{l.conv, user})
 		keys = append(keys, s.cfg.Keys.Cursor(nil, l.conv, user))
-		if r != nil {
-			l.who, l.peer, l.users = r.member(user), r.peer(user), r.both
+		if r == nil {
+			continue
 		}
-	}
-	for i := range lines {
-		if lines[i].peer != "" {
-			keys = append(keys, s.cfg.Keys.Cursor(nil, lines[i].conv, lines[i].peer))
+		l.who, l.peer, l.users = r.member(user), r.peer(user), r.both
+		if l.peer != "" {
+			l.theirsWant = s.cursors.pending(cursorKey{l.conv, l.peer})
+			keys = append(keys, s.cfg.Keys.Cursor(nil, l.conv, l.peer))
 		}
 	}
 	if len(keys) == 0 {
-		return nil, nil, nil
+		return nil
 	}
 	rows, err := s.cfg.Store.MultiGet(ctx, keys)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read cursors: %w", err)
+		return fmt.Errorf("read cursors: %w", err)
 	}
-	mine, rows = rows[:len(lines)], rows[len(lines):]
-	theirs = make([][]byte, len(lines))
 	for i := range lines {
-		if lines[i].peer != "" {
-			theirs[i], rows = rows[0], rows[1:]
+		l := &lines[i]
+		l.mine, rows = rows[0], rows[1:]
+		if l.peer != "" {
+			l.theirs, rows = rows[0], rows[1:]
 		}
 	}
-	return mine, theirs, nil
+	return nil
 }
 
 // states finishes lines.
 func (s *Service) states(ctx context.Context, user id.UserID, lines []line) ([]*wire.ConversationState, error) {
-	mine, theirs, err := s.cursorRows(ctx, user, lines)
-	if err != nil {
+	if err := s.readCursors(ctx, user, lines); err != nil {
 		return nil, err
 	}
 	out := make([]*wire.ConversationState, 0, len(lines))
 	for i := range lines {
-		l := &lines[i]
-		if l.who == nil || len(l.who.Intervals) == 0 {
-			continue // both sides disagree: a membership that was never finished
+		if w := lines[i].who; w == nil || len(w.Intervals) == 0 {
+			continue // the sides disagree: a membership that was never finished
 		}
-		st, err := s.state(ctx, user, l, mine[i], theirs[i])
+		st, err := s.state(ctx, user, &lines[i])
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("conversation %s: %w", lines[i].conv, err)
 		}
 		out = append(out, st)
 	}
@@ -242,13 +232,12 @@ func (s *Service) states(ctx context.Context, user id.UserID, lines []line) ([]*
 }
 
 // state is one conversation as its user sees it.
-func (s *Service) state(ctx context.Context, user id.UserID, l *line, mine, theirs []byte) (*wire.ConversationState, error) {
-	k := cursorKey{l.conv, user}
-	c, err := s.cursorOf(k, mine, &l.head)
+func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.ConversationState, error) {
+	c, err := cursorOf(l.mine, l.mineWant, &l.head)
 	if err != nil {
 		return nil, err
 	}
-	unread, err := s.unread(ctx, k, &c, &l.head, l.who)
+	unread, err := s.unread(ctx, cursorKey{l.conv, user}, &c, &l.head, l.who)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +257,7 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line, mine, thei
 		st.Preview = &wire.Preview{Seq: seq, SenderId: string(l.head.PreviewSender), MsgType: l.head.PreviewType, Text: string(l.head.PreviewText)}
 	}
 	if l.peer != "" {
-		p, err := s.cursorOf(cursorKey{l.conv, l.peer}, theirs, &l.head)
+		p, err := cursorOf(l.theirs, l.theirsWant, &l.head)
 		if err != nil {
 			return nil, err
 		}

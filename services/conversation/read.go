@@ -23,7 +23,7 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 	key := s.cfg.Keys.Cursor(nil, conv, o.User)
 	for turn := 0; ; turn++ {
 		// What only waits to be written goes along, else the answer could lie behind an earlier one.
-		m := move{key: k, want: s.cursors.pending(k).max(want{read: seq})}
+		m := move{key: k, who: who, want: s.cursors.pending(k).max(want{read: seq})}
 		rows, err := s.cfg.Store.MultiGet(ctx, [][]byte{key, s.cfg.Keys.Head(nil, conv)})
 		if err != nil {
 			return 0, 0, unavailable(fmt.Errorf("read cursor: %w", err))
@@ -36,7 +36,7 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 			return 0, 0, unavailable(err)
 		}
 		m.row = rows[0]
-		tx, err := s.advance(ctx, &m, &head, who)
+		tx, err := s.advance(ctx, &m, &head)
 		if err != nil {
 			return 0, 0, unavailable(err)
 		}
@@ -68,7 +68,7 @@ type tally struct{ skip, skipTo, tail, tailTo uint64 }
 const countStep = 2048
 
 // unread counts what is unread above c.ReadSeq, up to UnreadCap.
-func (s *Service) unread(ctx context.Context, k cursorKey, c *msgstore.Cursor, head *msgstore.Head, who *member) (uint32, error) {
+func (s *Service) unread(ctx context.Context, k cursorKey, c *msgstore.Cursor, head *msgstore.Head, who *msgstore.MemberOf) (uint32, error) {
 	iv := who.Intervals[len(who.Intervals)-1]
 	from, to := max(c.ReadSeq, head.FirstSeq-1, iv.Joined-1), min(head.LastSeq, lastOf(iv.Left))
 	if from >= to || c.ReadCountable >= head.Countable {

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/gochat-im/gochat/msgstore"
-	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -23,30 +22,25 @@ type Rules = interface {
 // roster is who is in a conversation. It never changes once made.
 type roster struct {
 	conv    id.ConversationID
-	members []member    // by user
-	active  []id.UserID // current members, by user; shared with callers
-	both    []id.UserID // of a direct conversation: both users, sorted, twice the same for notes to oneself
-}
-
-type member struct {
-	user id.UserID
-	msgstore.Member
+	members []msgstore.MemberOf // by user, former ones too
+	active  []id.UserID         // current members, by user; shared with callers
+	both    []id.UserID         // of a direct conversation: both users, sorted, twice the same for notes to oneself
 }
 
 // maxMembers bounds what is read of one conversation.
 const maxMembers = 1 << 10
 
 // member returns the membership of u, current or past, nil for a stranger.
-func (r *roster) member(u id.UserID) *member {
+func (r *roster) member(u id.UserID) *msgstore.MemberOf {
 	if len(r.members) <= 2 {
 		for i := range r.members {
-			if r.members[i].user == u {
+			if r.members[i].User == u {
 				return &r.members[i]
 			}
 		}
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(r.members, u, func(m member, u id.UserID) int { return strings.Compare(string(m.user), string(u)) })
+	i, ok := slices.BinarySearchFunc(r.members, u, func(m msgstore.MemberOf, u id.UserID) int { return strings.Compare(string(m.User), string(u)) })
 	if !ok {
 		return nil
 	}
@@ -66,8 +60,9 @@ func (r *roster) peer(u id.UserID) id.UserID {
 
 // What Check and others answer over and over. They are never changed.
 var (
-	errStranger = code.New(code.NoSuchConversation)
-	errDevice   = code.Newf(code.BadRequest, "origin_device is not the sending device")
+	errStranger    = code.New(code.NoSuchConversation)
+	errUnavailable = code.New(code.Unavailable)
+	errDevice      = code.Newf(code.BadRequest, "origin_device is not the sending device")
 )
 
 // Check implements Rules.
@@ -135,22 +130,13 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 		return nil, nil
 	}
 	r := &roster{conv: conv}
-	prefix := s.cfg.Keys.Member(nil, conv, "")
-	span := kv.Span{Start: prefix, End: after(prefix), Limit: maxMembers}
-	err = s.cfg.Store.Scan(ctx, span, func(key, value []byte) (bool, error) {
-		m, err := msgstore.ParseMember(value)
-		if err != nil {
-			return false, err
+	if r.members, err = s.members.Scan(ctx, conv, "", maxMembers); err != nil {
+		return nil, err
+	}
+	for i := range r.members {
+		if r.members[i].Active() {
+			r.active = append(r.active, r.members[i].User)
 		}
-		u := id.UserID(key[len(prefix):])
-		r.members = append(r.members, member{u, m})
-		if m.Active() {
-			r.active = append(r.active, u)
-		}
-		return true, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read members of %s: %w", conv, err)
 	}
 	if conv.Kind() != id.KindDirect {
 		return r, nil
@@ -163,20 +149,9 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 	return r, nil
 }
 
-// after returns the first key behind all that begin with prefix.
-func after(prefix []byte) []byte {
-	end := slices.Clone(prefix)
-	for i := len(end) - 1; i >= 0; i-- {
-		if end[i]++; end[i] != 0 {
-			return end[:i+1]
-		}
-	}
-	return nil
-}
-
 // mine returns the roster of conv and the membership of user, past ones included, or
 // refuses a stranger as if there were no such conversation.
-func (s *Service) mine(ctx context.Context, user id.UserID, conv id.ConversationID) (*roster, *member, error) {
+func (s *Service) mine(ctx context.Context, user id.UserID, conv id.ConversationID) (*roster, *msgstore.MemberOf, error) {
 	r, err := s.roster(ctx, conv)
 	if err != nil {
 		return nil, nil, unavailable(err)

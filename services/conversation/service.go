@@ -90,6 +90,8 @@ type Service struct {
 	log      *slog.Logger
 	now      func() int64
 	timeline *msgstore.Timeline
+	members  *msgstore.Members
+	inbox    *msgstore.Inbox
 	seq      Sequencer
 
 	pairs   cache[pair, id.ConversationID] // direct conversations that exist
@@ -128,7 +130,12 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = func() int64 { return time.Now().UnixMilli() }
 	}
-	s := &Service{cfg: cfg, log: cfg.Logger, now: cfg.Now, timeline: msgstore.NewTimeline(cfg.Store, cfg.Keys)}
+	s := &Service{
+		cfg: cfg, log: cfg.Logger, now: cfg.Now,
+		timeline: msgstore.NewTimeline(cfg.Store, cfg.Keys),
+		members:  msgstore.NewMembers(cfg.Store, cfg.Keys),
+		inbox:    msgstore.NewInbox(cfg.Store, cfg.Keys),
+	}
 	s.pairs.init(cfg.Conversations)
 	s.rosters.init(cfg.Conversations)
 	s.tallies.init(cfg.Conversations)
