@@ -22,6 +22,14 @@ func (s *Service) Received(o *packet.Origin, conv id.ConversationID, seq uint64)
 	}
 }
 
+// Seen notes that user, by sending, has read conv up to seq: what a sequencer calls when
+// it has acked an interactive message. Like Received, it is written within a second or so.
+func (s *Service) Seen(conv id.ConversationID, user id.UserID, seq uint64) {
+	if seq > 0 {
+		s.cursors.note(cursorKey{conv, user}, seq, 0)
+	}
+}
+
 // want is where a cursor is to move. Reading implies receiving.
 type want struct{ read, recv uint64 }
 

@@ -20,29 +20,15 @@ func (s *Service) Send(batch []packet.Pending) {
 	}
 	p := &batch[0]
 	if !p.Conversation.IsZero() {
-		s.hand(p.Conversation, batch)
+		s.seq.Append(p.Conversation, batch)
 		return
 	}
 	k := pairOf(p.From.User, p.ToUser)
 	if conv, ok := s.pairs.get(k.hash(), k); ok {
-		s.hand(conv, batch)
+		s.seq.Append(conv, batch)
 		return
 	}
 	s.hold(k, batch)
-}
-
-// hand passes batch on to be appended, and notes what its sender has seen.
-func (s *Service) hand(conv id.ConversationID, batch []packet.Pending) {
-	var seen uint64
-	for i := range batch {
-		if batch[i].Interactive {
-			seen = max(seen, batch[i].SeenSeq)
-		}
-	}
-	if seen > 0 {
-		s.cursors.note(cursorKey{conv, batch[0].From.User}, seen, 0)
-	}
-	s.seq.Append(conv, batch)
 }
 
 // creations holds the messages of conversations that aren't known to exist, one entry a
@@ -91,7 +77,7 @@ func (s *Service) hold(k pair, batch []packet.Pending) {
 	defer m.mu.Unlock()
 	// Looked up again under the lock: it is entered there, after what waited was handed on.
 	if conv, ok := s.pairs.get(k.hash(), k); ok {
-		s.hand(conv, batch)
+		s.seq.Append(conv, batch)
 		return
 	}
 	switch {
@@ -151,10 +137,15 @@ func (s *Service) create() {
 			for _, b := range c.batches {
 				refuse(b, refusal)
 			}
+			if s.cfg.AfterBatch != nil {
+				m.mu.Unlock()
+				s.cfg.AfterBatch()
+				m.mu.Lock()
+			}
 			continue
 		}
 		for _, b := range c.batches {
-			s.hand(r.conv, b)
+			s.seq.Append(r.conv, b)
 		}
 		s.pairs.put(c.pair.hash(), c.pair, r.conv)
 	}

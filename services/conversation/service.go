@@ -51,6 +51,10 @@ type Config struct {
 	FlushEvery time.Duration // how often cursors are written; 0: 1 s
 	Cursors    int           // cursors that may wait to be written; 0: 131,072
 
+	// AfterBatch is called after messages were refused by a goroutine of the Service's own:
+	// the time to flush the answers. May be nil.
+	AfterBatch func()
+
 	Logger *slog.Logger // nil: slog.Default()
 	Now    func() int64 // Unix ms; nil: the clock
 }
