@@ -1,0 +1,207 @@
+package conn
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// The life of a connection. It only goes forward.
+const (
+	stateHandshake uint32 = iota // until CONNACK is queued: nothing but the reason of a refusal is written
+	stateConnected
+	stateClosing // the reason is queued or written, input is thrown away
+	stateClosed  // the transport has ended
+)
+
+// Conn is one connection. The transport calls Input, Writable and Closed; services and
+// the hub call the rest. Everything may be called from any goroutine, but Input from
+// one at a time.
+type Conn struct {
+	edge *Edge
+	t    Transport
+
+	// origin is complete before state leaves stateHandshake, and never changes after:
+	// Pendings point to it.
+	origin packet.Origin
+	user   *Bucket // sends of all connections of the user
+
+	state atomic.Uint32 // written with mu held
+	heard atomic.Uint32 // seconds since the edge's start when the last whole frame came
+
+	// Input's own.
+	frames, bytes, sent bucket
+	partial             []byte // beginning of a frame whose rest hasn't come
+	replied             bool   // an answer was queued that Input is to flush
+
+	mu       sync.Mutex
+	out      *buffer // waits to be written; nil: nothing
+	writing  *buffer // being written
+	lag      *lag    // not nil: deliveries are dropped until all is written
+	lanes    map[id.ConversationID]lane
+	strikes  bucket
+	inflight int32
+	since    uint32 // second in which the transport was last seen to take nothing more, or closing began
+	beat     uint16 // seconds of silence allowed; 0 before CONNACK
+	kind     uint8
+
+	touched    bool // on the hub's list
+	flushing   bool // a goroutine is in drain
+	blocked    bool // the transport is full; Writable will come
+	retry      bool // Writable came while a goroutine was in drain
+	registered bool // in the directory
+	wrclosed   bool // CloseWrite was called
+}
+
+// New returns the connection over t, of an incarnation that no other connection ever has.
+func New(e *Edge, t Transport, incarnation uint64) *Conn {
+	c := &Conn{edge: e, t: t}
+	c.origin.Conn = incarnation
+	c.heard.Store(e.second())
+	e.stats.opened.Add(1)
+	return c
+}
+
+func (e *Edge) second() uint32 { return uint32(e.now() / 1e9) }
+
+// Incarnation is the number that no other connection ever has.
+func (c *Conn) Incarnation() uint64 { return c.origin.Conn }
+
+// Origin is who is behind the connection: complete once Connected, and shared.
+func (c *Conn) Origin() *packet.Origin { return &c.origin }
+
+// RemoteAddr is the address of the client.
+func (c *Conn) RemoteAddr() netip.AddrPort { return c.t.RemoteAddr() }
+
+// Connected reports whether CONNACK was queued and the connection isn't being closed.
+func (c *Conn) Connected() bool { return c.state.Load() == stateConnected }
+
+// Close ends the connection with a reason, which the client is told if it still
+// reads. Later calls do nothing.
+func (c *Conn) Close(reason *code.Error) {
+	c.mu.Lock()
+	before := c.state.Load()
+	if before >= stateClosing {
+		c.mu.Unlock()
+		return
+	}
+	c.state.Store(stateClosing)
+	c.since = c.edge.second()
+	if before == stateHandshake && c.out != nil { // deliveries before a CONNACK that never comes
+		c.edge.bufs.put(c.out)
+		c.out = nil
+	}
+	c.lag, c.lanes = nil, nil
+	o := c.buffer()
+	switch reason.Code {
+	case code.Replaced, code.SessionRevoked, code.Banned:
+		k := wire.Kick{Code: uint32(reason.Code), Reason: reason.Reason}
+		if body, err := k.Marshal(nil); err == nil {
+			o.b = frame.Append(o.b, frame.Kick, 0, 0, body)
+		}
+	default:
+		o.b = packet.AppendError(o.b, 0, false, reason, id.ConversationID{})
+	}
+	o.frames++
+	registered := c.registered
+	c.registered = false
+	stuck, user, device := c.blocked, c.origin.User, c.origin.Device
+	c.mu.Unlock()
+
+	if registered {
+		c.edge.svc.Sessions.Unregister(user, c.origin.Conn)
+	}
+	c.edge.stats.closed(reason.Code)
+	c.edge.log.LogAttrs(context.Background(), slog.LevelDebug, "closing a connection", slog.String("user", string(user)),
+		slog.String("device", string(device)), slog.Any("addr", c.t.RemoteAddr()), slog.Any("reason", reason))
+	if stuck && reason.Code == code.TooSlow { // it won't read the reason either
+		c.t.Close()
+		return
+	}
+	c.Flush()
+}
+
+// Closed is called by the transport, once, when it has ended for whatever reason, takes
+// no more writes, and no Input is running or will be.
+func (c *Conn) Closed() {
+	c.mu.Lock()
+	if c.state.Load() == stateClosed {
+		c.mu.Unlock()
+		return
+	}
+	c.state.Store(stateClosed)
+	registered := c.registered
+	c.registered = false
+	c.edge.bufs.put(c.out)
+	c.out, c.lag, c.lanes = nil, nil, nil
+	if !c.flushing { // else drain gives it back
+		c.edge.bufs.put(c.writing)
+		c.writing = nil
+	}
+	c.mu.Unlock()
+
+	c.keep(nil)
+	if registered {
+		c.edge.svc.Sessions.Unregister(c.origin.User, c.origin.Conn)
+	}
+	c.edge.stats.gone.Add(1)
+	c.edge.host.Gone(c)
+}
+
+// Sweep closes the connection if it has overstayed: no login, silence, no reading, no
+// end after the last frame. The hub calls it now and then.
+func (c *Conn) Sweep() {
+	e := c.edge
+	now := e.second()
+	c.mu.Lock()
+	state, since, blocked, beat := c.state.Load(), c.since, c.blocked, c.beat
+	c.mu.Unlock()
+	heard := c.heard.Load()
+	switch {
+	case state == stateHandshake && now-heard > uint32(e.cfg.Handshake.Seconds()):
+		c.Close(code.New(code.HandshakeTimeout))
+	case state == stateConnected && blocked && now-since > uint32(e.cfg.Stalled.Seconds()):
+		c.Close(code.New(code.TooSlow))
+	case state == stateConnected && now-heard > uint32(beat)+uint32(beat)/2:
+		c.Close(code.New(code.IdleTimeout))
+	case state == stateClosing && now-since > uint32(e.cfg.Linger.Seconds()):
+		c.t.Close()
+	}
+}
+
+// Drain tells the client to connect elsewhere, with a DRAIN frame.
+func (c *Conn) Drain(frame []byte) {
+	c.mu.Lock()
+	if c.state.Load() != stateConnected {
+		c.mu.Unlock()
+		return
+	}
+	o := c.buffer()
+	o.b = append(o.b, frame...)
+	o.frames++
+	c.mu.Unlock()
+	c.Flush()
+}
+
+// LoggedIn reports whether the hub has counted the connection to its user.
+func (c *Conn) LoggedIn() bool { return c.user != nil }
+
+// Abort ends the transport without another word.
+func (c *Conn) Abort() { c.t.Close() }
+
+// Panicked is called by the transport when a call of Input panicked: the connection
+// is closed, the others live on.
+func (c *Conn) Panicked(v any, stack []byte) {
+	c.edge.stats.panics.Add(1)
+	c.edge.log.LogAttrs(context.Background(), slog.LevelError, "a connection panicked", slog.String("user", string(c.origin.User)),
+		slog.Any("panic", v), slog.String("stack", string(stack)))
+	c.Close(code.New(code.Internal))
+}

@@ -1,0 +1,163 @@
+package conn
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Version is the protocol version that this server speaks, and the oldest one.
+const Version = 1
+
+// features are the bits that this server understands: none yet.
+const features = 0
+
+// connect acts on a CONNECT. It blocks in the authenticator and in reading the inbox.
+func (c *Conn) connect(f *frame.Frame) {
+	if err := c.login(f); err != nil {
+		c.Close(err)
+	}
+}
+
+// readConnect decodes and checks the body of a CONNECT. Nothing of m aliases body.
+func readConnect(m *wire.Connect, body []byte) *code.Error {
+	if err := m.Unmarshal([]byte(string(body))); err != nil {
+		return code.Wrap(code.BadFrame, err)
+	}
+	for _, s := range []string{m.Token, m.DeviceId, m.ResumeToken, m.Client} {
+		if !utf8.ValidString(s) {
+			return code.Newf(code.InvalidUTF8, "a text field of CONNECT isn't valid UTF-8")
+		}
+	}
+	switch {
+	case m.Version < Version:
+		return code.Newf(code.VersionUnsupported, "this server speaks version %d", Version)
+	case !id.DeviceID(m.DeviceId).Valid():
+		return code.Newf(code.BadRequest, "device_id: want 1 to 64 bytes without control characters")
+	case m.DeviceKind < 0 || m.DeviceKind > wire.DeviceKind_DEVICE_KIND_BOT:
+		m.DeviceKind = wire.DeviceKind_DEVICE_KIND_UNKNOWN // of a later version
+	}
+	return nil
+}
+
+func (c *Conn) login(f *frame.Frame) *code.Error {
+	e := c.edge
+	var m wire.Connect
+	if err := readConnect(&m, f.Body); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.CallTimeout, e.cfg.Handshake))
+	defer cancel()
+	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind)
+
+	if err := acquire(ctx, e.auths); err != nil {
+		return err
+	}
+	user, resume, resumed, cerr := e.svc.Authenticator.Authenticate(ctx, m.Token, m.ResumeToken, device, kind)
+	<-e.auths
+	if cerr != nil {
+		return cerr
+	}
+	c.mu.Lock() // the sweep may be looking
+	c.origin.User, c.origin.Device, c.kind = user, device, kind
+	c.mu.Unlock()
+	bucket, cerr := e.host.Login(c)
+	if cerr != nil {
+		return cerr
+	}
+	c.user = bucket
+
+	// First the directory, then the inbox: what is stored in between comes as a delivery.
+	// Deliveries wait behind the CONNACK.
+	replaced := e.svc.Sessions.Register(user, device, kind, c.origin.Conn)
+	c.mu.Lock()
+	closed := c.state.Load() != stateHandshake
+	c.registered = !closed
+	c.mu.Unlock()
+	if closed {
+		e.svc.Sessions.Unregister(user, c.origin.Conn)
+		return nil
+	}
+	if replaced != 0 && replaced != c.origin.Conn {
+		e.host.Close(replaced, code.New(code.Replaced))
+	}
+
+	ack := wire.Connack{
+		Version: Version, Features: m.Features & features, UserId: string(user), ServerTime: uint64(time.Now().UnixMilli()),
+		StoreEpoch: e.cfg.StoreEpoch, HeartbeatSeconds: e.heartbeat(m.HeartbeatSeconds),
+		HeartbeatMinSeconds: seconds(e.cfg.HeartbeatMin), HeartbeatMaxSeconds: seconds(e.cfg.HeartbeatMax),
+		Limits: &wire.Limits{
+			MaxFrame: uint32(e.cfg.MaxFrame), MaxContent: uint32(e.cfg.Packet.MaxContent), MaxExt: uint32(e.cfg.Packet.MaxExt),
+			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.cfg.MaxInflight),
+			SendsPerSecond: uint32(e.cfg.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
+		},
+		ResumeToken: resume, ResumeSeconds: seconds(e.cfg.Resume), Resumed: resumed, Server: e.cfg.Server,
+	}
+	mark := m.SyncMark
+	if m.StoreEpoch != e.cfg.StoreEpoch { // the device's copies, and its mark, are of another store
+		mark = 0
+	}
+	limit := e.cfg.InboxPage
+	if m.InboxLimit > 0 {
+		limit = min(limit, int(m.InboxLimit))
+	}
+	if err := acquire(ctx, e.calls); err != nil {
+		return err
+	}
+	states, next, newMark, err := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
+	<-e.calls
+	if err != nil {
+		return c.failed("reading the inbox", err)
+	}
+	ack.Conversations, ack.InboxCursor, ack.SyncMark = states, next, newMark
+	body, err := ack.Marshal(nil)
+	if err != nil {
+		return c.failed("encoding a CONNACK", err)
+	}
+	c.connected(f, body, uint16(ack.HeartbeatSeconds))
+	e.log.LogAttrs(ctx, slog.LevelDebug, "connected", slog.String("user", string(user)), slog.String("device", string(device)),
+		slog.Any("addr", c.t.RemoteAddr()), slog.Bool("resumed", resumed), slog.String("client", m.Client))
+	return nil
+}
+
+// connected queues the CONNACK before whatever was delivered since the registration,
+// and lets everything flow.
+func (c *Conn) connected(f *frame.Frame, body []byte, beat uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Load() != stateHandshake {
+		return
+	}
+	early := c.out
+	c.out = nil
+	o := c.buffer()
+	o.b = frame.Append(o.b, frame.Connack, f.Flags&frame.FlagRequestID, f.ReqID, body)
+	o.frames++
+	if early != nil {
+		o.b = append(o.b, early.b...)
+		o.frames += early.frames
+		o.pushed += early.pushed
+		c.edge.bufs.put(early)
+	}
+	c.beat = beat
+	c.replied = true
+	c.state.Store(stateConnected)
+	c.edge.stats.loggedIn.Add(1)
+}
+
+// heartbeat is the silence allowed to a client that would like so many seconds.
+func (e *Edge) heartbeat(wish uint32) uint32 {
+	if wish == 0 {
+		return seconds(e.cfg.Heartbeat)
+	}
+	return min(max(wish, seconds(e.cfg.HeartbeatMin)), seconds(e.cfg.HeartbeatMax))
+}
+
+func seconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }

@@ -1,0 +1,309 @@
+package conn
+
+import (
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+var _ packet.Replier = (*Conn)(nil)
+
+// buffer returns what the next frame is appended to. mu is held.
+func (c *Conn) buffer() *buffer {
+	if c.out == nil {
+		c.out = c.edge.bufs.get()
+	}
+	return c.out
+}
+
+// touch reports whether the host is to be told that c has something to write. mu is held.
+func (c *Conn) touch() bool {
+	if c.touched || c.blocked || c.flushing {
+		return false // it is known, or whoever writes will look again
+	}
+	c.touched = true
+	return true
+}
+
+// Deliver queues a whole frame that the client can do without: it is dropped, and
+// told by a HINT later, while too much is waiting. frame is copied. The next Flush writes it.
+func (c *Conn) Deliver(frame []byte) {
+	c.mu.Lock()
+	if c.state.Load() > stateConnected {
+		c.mu.Unlock()
+		return
+	}
+	cfg := &c.edge.cfg
+	if o := c.out; c.lag != nil || o != nil && (len(o.b)+len(frame) > cfg.QueueBytes || o.frames >= cfg.QueueFrames) {
+		c.drop(frame)
+		c.mu.Unlock()
+		return
+	}
+	o := c.buffer()
+	o.b = append(o.b, frame...)
+	o.frames++
+	o.pushed++
+	touch := c.touch()
+	c.mu.Unlock()
+	if touch {
+		c.edge.host.Touch(c)
+	}
+}
+
+// Acked implements packet.Replier.
+func (c *Conn) Acked(p *packet.Pending, ack packet.Ack) {
+	c.mu.Lock()
+	c.inflight--
+	if c.state.Load() > stateConnected {
+		c.mu.Unlock()
+		return
+	}
+	o := c.buffer()
+	o.b = packet.AppendSendAck(o.b, p.ReqID, ack, p.Conversation.IsZero())
+	o.frames++
+	o.acks++
+	over := len(o.b) > c.edge.cfg.ReplyBytes
+	touch := c.touch()
+	c.mu.Unlock()
+	c.told(touch, over)
+}
+
+// Refused implements packet.Replier. After a refusal that may be retried, the rest of
+// the lane is refused too, until the client sends again from there.
+func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
+	c.mu.Lock()
+	c.inflight--
+	if c.state.Load() > stateConnected {
+		c.mu.Unlock()
+		return
+	}
+	conv := id.ConversationID{}
+	full := false
+	if err.Code.Scope() == code.ScopeLane {
+		conv = c.laneOf(p)
+		full = !c.block(conv, p.ClientMsgID)
+	}
+	over := c.refuse(p.ReqID, true, err, conv)
+	touch := c.touch()
+	c.mu.Unlock()
+	c.told(touch, over)
+	if full {
+		c.Close(code.New(code.Flooding))
+	}
+}
+
+// refuse queues an ERROR and reports whether too much is waiting. mu is held.
+func (c *Conn) refuse(reqID uint32, hasReq bool, err *code.Error, conv id.ConversationID) (over bool) {
+	o := c.buffer()
+	o.b = packet.AppendError(o.b, reqID, hasReq, err, conv)
+	o.frames++
+	c.edge.stats.refused(err.Code)
+	return len(o.b) > c.edge.cfg.ReplyBytes
+}
+
+// told does what must not be done with mu held, after something was queued.
+func (c *Conn) told(touch, over bool) {
+	if touch {
+		c.edge.host.Touch(c)
+	}
+	if over {
+		c.Close(code.New(code.TooSlow))
+	}
+}
+
+// reply queues frames that answer the client and are never dropped: a client that
+// lets too many of them wait is closed. It is for the goroutine of Input, whose end
+// writes them.
+func (c *Conn) reply(app func(dst []byte) []byte) {
+	c.mu.Lock()
+	if c.state.Load() > stateConnected {
+		c.mu.Unlock()
+		return
+	}
+	o := c.buffer()
+	o.b = app(o.b)
+	o.frames++
+	c.replied = true
+	over := len(o.b) > c.edge.cfg.ReplyBytes
+	c.mu.Unlock()
+	c.told(false, over)
+}
+
+// crowded reports whether so much is waiting that large answers must not be added.
+func (c *Conn) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.waiting()+c.writing.waiting() > c.edge.cfg.QueueBytes
+}
+
+// Flush writes what is queued, as far as the transport takes it. When another
+// goroutine is at it, that one writes this too.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	c.touched = false
+	if c.flushing || c.blocked || c.state.Load() == stateHandshake {
+		c.mu.Unlock()
+		return
+	}
+	c.flushing = true
+	c.drain()
+}
+
+// Writable is called by the transport when a Write came back short and there is room again.
+func (c *Conn) Writable() {
+	c.mu.Lock()
+	if c.flushing {
+		c.retry = true
+		c.mu.Unlock()
+		return
+	}
+	if !c.blocked {
+		c.mu.Unlock()
+		return
+	}
+	c.blocked = false
+	c.flushing = true
+	c.drain()
+}
+
+// drain writes until nothing is left or the transport is full. It is entered with mu
+// held and flushing set, by one goroutine at a time, and returns with mu released:
+// that is what keeps the frames in order.
+func (c *Conn) drain() {
+	e := c.edge
+	for {
+		w := c.writing
+		if w == nil {
+			if c.out == nil && c.lag != nil && c.state.Load() == stateConnected {
+				c.hint()
+			}
+			if c.out == nil {
+				break
+			}
+			c.writing, c.out = c.out, nil
+			w = c.writing
+		}
+		c.mu.Unlock()
+		n, err := c.t.Write(w.b[w.off:])
+		c.mu.Lock()
+		if err != nil || c.state.Load() == stateClosed {
+			e.bufs.put(w)
+			e.bufs.put(c.out)
+			c.writing, c.out, c.flushing = nil, nil, false
+			closed := c.state.Load() == stateClosed
+			c.blocked = true // nothing is written any more
+			c.mu.Unlock()
+			if !closed {
+				c.t.Close()
+			}
+			return
+		}
+		w.off += n
+		if w.off < len(w.b) {
+			if c.retry {
+				c.retry = false
+				continue
+			}
+			if n > 0 || c.since == 0 {
+				c.since = e.second()
+			}
+			c.blocked, c.flushing = true, false
+			c.mu.Unlock()
+			e.stats.wrote(nil, n)
+			return
+		}
+		c.retry = false
+		e.stats.wrote(w, n)
+		e.bufs.put(w)
+		c.writing = nil
+	}
+	c.flushing = false
+	if c.state.Load() == stateConnected {
+		c.since = 0
+	}
+	end := c.state.Load() == stateClosing && !c.wrclosed
+	if end {
+		c.wrclosed = true
+	}
+	c.mu.Unlock()
+	if end {
+		c.t.CloseWrite()
+	}
+}
+
+// maxHints is how many conversations a lagging connection remembers before it tells
+// the client to look at everything.
+const maxHints = 32
+
+// lag is what was dropped since the queue was full.
+type lag struct {
+	heads   map[id.ConversationID]uint64
+	all     bool
+	dropped int
+}
+
+// drop remembers what a dropped frame was about. mu is held.
+func (c *Conn) drop(b []byte) {
+	if c.lag == nil {
+		c.lag = &lag{heads: make(map[id.ConversationID]uint64)}
+		c.edge.stats.lagging.Add(1)
+	}
+	c.lag.dropped++
+	c.edge.stats.dropped.Add(1)
+	f, n, err := frame.Parse(b, frame.HardMax)
+	if err != nil || n == 0 {
+		c.lag.all = true
+		return
+	}
+	if f.Type == frame.Signal { // ephemeral
+		return
+	}
+	if f.Type != frame.Deliver || c.lag.all {
+		c.lag.all = true
+		return
+	}
+	conv, _, messages, err := packet.DecodeDeliver(f.Body)
+	if err != nil {
+		c.lag.all = true
+		return
+	}
+	last := uint64(0)
+	for len(messages) > 0 {
+		v, rest, err := packet.NextMessage(messages)
+		if err != nil {
+			c.lag.all = true
+			return
+		}
+		last, messages = v.Seq, rest
+	}
+	if old, ok := c.lag.heads[conv]; !ok && len(c.lag.heads) == maxHints {
+		c.lag.all = true
+	} else {
+		c.lag.heads[conv] = max(old, last)
+	}
+}
+
+// hint queues a HINT for what was dropped, and ends the lag. mu is held.
+func (c *Conn) hint() {
+	l := c.lag
+	c.lag = nil
+	if !l.all && len(l.heads) == 0 {
+		return
+	}
+	h := wire.Hint{All: l.all}
+	if !l.all {
+		for conv, seq := range l.heads {
+			h.Heads = append(h.Heads, &wire.ConversationSeq{ConversationId: append([]byte(nil), conv[:]...), Seq: seq})
+		}
+	}
+	body, err := h.Marshal(nil)
+	if err != nil { // plain data always marshals
+		return
+	}
+	o := c.buffer()
+	o.b = frame.Append(o.b, frame.Hint, 0, 0, body)
+	o.frames++
+	c.edge.stats.hints.Add(1)
+}

@@ -1,0 +1,227 @@
+package hub
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+const shards = 64
+
+// addresses counts connections by the address that they come from.
+type addresses struct {
+	seed  maphash.Seed
+	shard [shards]struct {
+		mu sync.Mutex
+		m  map[netip.Addr]*address
+	}
+}
+
+type address struct {
+	rate          conn.Bucket // of new connections
+	conns         int32
+	strangers     int32 // of conns, those not logged in
+	lastConnected int64 // nanoseconds since the hub's start
+}
+
+// addressKey is what limits count by: an IPv4 address, or the /64 that one IPv6 site has.
+func addressKey(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
+func (as *addresses) with(a netip.Addr, fn func(m map[netip.Addr]*address, key netip.Addr)) {
+	key := addressKey(a)
+	s := &as.shard[maphash.Comparable(as.seed, key)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = make(map[netip.Addr]*address)
+	}
+	fn(s.m, key)
+}
+
+// enter counts a new connection from a, or refuses it.
+func (h *Hub) enter(a netip.Addr) (err *code.Error) {
+	if !a.IsValid() {
+		return nil
+	}
+	h.addrs.with(a, func(m map[netip.Addr]*address, key netip.Addr) {
+		e := m[key]
+		if e == nil {
+			e = new(address)
+			m[key] = e
+		}
+		now := h.nanos()
+		switch {
+		case int(e.conns) >= h.cfg.PerAddress:
+			err = code.Newf(code.TooManyConnections, "too many connections from this address")
+		case int(e.strangers) >= h.cfg.StrangersPerAddress:
+			err = code.Newf(code.TooManyConnections, "too many connections from this address wait for their login")
+		default:
+			if wait := e.rate.Take(now, h.connectRate); wait > 0 {
+				err = code.Newf(code.TooManyConnections, "too many new connections from this address")
+				err.RetryAfter = max(wait, time.Second)
+				return
+			}
+			e.conns++
+			e.strangers++
+			e.lastConnected = now
+		}
+	})
+	return err
+}
+
+// leave counts one connection from a less; stranger: it hadn't logged in.
+func (h *Hub) leave(a netip.Addr, stranger bool) {
+	if !a.IsValid() {
+		return
+	}
+	h.addrs.with(a, func(m map[netip.Addr]*address, key netip.Addr) {
+		e := m[key]
+		if e == nil {
+			return
+		}
+		e.conns--
+		if stranger {
+			e.strangers--
+		}
+	})
+}
+
+// known notes that a connection from a has logged in.
+func (h *Hub) known(a netip.Addr) {
+	if !a.IsValid() {
+		return
+	}
+	h.addrs.with(a, func(m map[netip.Addr]*address, key netip.Addr) {
+		if e := m[key]; e != nil {
+			e.strangers--
+		}
+	})
+}
+
+// forgetAddresses drops what nobody connects from any more, in one shard.
+func (h *Hub) forgetAddresses(i int) {
+	s := &h.addrs.shard[i%shards]
+	now := h.nanos()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, e := range s.m {
+		if e.conns == 0 && now-e.lastConnected > int64(connectBurst*time.Second) {
+			delete(s.m, k)
+		}
+	}
+}
+
+// users counts connections by user, and links those of each.
+type users struct {
+	seed  maphash.Seed
+	shard [shards]struct {
+		mu sync.Mutex
+		m  map[id.UserID]*user
+	}
+}
+
+type user struct {
+	rate  conn.Bucket // sends
+	first uint32      // slot + 1 of the first connection
+	conns int32
+}
+
+func (us *users) lock(u id.UserID) (m *map[id.UserID]*user, unlock func()) {
+	s := &us.shard[maphash.String(us.seed, string(u))%shards]
+	s.mu.Lock()
+	return &s.m, s.mu.Unlock
+}
+
+// Login implements conn.Host.
+func (h *Hub) Login(c *conn.Conn) (*conn.Bucket, *code.Error) {
+	name, slot := c.Origin().User, slotOf(c.Incarnation())
+	mp, unlock := h.users.lock(name)
+	if *mp == nil {
+		*mp = make(map[id.UserID]*user)
+	}
+	u := (*mp)[name]
+	if u == nil {
+		u = new(user)
+		(*mp)[name] = u
+	}
+	if int(u.conns) >= h.cfg.PerUser && !h.replaces(u, c) {
+		unlock()
+		return nil, code.Newf(code.TooManyConnections, "too many connections of this user")
+	}
+	u.conns++
+	h.table.chunk(slot).next[slot%chunkSlots] = u.first
+	u.first = slot + 1
+	unlock()
+	h.strangers.Add(-1)
+	h.known(c.RemoteAddr().Addr())
+	return &u.rate, nil
+}
+
+// replaces reports whether c takes the place of another connection of its device. u's shard is locked.
+func (h *Hub) replaces(u *user, c *conn.Conn) bool {
+	for slot := u.first; slot != 0; slot = h.table.chunk(slot - 1).next[(slot-1)%chunkSlots] {
+		k := h.table.chunk(slot - 1)
+		if o := k.conns[(slot-1)%chunkSlots].Load(); o != nil && o.Origin().Device == c.Origin().Device {
+			return true
+		}
+	}
+	return false
+}
+
+// logout undoes Login.
+func (h *Hub) logout(c *conn.Conn) {
+	name, slot := c.Origin().User, slotOf(c.Incarnation())
+	mp, unlock := h.users.lock(name)
+	defer unlock()
+	u := (*mp)[name]
+	if u == nil {
+		return
+	}
+	for p := &u.first; *p != 0; {
+		s := *p - 1
+		next := &h.table.chunk(s).next[s%chunkSlots]
+		if s == slot {
+			*p = *next
+			*next = 0
+			u.conns--
+			break
+		}
+		p = next
+	}
+	if u.conns == 0 {
+		delete(*mp, name)
+	}
+}
+
+// CloseUser closes the connections of a user, of one device only unless device is
+// empty, and returns how many there were.
+func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) int {
+	var cs []*conn.Conn
+	mp, unlock := h.users.lock(name)
+	if u := (*mp)[name]; u != nil {
+		for slot := u.first; slot != 0; slot = h.table.chunk(slot - 1).next[(slot-1)%chunkSlots] {
+			k := h.table.chunk(slot - 1)
+			if c := k.conns[(slot-1)%chunkSlots].Load(); c != nil && (device == "" || c.Origin().Device == device) {
+				cs = append(cs, c)
+			}
+		}
+	}
+	unlock()
+	for _, c := range cs {
+		c.Close(reason)
+	}
+	return len(cs)
+}

@@ -1,0 +1,217 @@
+//go:build !windows
+
+// Package tcp serves connections over TCP: netpoll reads, writes go straight to the socket.
+//
+// Why not netpoll's writer: it keeps unwritten bytes in buffers of its own and blocks a
+// goroutine on a full socket. A connection here has its queue already, bounded, and
+// one goroutine at a time writing it, so a short write simply waits for the socket to
+// become writable again. And why not netpoll's server: it keeps a map entry and two
+// addresses for every connection, and admits before anybody could say no.
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cloudwego/netpoll"
+
+	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Config says where to listen and how. Zero values mean the default given with each field.
+type Config struct {
+	Listen     string         // host:port; needed
+	Hub        *hub.Hub       // needed
+	Pollers    int            // netpoll's event loops in this process; 1 up to 20 cores
+	SendBuffer int            // bytes the kernel may hold for a client that reads slowly (it doubles them); 32 KiB
+	ReadBuffer int            // bytes of an idle connection's read buffer; 512
+	ProxyFrom  []netip.Prefix // load balancers that put a PROXY protocol header first; nobody
+	Logger     *slog.Logger   // nothing is logged by default
+}
+
+// configureOnce guards netpoll's settings, which are the whole process's.
+var configureOnce sync.Once
+
+// Server accepts connections. Make it with New; Run serves.
+type Server struct {
+	cfg Config
+	hub *hub.Hub
+	log *slog.Logger
+	ln  *net.TCPListener
+	out *writables
+}
+
+// New listens. Netpoll's settings are those of the first Server of the process.
+func New(cfg Config) (*Server, error) {
+	if cfg.Hub == nil {
+		return nil, errors.New("tcp: a hub is needed")
+	}
+	if cfg.SendBuffer == 0 {
+		cfg.SendBuffer = 32 << 10
+	}
+	if cfg.ReadBuffer == 0 {
+		cfg.ReadBuffer = 512
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.SendBuffer < 4<<10 || cfg.ReadBuffer < 64 || cfg.Pollers < 0 {
+		return nil, fmt.Errorf("tcp: send buffer %d, read buffer %d, pollers %d: too small", cfg.SendBuffer, cfg.ReadBuffer, cfg.Pollers)
+	}
+	s := &Server{cfg: cfg, hub: cfg.Hub, log: cfg.Logger}
+	configureOnce.Do(func() {
+		netpoll.LinkBufferCap = cfg.ReadBuffer
+		// It fails for a negative number of pollers only.
+		_ = netpoll.Configure(netpoll.Config{
+			PollerNum: cfg.Pollers, BufferSize: cfg.ReadBuffer, LoggerOutput: logWriter{cfg.Logger},
+		})
+	})
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var err error
+		if cerr := rc.Control(func(fd uintptr) { err = setOptions(int(fd), cfg.SendBuffer) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	lc.SetMultipathTCP(false) // its sockets cost more, and nobody asked for several paths
+	ln, err := lc.Listen(context.Background(), "tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", cfg.Listen, err)
+	}
+	s.ln = ln.(*net.TCPListener)
+	if s.out, err = newWritables(s.hub); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("waiting for sockets: %w", err)
+	}
+	return s, nil
+}
+
+// setOptions sets what accepted sockets inherit from the listening one.
+func setOptions(fd, sendBuffer int) error {
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer); err != nil {
+		return fmt.Errorf("setting SO_SNDBUF: %w", err)
+	}
+	if err := syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
+		return fmt.Errorf("setting TCP_NODELAY: %w", err)
+	}
+	return nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() net.Addr { return s.ln.Addr() }
+
+// Run accepts connections until ctx ends. Connections live on: they are the hub's to end.
+func (s *Server) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.ln.Close() })
+	defer stop()
+	rc, err := s.ln.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("accepting connections: %w", err)
+	}
+	for {
+		err := rc.Read(func(fd uintptr) bool { return s.acceptAll(int(fd)) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting connections: %w", err)
+		}
+		// Out of file descriptors or memory: those that wait stay in the backlog.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Close stops listening, if Run hasn't, and frees what is shared. It is called when
+// the hub has ended all connections.
+func (s *Server) Close() {
+	s.ln.Close()
+	s.out.close()
+}
+
+// acceptAll accepts what waits. It reports true when no more can be accepted for a
+// while, false when nothing waits.
+func (s *Server) acceptAll(fd int) bool {
+	for {
+		nfd, sa, err := accept(fd)
+		switch err {
+		case nil:
+			s.serve(nfd, addrPort(sa))
+		case syscall.EAGAIN:
+			return false
+		case syscall.EINTR, syscall.ECONNABORTED:
+		default:
+			s.log.Warn("can't accept connections", "error", err)
+			return true
+		}
+	}
+}
+
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// proxied reports whether a is a load balancer that tells whom it speaks for.
+func (s *Server) proxied(a netip.Addr) bool {
+	for _, p := range s.cfg.ProxyFrom {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// serve makes a connection of an accepted socket, or closes it with the reason.
+func (s *Server) serve(fd int, addr netip.AddrPort) {
+	t := &socket{s: s, fd: fd}
+	if s.proxied(addr.Addr()) {
+		t.header = new([]byte)
+	} else {
+		t.addr = addr
+	}
+	c, refused := s.hub.Open(t, t.addr.Addr())
+	if refused != nil {
+		// One try: the socket is new, so its buffer has room.
+		_, _ = syscall.Write(fd, packet.AppendError(nil, 0, false, refused, id.ConversationID{}))
+		_ = syscall.Close(fd)
+		return
+	}
+	t.c = c
+	nc, err := netpoll.NewFDConnection(fd)
+	if err != nil { // netpoll has closed the socket
+		s.log.Warn("can't register a connection", "error", err)
+		t.ended()
+		return
+	}
+	t.start(nc)
+}
+
+// logWriter turns netpoll's log lines into records.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	line := p
+	for len(line) > 0 && (line[len(line)-1] == '\n' || line[len(line)-1] == ' ') {
+		line = line[:len(line)-1]
+	}
+	w.log.Warn("netpoll", "line", string(line))
+	return len(p), nil
+}

@@ -1,0 +1,181 @@
+//go:build !windows
+
+package tcp
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/cloudwego/netpoll"
+
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/protocol/code"
+)
+
+var _ conn.Transport = (*socket)(nil)
+
+// socket is the Transport of one connection. Netpoll owns the file descriptor: it
+// reads from it and closes it. Writing to a descriptor that was closed and given to
+// somebody else's connection must be impossible, hence mu: netpoll runs close
+// callbacks newest first and closes the descriptor in the very first one that was
+// added, its own, so ours (ended) runs before, takes mu, and no write touches the
+// descriptor after.
+type socket struct {
+	s      *Server
+	c      *conn.Conn
+	addr   netip.AddrPort // of the client; invalid while a PROXY header is awaited
+	header *[]byte        // beginning of the PROXY header; nil: none is awaited
+
+	mu     sync.Mutex
+	nc     netpoll.Connection // nil before start
+	fd     int
+	armed  bool // known to the writables
+	ending bool // Close was called
+	closed bool // the descriptor isn't ours any more
+}
+
+// start lets input flow.
+func (t *socket) start(nc netpoll.Connection) {
+	t.mu.Lock()
+	t.nc = nc
+	ending := t.ending
+	t.mu.Unlock()
+	// Neither fails. The order matters: a connection without a request callback that the
+	// peer closes is left for us to close, one that has it calls the close callbacks.
+	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.ended(); return nil })
+	_ = nc.SetOnRequest(t.readable)
+	if ending || !nc.IsActive() {
+		_ = nc.Close()
+	}
+}
+
+// readable is netpoll's request callback: called by one goroutine at a time while
+// bytes wait, and never at the same time as the close callbacks. It takes all bytes,
+// since netpoll would call it again at once for any that it left.
+func (t *socket) readable(_ context.Context, nc netpoll.Connection) error {
+	r := nc.Reader()
+	n := r.Len()
+	b, err := r.Peek(n)
+	if err != nil {
+		return nc.Close()
+	}
+	t.input(b)
+	if err := r.Skip(n); err != nil {
+		return nc.Close()
+	}
+	return r.Release()
+}
+
+// input passes bytes on. A panic ends this connection only.
+func (t *socket) input(b []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			t.c.Panicked(v, debug.Stack())
+		}
+	}()
+	if t.header != nil {
+		if b = t.introduce(b); len(b) == 0 {
+			return
+		}
+	}
+	t.c.Input(b)
+}
+
+// introduce takes the PROXY header from the beginning of b and returns the rest.
+func (t *socket) introduce(b []byte) []byte {
+	h := append(*t.header, b...)
+	addr, n, err := parseProxy(h)
+	switch {
+	case err != nil:
+		t.c.Close(code.Wrap(code.BadFrame, err))
+		return nil
+	case n == 0:
+		*t.header = h
+		return nil
+	}
+	t.header = nil
+	if addr.IsValid() { // a proxy's own health check names nobody
+		if refused := t.s.hub.Introduce(addr.Addr()); refused != nil {
+			t.c.Close(refused)
+			return nil
+		}
+		t.mu.Lock()
+		t.addr = addr
+		t.mu.Unlock()
+	}
+	return h[n:]
+}
+
+// ended is the end of the descriptor: netpoll closes it when this has returned.
+func (t *socket) ended() {
+	t.mu.Lock()
+	was := t.closed
+	t.closed = true
+	if t.armed {
+		t.s.out.forget(t.fd)
+	}
+	t.mu.Unlock()
+	if !was {
+		t.c.Closed()
+	}
+}
+
+// Write implements conn.Transport.
+func (t *socket) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return 0, net.ErrClosed
+	}
+	n, err := 0, error(nil)
+	for {
+		n, err = syscall.Write(t.fd, p)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	switch {
+	case err == syscall.EAGAIN:
+		n = 0
+	case err != nil:
+		return 0, err
+	}
+	if n < len(p) {
+		if err := t.s.out.await(t.fd, t.c.Incarnation(), t.armed); err != nil {
+			return n, err
+		}
+		t.armed = true
+	}
+	return n, nil
+}
+
+// CloseWrite implements conn.Transport.
+func (t *socket) CloseWrite() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		_ = syscall.Shutdown(t.fd, syscall.SHUT_WR)
+	}
+}
+
+// Close implements conn.Transport.
+func (t *socket) Close() {
+	t.mu.Lock()
+	t.ending = true
+	nc := t.nc
+	t.mu.Unlock()
+	if nc != nil {
+		_ = nc.Close()
+	}
+}
+
+// RemoteAddr implements conn.Transport.
+func (t *socket) RemoteAddr() netip.AddrPort {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.addr
+}
