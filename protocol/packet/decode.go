@@ -5,6 +5,7 @@ import (
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
@@ -228,4 +229,34 @@ func (r *run) bytes(body []byte) []byte {
 		return r.copied
 	}
 	return body[r.start:r.end:r.end]
+}
+
+// Validate checks the body of any frame, as whoever receives it would: a SEND against lim,
+// a REQUEST or RESPONSE with the method's own body. A frame of unknown type is unknown_frame.
+func Validate(f *frame.Frame, lim *Limits) *code.Error {
+	if !f.Type.Known() {
+		return code.New(code.UnknownFrame)
+	}
+	switch f.Type {
+	case frame.Ping, frame.Pong:
+		return nil
+	case frame.Send:
+		return DecodeSend(new(Send), f.Body, lim)
+	case frame.Request:
+		m, inner, err := DecodeRequest(f.Body)
+		if err == nil && !m.Known() {
+			err = code.New(code.UnknownMethod)
+		}
+		if err == nil {
+			err = methods[m].request.validate(inner)
+		}
+		return err
+	case frame.Response:
+		m, inner, err := DecodeResponse(f.Body)
+		if err == nil && m.Known() {
+			err = methods[m].answer.validate(inner)
+		}
+		return err
+	}
+	return bodies[f.Type].validate(f.Body)
 }
