@@ -25,12 +25,18 @@ type Event struct {
 
 	// Origin is the incarnation of the connection that sent all of these messages, 0 if several did or none.
 	Origin uint64
+
+	// Offset is the event's place in a bus that lies in the store itself: the stamp of the
+	// commit that it was enlisted in (kv.Tx.Stamp), set by the publisher before Publish. One
+	// append may be published as several consecutive events of one Offset. 0: no such bus.
+	Offset uint64
 }
 
 // Publisher is what the sequencer needs of the bus.
 type Publisher interface {
 	// Enlist adds to the append's own transaction what publishes ev, and reports true; or
-	// reports false where the bus lies apart from the store.
+	// reports false where the bus lies apart from the store. At most one event a transaction:
+	// the whole append.
 	Enlist(tx *kv.Tx, ev *Event) bool
 
 	// Publish is called after the commit. Enlisted events are published already: it tells

@@ -1,0 +1,187 @@
+// Package timeline is the sequencer: it gives every message of a conversation its
+// place in the conversation's log, stores it, hands it to the bus and tells the
+// sender.
+//
+// One goroutine sequences all conversations of the process. What waits for a
+// conversation goes into one transaction, what waits for the process into one
+// commit, so that batches grow by themselves when the store is slower than the
+// senders, and nothing ever sleeps to make them grow. Reads of the store happen in
+// loader goroutines, never in that one.
+//
+// What a conversation's cached state holds is a performance matter only: every
+// append requires the head it was built on and writes the next one, so a second
+// sequencer on the same store costs conflicts and never correctness.
+package timeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Guard says who may append to a conversation.
+type Guard interface {
+	// Rules is called from loader goroutines when a conversation is loaded and when its
+	// StateVersion has changed. What the rules rest on changes only together with the
+	// conversation's head. A *code.Error is given to the senders; any other error is
+	// tried again and then makes the conversation unavailable.
+	Rules(ctx context.Context, conv id.ConversationID) (Rules, error)
+}
+
+// Rules judges single messages; it is kept with the conversation.
+type Rules interface {
+	// Check returns why p may not be appended, or nil. It runs in the sequencer's
+	// goroutine for every message: it must not block.
+	Check(p *packet.Pending) *code.Error
+}
+
+// Events are called on what happens; any of them may be nil. They run in the
+// goroutine where it happens and must not block.
+type Events struct {
+	Committed    func(conversations, messages int, took time.Duration) // after a commit that stored something, before anybody hears of it
+	Acked        func(messages int)                                    // after the senders of a round were answered, before the bus is told
+	Conflict     func(conv id.ConversationID)
+	Undetermined func(conv id.ConversationID)
+	Duplicates   func(n int)
+	Refused      func(c code.Code, n int)
+	Loaded       func(conv id.ConversationID, took time.Duration)
+	Evicted      func(conversations int)
+	BusAway      func(away bool)
+}
+
+// Config configures a Sequencer. Zero values of the numbers mean their defaults.
+type Config struct {
+	Store kv.Store
+	Keys  msgstore.Keys
+	Bus   bus.Publisher
+	Guard Guard
+
+	// Epoch of the store, for bus events.
+	Epoch uint64
+
+	// Worker is the number of this process in MessageIDs, at most id.MaxWorker, held by
+	// no other process at the same time.
+	Worker uint32
+
+	// Now returns Unix milliseconds and never runs back, not over a restart either. Nil: the system's clock.
+	Now func() int64
+
+	Logger *slog.Logger // nil: nothing is logged
+
+	// AfterBatch is called after each round's answers and events were given out: the
+	// time to flush. May be nil.
+	AfterBatch func()
+
+	// Seen is called after the ack of an interactive message: user has read up to seq.
+	// It must not block. May be nil.
+	Seen func(conv id.ConversationID, user id.UserID, seq uint64)
+
+	// Direct takes events past a bus that is away. May be nil.
+	Direct func(evs []bus.Event)
+
+	Events Events
+
+	MaxConversations int // kept in memory; those with something under way aside. Default 65,536.
+	MaxPending       int // messages waiting, all conversations together. Default 262,144.
+	MaxPendingBytes  int // their bytes. Default 256 MiB.
+	ConvPending      int // messages waiting for one conversation. Default 8,192.
+	ConvPendingBytes int // their bytes. Default 4 MiB.
+	RoundMessages    int // messages a commit, more or less. Default 16,384.
+	RoundBytes       int // bytes a commit, more or less. Default 8 MiB.
+	Loaders          int // goroutines that read the store. Default 8.
+	MaxAttempts      int // runs of one append before its senders are told to come again. Default 8.
+
+	RebuildAfter   time.Duration // an append not committed for so long gets new times. Default 20 s, the most.
+	PublishTimeout time.Duration // of a bus apart from the store. Default 3 s.
+	IdleAfter      time.Duration // a conversation unused for so long is dropped from memory. Default 10 min.
+}
+
+// Limits that don't depend on configuration.
+const (
+	maxAhead         = 60_000   // ms that an id may be ahead of the owner's clock
+	runMessages      = 4096     // messages of one conversation a commit
+	runBytes         = 1 << 20  // bytes of one conversation a commit, mention rows included
+	eventBytes       = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
+	maxLanes         = 1024     // blocked lanes remembered for a conversation
+	maxRebuildAfter  = 20 * time.Second
+	laneForget       = 2 * time.Minute // what was in flight behind a refused message has arrived by then
+	slabBytes        = 256 << 10       // of encoded messages allocated at once
+	idleTick         = 10 * time.Second
+	loadTimeout      = 5 * time.Second
+	keepTx           = 256 << 10 // transactions that grew larger are not reused
+	maxBackoff       = time.Second
+	markScanPage     = 256
+	sweepAtOnce      = 32
+	sweepPauseMin    = 200 * time.Millisecond
+	sweepPauseMax    = 5 * time.Second
+	republishBytes   = 256 << 10 // read at once to publish what was not handed on
+	shutdownDeadline = 5 * time.Second
+)
+
+// Validate fills in defaults and reports what is missing or out of bounds.
+func (c *Config) Validate() error {
+	switch {
+	case c.Store == nil:
+		return errors.New("timeline: no store")
+	case c.Bus == nil:
+		return errors.New("timeline: no bus")
+	case c.Guard == nil:
+		return errors.New("timeline: no guard")
+	case c.Worker > id.MaxWorker:
+		return fmt.Errorf("timeline: worker %d is over %d", c.Worker, id.MaxWorker)
+	case c.RebuildAfter > maxRebuildAfter:
+		return fmt.Errorf("timeline: rebuild after %s is over %s", c.RebuildAfter, maxRebuildAfter)
+	}
+	if c.Now == nil {
+		c.Now = func() int64 { return time.Now().UnixMilli() }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		v   *int
+		def int
+	}{
+		{&c.MaxConversations, 1 << 16},
+		{&c.MaxPending, 1 << 18},
+		{&c.MaxPendingBytes, 256 << 20},
+		{&c.ConvPending, 8192},
+		{&c.ConvPendingBytes, 4 << 20},
+		{&c.RoundMessages, 1 << 14},
+		{&c.RoundBytes, 8 << 20},
+		{&c.Loaders, 8},
+		{&c.MaxAttempts, 8},
+	} {
+		if *d.v < 0 {
+			return fmt.Errorf("timeline: a limit of %d", *d.v)
+		}
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&c.RebuildAfter, maxRebuildAfter},
+		{&c.PublishTimeout, 3 * time.Second},
+		{&c.IdleAfter, 10 * time.Minute},
+	} {
+		if *d.v < 0 {
+			return fmt.Errorf("timeline: a duration of %s", *d.v)
+		}
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+package timeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// What is here concerns a bus that lies apart from the store. An append is acked after
+// that bus took its event, or else after the conversation's outbox mark is stored; so for
+// every conversation in memory holds: the bus has taken everything up to its last message
+// (handed = LastSeq), or its mark is stored (marked).
+
+// handOn gives the round's events to the bus, or sees to it that they will be.
+func (s *Sequencer) handOn(ctx context.Context) {
+	r := &s.round
+	if !s.away.Load() {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
+		err := s.cfg.Bus.Publish(bounded, r.events)
+		cancel()
+		if err == nil {
+			for i := range r.runs {
+				if ru := &r.runs[i]; ru.ok && ru.stored > 0 && !ru.c.marked {
+					ru.c.handed = ru.c.head.LastSeq
+				}
+			}
+			return
+		}
+		s.busAway(err)
+	}
+	s.setMarks(ctx)
+	if s.cfg.Direct != nil {
+		s.cfg.Direct(r.events)
+	}
+}
+
+func (s *Sequencer) busAway(err error) {
+	if s.away.CompareAndSwap(false, true) {
+		s.log.Warn("the bus is away; appends are marked and handed on when it is back", "err", err)
+		if f := s.cfg.Events.BusAway; f != nil {
+			f(true)
+		}
+	}
+}
+
+func (s *Sequencer) busBack() {
+	if s.away.CompareAndSwap(true, false) {
+		s.log.Info("the bus is back")
+		if f := s.cfg.Events.BusAway; f != nil {
+			f(false)
+		}
+	}
+}
+
+// setMarks stores the outbox marks of the round's conversations that have none. Where
+// that fails, the senders are not acked but told to come again.
+func (s *Sequencer) setMarks(ctx context.Context) {
+	r := &s.round
+	var txs []*kv.Tx
+	var runs []*run
+	for i := range r.runs {
+		ru := &r.runs[i]
+		if !ru.ok || ru.stored == 0 || ru.c.marked {
+			continue
+		}
+		tx := new(kv.Tx)
+		s.mark(tx, ru.c, r.now)
+		txs, runs = append(txs, tx), append(runs, ru)
+	}
+	if len(txs) == 0 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RebuildAfter)
+	s.cfg.Store.Commit(bounded, txs...)
+	cancel()
+	for i, tx := range txs {
+		ru := runs[i]
+		if tx.Err == nil {
+			ru.c.marked = true
+			continue
+		}
+		s.log.Warn("an outbox mark could not be stored", "conversation", ru.c.id, "err", tx.Err)
+		e := code.Wrap(code.Undetermined, tx.Err)
+		outs := r.outs[ru.start:ru.end]
+		for j := range outs {
+			if o := &outs[j]; o.err == nil && o.seq > ru.c.handed {
+				o.err, o.dup = e, false
+			}
+		}
+		ru.refused = true
+		ru.c.drop() // who loads it again hands it on
+	}
+}
+
+func (s *Sequencer) mark(tx *kv.Tx, c *conversation, now int64) {
+	s.marksSet.Add(1)
+	var key [msgstore.MaxKeyLen]byte
+	m := msgstore.OutboxMark{Since: now, FromSeq: c.handed + 1}
+	tx.SetFunc(s.cfg.Keys.OutboxMark(key[:0], c.id), m.Append)
+}
+
+// catchUp hands on what the bus may not have taken of a conversation that is being loaded
+// with the head h in the row raw, and returns the row that holds then. The bus may take
+// some of it again: consumers drop what they have.
+func (s *Sequencer) catchUp(ctx context.Context, c *conversation, h *msgstore.Head, raw []byte, sweep bool) ([]byte, error) {
+	c.handed, c.marked = h.HandedSeq, false
+	if h.HandedSeq == h.LastSeq && !sweep {
+		return raw, nil
+	}
+	var key [msgstore.MaxKeyLen]byte
+	marked, err := s.cfg.Store.Get(ctx, s.cfg.Keys.OutboxMark(key[:0], c.id))
+	if err != nil {
+		return nil, fmt.Errorf("read outbox mark of %s: %w", c.id, err)
+	}
+	c.marked = marked != nil
+	if s.away.Load() && !sweep { // a sweep tries whether it is back
+		return raw, s.ensureMark(ctx, c)
+	}
+	if err := s.republish(ctx, c.id, h.HandedSeq+1, h.LastSeq); err != nil {
+		if !errors.Is(err, errPublish) {
+			return nil, err
+		}
+		s.busAway(err)
+		return raw, s.ensureMark(ctx, c)
+	}
+	s.busBack()
+	c.handed = h.LastSeq
+	if !c.marked {
+		return raw, nil // the next append notes how far the bus is
+	}
+	// Without writing the head the mark of an append that was made meanwhile could go.
+	h.HandedSeq = h.LastSeq
+	h.IDMax++ // no head is ever the same as an earlier one
+	tx := new(kv.Tx)
+	s.timeline.Append(tx, c.id, raw, h, nil, nil)
+	tx.Delete(s.cfg.Keys.OutboxMark(key[:0], c.id))
+	s.cfg.Store.Commit(ctx, tx)
+	if tx.Err != nil {
+		return nil, fmt.Errorf("delete outbox mark of %s: %w", c.id, tx.Err)
+	}
+	c.marked = false
+	return h.Append(nil), nil
+}
+
+// ensureMark stores the mark of a conversation that is being loaded, if it has none.
+func (s *Sequencer) ensureMark(ctx context.Context, c *conversation) error {
+	if c.marked {
+		return nil
+	}
+	tx := new(kv.Tx)
+	s.mark(tx, c, s.cfg.Now())
+	s.cfg.Store.Commit(ctx, tx)
+	if tx.Err != nil {
+		return fmt.Errorf("store outbox mark of %s: %w", c.id, tx.Err)
+	}
+	c.marked = true
+	return nil
+}
+
+// errPublish: the bus did not take what it was given.
+var errPublish = errors.New("timeline: the bus took no events")
+
+// republish gives the stored messages from..to to the bus.
+func (s *Sequencer) republish(ctx context.Context, conv id.ConversationID, from, to uint64) error {
+	for from <= to {
+		messages, _, last, err := s.timeline.Range(ctx, conv, from, to, 0, eventBytes)
+		if err != nil {
+			return err
+		}
+		if last < from {
+			return nil
+		}
+		if len(messages) > 0 {
+			v, _, err := packet.NextMessage(messages)
+			if err != nil {
+				return fmt.Errorf("message %d of %s: %w", from, conv, msgstore.ErrCorrupt)
+			}
+			bounded, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+			err = s.cfg.Bus.Publish(bounded, []bus.Event{{Conversation: conv, Epoch: s.cfg.Epoch, FirstSeq: v.Seq, LastSeq: last, Messages: messages}})
+			cancel()
+			if err != nil {
+				return fmt.Errorf("publish %s from %d: %w: %w", conv, from, errPublish, err)
+			}
+		}
+		from = last + 1
+	}
+	return nil
+}
+
+// runSweep hands on what stands behind outbox marks: at the start, since an owner before
+// this one may have left some, and when the bus is back after it was away.
+func (s *Sequencer) runSweep(ctx context.Context) {
+	pause := sweepPauseMin
+	for clean, at := false, uint64(0); ; {
+		if !clean || at != s.marksSet.Load() {
+			clean, at = false, s.marksSet.Load()
+			n, err := s.sweep(ctx)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				s.log.Warn("outbox marks could not be swept", "err", err)
+			case err == nil && n == 0 && at == s.marksSet.Load():
+				clean = true
+				s.busBack() // nothing waits: the next append finds out whether it is
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if pause = min(2*pause, sweepPauseMax); !s.away.Load() {
+			pause = sweepPauseMin
+		}
+	}
+}
+
+// sweep hands on behind the marks that there are and returns how many it found. While the
+// bus is away it stops at the first.
+func (s *Sequencer) sweep(ctx context.Context) (found int, err error) {
+	var marks []id.ConversationID
+	for slot := range id.Slot(id.SlotCount) {
+		marks = marks[:0]
+		start := s.cfg.Keys.OutboxMarks(nil, slot)
+		end := s.cfg.Keys.OutboxMarks(nil, slot)
+		end[len(end)-1]++ // the area's number, which is small
+		err := s.cfg.Store.Scan(ctx, kv.Span{Start: start, End: end, Limit: markScanPage}, func(key, _ []byte) (bool, error) {
+			conv, err := id.ConversationFromBytes(key[len(start):])
+			marks = append(marks, conv)
+			return true, err
+		})
+		if err != nil {
+			return found, fmt.Errorf("scan outbox marks of slot %d: %w", slot, err)
+		}
+		found += len(marks)
+		for rest := marks; len(rest) > 0; {
+			n := min(len(rest), sweepAtOnce)
+			if s.away.Load() {
+				n = 1
+			}
+			s.sweepAll(ctx, rest[:n])
+			if s.away.Load() || ctx.Err() != nil {
+				return found, ctx.Err()
+			}
+			rest = rest[n:]
+		}
+	}
+	return found, nil
+}
+
+// sweepAll has the conversations loaded anew, which hands them on, and waits for it.
+func (s *Sequencer) sweepAll(ctx context.Context, convs []id.ConversationID) {
+	var wg sync.WaitGroup
+	for _, conv := range convs {
+		c := s.lock(conv)
+		if c.swept == nil {
+			c.swept = make(chan struct{})
+		}
+		swept, held := c.swept, c.held
+		c.held = true
+		c.mu.Unlock()
+		if !held {
+			s.load(c)
+		}
+		wg.Go(func() {
+			select {
+			case <-swept:
+			case <-ctx.Done():
+			}
+		})
+	}
+	wg.Wait()
+}

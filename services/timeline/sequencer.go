@@ -1,0 +1,397 @@
+package timeline
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Sequencer appends to conversations. Its methods are safe for concurrent use.
+type Sequencer struct {
+	cfg      Config
+	log      *slog.Logger
+	timeline *msgstore.Timeline
+	mentions *msgstore.Mentions
+	apart    bool // the bus lies apart from the store
+
+	shards [64]shard
+
+	mu     sync.Mutex
+	ready  []*conversation // held, for the sequencer goroutine
+	closed bool
+	wake   chan struct{}
+	loads  loadQueue
+
+	pending      atomic.Int64 // messages waiting
+	pendingBytes atomic.Int64
+	away         atomic.Bool   // the bus (apart) is away
+	marksSet     atomic.Uint64 // outbox marks written
+
+	// The sequencer goroutine's.
+	clock   clock
+	todo    []*conversation // taken from ready
+	delayed []delayed
+	round   round
+	recent  lru
+}
+
+type shard struct {
+	mu    sync.Mutex
+	convs map[id.ConversationID]*conversation
+}
+
+// delayed is a conversation whose append is tried again later.
+type delayed struct {
+	c  *conversation
+	at time.Time
+}
+
+// New returns a Sequencer; Run makes it work.
+func New(cfg Config) (*Sequencer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Sequencer{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		timeline: msgstore.NewTimeline(cfg.Store, cfg.Keys),
+		mentions: msgstore.NewMentions(cfg.Store, cfg.Keys),
+		wake:     make(chan struct{}, 1),
+		clock:    clock{worker: cfg.Worker},
+	}
+	for i := range s.shards {
+		s.shards[i].convs = make(map[id.ConversationID]*conversation)
+	}
+	s.loads.init()
+	// Which kind of bus this is shows in what it does with a transaction that is thrown away.
+	s.apart = !cfg.Bus.Enlist(new(kv.Tx), &bus.Event{FirstSeq: 1, LastSeq: 1})
+	return s, nil
+}
+
+// Append hands over messages of one conversation, in their order; the slice is the
+// Sequencer's from then on. It does not block: each message's Reply hears the outcome,
+// possibly before Append returns. Every message has a From and a Reply.
+func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
+	if len(msgs) == 0 {
+		return
+	}
+	bytes := 0
+	for i := range msgs {
+		bytes += weight(&msgs[i])
+	}
+	c := s.lock(conv)
+	if c.count+len(msgs) > s.cfg.ConvPending || c.bytes+bytes > s.cfg.ConvPendingBytes ||
+		int(s.pending.Load())+len(msgs) > s.cfg.MaxPending || int(s.pendingBytes.Load())+bytes > s.cfg.MaxPendingBytes {
+		s.overload(c, msgs)
+		return
+	}
+	c.waiting = append(c.waiting, batch{msgs, c.arrivals + 1})
+	c.arrivals += uint64(len(msgs))
+	c.count += len(msgs)
+	c.bytes += bytes
+	s.pending.Add(int64(len(msgs)))
+	s.pendingBytes.Add(int64(bytes))
+	held, cold := c.held, c.raw == nil
+	c.held = true
+	c.mu.Unlock()
+	switch {
+	case held:
+	case cold:
+		s.load(c)
+	default:
+		s.enqueue(c)
+	}
+}
+
+// overload refuses msgs, for which there is no room; it is given c locked and unlocks it.
+func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
+	shut := make([]bool, len(msgs)) // by an earlier message
+	now := s.cfg.Now()
+	for i := range msgs {
+		p := &msgs[i]
+		c.arrivals++
+		if l, ok := c.lanes[p.From.Conn]; ok && (!p.Resend || p.ClientMsgID != l.by) {
+			shut[i] = true
+			continue
+		}
+		c.lanes.apply(laneChange{conn: p.From.Conn, shut: true, lane: lane{since: c.arrivals, by: p.ClientMsgID, at: now}})
+	}
+	c.mu.Unlock()
+	n := 0
+	for i := range msgs {
+		if shut[i] {
+			msgs[i].Reply.Refused(&msgs[i], code.New(code.LaneBlocked))
+			continue
+		}
+		n++
+		msgs[i].Reply.Refused(&msgs[i], code.New(code.Overloaded))
+	}
+	s.refused(code.Overloaded, n)
+	s.refused(code.LaneBlocked, len(msgs)-n)
+}
+
+func (s *Sequencer) refused(c code.Code, n int) {
+	if f := s.cfg.Events.Refused; f != nil && n > 0 {
+		f(c, n)
+	}
+}
+
+// lock returns the conversation's cache entry, which it makes if there is none, locked.
+func (s *Sequencer) lock(conv id.ConversationID) *conversation {
+	sh := s.shard(conv)
+	for {
+		sh.mu.Lock()
+		c := sh.convs[conv]
+		if c == nil {
+			c = &conversation{id: conv}
+			sh.convs[conv] = c
+		}
+		sh.mu.Unlock()
+		c.mu.Lock()
+		if !c.dead {
+			return c
+		}
+		c.mu.Unlock()
+	}
+}
+
+func (s *Sequencer) shard(conv id.ConversationID) *shard {
+	return &s.shards[conv[15]%uint8(len(s.shards))]
+}
+
+// enqueue gives c, which the caller holds, to the sequencer goroutine.
+func (s *Sequencer) enqueue(c *conversation) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.refuseAll(c, code.New(code.Unavailable))
+		return
+	}
+	s.ready = append(s.ready, c)
+	first := len(s.ready) == 1
+	s.mu.Unlock()
+	if first {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Head returns the conversation's head as it is durable: from memory if the
+// conversation is loaded, else from the store. A head from memory lags where another
+// process appends too. A conversation that doesn't exist has the zero Head.
+func (s *Sequencer) Head(ctx context.Context, conv id.ConversationID) (msgstore.Head, error) {
+	sh := s.shard(conv)
+	sh.mu.Lock()
+	c := sh.convs[conv]
+	sh.mu.Unlock()
+	if c != nil {
+		c.mu.Lock()
+		raw := append([]byte(nil), c.raw...)
+		c.mu.Unlock()
+		if len(raw) > 0 {
+			return msgstore.ParseHead(raw)
+		}
+	}
+	h, _, err := s.timeline.Head(ctx, conv)
+	return h, err
+}
+
+// LatestTime returns the latest Unix millisecond that stands in a MessageID of this
+// Sequencer. A process that starts again with the same worker number must begin above it.
+func (s *Sequencer) LatestTime() int64 { return s.clock.latest.Load() }
+
+// Run sequences until ctx ends. It finishes the commit under way and refuses what
+// waits as unavailable, also what comes later. Run is called once.
+func (s *Sequencer) Run(ctx context.Context) error {
+	loading, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	for range s.cfg.Loaders {
+		wg.Go(func() { s.runLoader(loading) })
+	}
+	if s.apart {
+		wg.Go(func() { s.runSweep(ctx) })
+	}
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	for s.wait(ctx, tick.C) {
+		s.runRound(ctx)
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.todo = append(s.todo, s.ready...)
+	s.ready = nil
+	s.mu.Unlock()
+	stop()
+	for _, c := range s.loads.close() {
+		s.refuseAll(c, code.New(code.Unavailable))
+	}
+	for _, d := range s.delayed {
+		s.refuseAll(d.c, code.New(code.Unavailable))
+	}
+	for _, c := range s.todo {
+		s.refuseAll(c, code.New(code.Unavailable))
+	}
+	s.todo, s.delayed = nil, nil
+	wg.Wait()
+	s.after()
+	return nil
+}
+
+// wait returns true when there is something to sequence, false when ctx has ended.
+func (s *Sequencer) wait(ctx context.Context, tick <-chan time.Time) bool {
+	for {
+		if ctx.Err() != nil {
+			return false
+		}
+		next := s.wakeDelayed()
+		s.mu.Lock()
+		s.todo = append(s.todo, s.ready...)
+		clear(s.ready)
+		s.ready = s.ready[:0]
+		s.mu.Unlock()
+		if len(s.todo) > 0 {
+			return true
+		}
+		var timer <-chan time.Time
+		if next > 0 {
+			timer = time.After(next)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-timer:
+		case <-tick:
+			s.evict(s.cfg.Now())
+		}
+	}
+}
+
+// wakeDelayed gives the conversations whose time has come to the loaders and returns
+// how long the next of the others has to wait; 0: there is none.
+func (s *Sequencer) wakeDelayed() time.Duration {
+	if len(s.delayed) == 0 {
+		return 0
+	}
+	now := time.Now()
+	var next time.Duration
+	kept := s.delayed[:0]
+	for _, d := range s.delayed {
+		left := d.at.Sub(now)
+		if left <= 0 {
+			s.load(d.c)
+			continue
+		}
+		if next == 0 || left < next {
+			next = left
+		}
+		kept = append(kept, d)
+	}
+	clear(s.delayed[len(kept):])
+	s.delayed = kept
+	return next
+}
+
+// again has c, whose cached state was dropped, loaded once more and what stands in its
+// work run again; after MaxAttempts it refuses that with e.
+func (s *Sequencer) again(c *conversation, e *code.Error) {
+	c.attempts++
+	if c.attempts >= s.cfg.MaxAttempts {
+		s.refuseAll(c, e)
+		return
+	}
+	if c.attempts == 1 && e.Code != code.Undetermined {
+		s.load(c)
+		return
+	}
+	wait := min(2*time.Millisecond<<c.attempts, maxBackoff)
+	wait = wait/2 + rand.N(wait)
+	s.delayed = append(s.delayed, delayed{c, time.Now().Add(wait)})
+}
+
+// refuseAll refuses everything that waits for c, which the caller holds, with e, which
+// is one that may be tried again, and lets c go.
+func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
+	c.take()
+	c.attempts = 0
+	var outs []outcome
+	bytes, skip := 0, c.skip
+	for _, b := range c.work {
+		for i := skip; i < len(b.msgs); i++ {
+			p := &b.msgs[i]
+			outs = append(outs, outcome{p: p, at: b.at + uint64(i), err: e})
+			bytes += weight(p)
+		}
+		skip = 0
+	}
+	c.done(len(outs))
+	s.settle(c, outs, bytes, s.cfg.Now(), true)
+	s.answer(c.id, outs, 0)
+}
+
+// settle ends a run: outs are the outcomes of messages, bytes by weight, that no longer
+// wait. c goes back to the queue if there is more, else is let go. refused says that some
+// of outs are to be tried again, which is made to hold for the rest of their lanes.
+func (s *Sequencer) settle(c *conversation, outs []outcome, bytes int, now int64, refused bool) {
+	c.mu.Lock()
+	if refused {
+		c.shutLanes(outs, now)
+	}
+	c.count -= len(outs)
+	c.bytes -= bytes
+	s.pending.Add(int64(-len(outs)))
+	s.pendingBytes.Add(int64(-bytes))
+	more := len(c.waiting) > 0 || len(c.work) > 0
+	sweep, cold := c.swept != nil, c.raw == nil
+	c.held = more || sweep
+	c.mu.Unlock()
+	c.lastUse.Store(now)
+	switch {
+	case sweep || more && cold:
+		s.load(c)
+	case more:
+		s.enqueue(c)
+	}
+}
+
+// answer tells the senders of outs.
+func (s *Sequencer) answer(conv id.ConversationID, outs []outcome, last uint64) {
+	dups := 0
+	for i := range outs {
+		o := &outs[i]
+		p := o.p
+		if o.err != nil {
+			p.Reply.Refused(p, o.err)
+			s.refused(o.err.Code, 1)
+			continue
+		}
+		p.Reply.Acked(p, packet.Ack{Conversation: conv, Seq: o.seq, MessageID: o.mid, Duplicate: o.dup})
+		if o.dup {
+			dups++
+		}
+		if p.Interactive && p.SeenSeq > 0 && s.cfg.Seen != nil {
+			s.cfg.Seen(conv, p.From.User, min(p.SeenSeq, last))
+		}
+	}
+	if f := s.cfg.Events.Duplicates; f != nil && dups > 0 {
+		f(dups)
+	}
+}
+
+func (s *Sequencer) after() {
+	if s.cfg.AfterBatch != nil {
+		s.cfg.AfterBatch()
+	}
+}
