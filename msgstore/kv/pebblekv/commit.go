@@ -115,11 +115,13 @@ func (q *queue) close() bool {
 // group is what the goroutine that commits works with; the queue gives it to one at a time.
 type group struct {
 	s       *Store
-	batch   *pebble.Batch
 	limit   int // bytes of a batch at which it is written
 	txs     []*kv.Tx
-	stamp   uint64 // last given out
-	stamped bool   // the batch has stamped keys
+	batch   *pebble.Batch
+	stamps  *pebble.Batch // stamped keys that go to the end of batch
+	stamp   uint64        // last given out
+	stored  uint64        // last that the store has
+	order   []int         // scratch of add
 	recent  *recent
 	written written
 	disk    watermark
@@ -129,11 +131,16 @@ type group struct {
 
 func newGroup(s *Store, stamp uint64) group {
 	limit := min(8<<20, s.cfg.MemTableBytes/4)
+	batch := func() *pebble.Batch {
+		return s.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(2*limit))
+	}
 	return group{
 		s:      s,
-		batch:  s.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(2*limit)),
 		limit:  limit,
+		batch:  batch(),
+		stamps: batch(),
 		stamp:  stamp,
+		stored: stamp,
 		recent: newRecent(s.cfg.RecentKeys),
 		disk: watermark{
 			fs:      s.cfg.FS,
@@ -164,7 +171,7 @@ func (g *group) commit(list []*call, own *call) {
 	for i, c := range list {
 		for _, tx := range c.txs {
 			g.add(tx)
-			if g.batch.Len() < g.limit {
+			if g.batch.Len()+g.stamps.Len() < g.limit {
 				continue
 			}
 			// A giant group is written in parts, so that no batch outgrows the memtable.
@@ -191,7 +198,6 @@ func (g *group) begin() {
 	g.disk.check(g.began)
 	g.txs = g.txs[:0]
 	g.written.reset()
-	g.stamped = false
 	g.stats = Group{}
 }
 
@@ -202,30 +208,75 @@ func (g *group) add(tx *kv.Tx) {
 	}
 	ops := tx.Ops()
 	tx.Stamp = 0
+	g.order = g.order[:0]
 	for i := range ops {
 		switch op := &ops[i]; op.Kind {
-		case kv.OpSet:
-			d := g.batch.SetDeferred(len(op.Key), len(op.Value))
-			copy(d.Key, op.Key)
-			copy(d.Value, op.Value)
-			g.remember(op.Key, op.Value)
-		case kv.OpDelete:
-			d := g.batch.DeleteDeferred(len(op.Key))
-			copy(d.Key, op.Key)
-			g.remember(op.Key, nil)
+		case kv.OpSet, kv.OpDelete:
+			g.place(ops, i)
 		case kv.OpStamped:
 			if tx.Stamp == 0 {
 				g.stamp++
-				g.stamped, tx.Stamp = true, g.stamp
+				tx.Stamp = g.stamp
 			}
-			d := g.batch.SetDeferred(len(op.Key)+kv.StampLen, len(op.Value))
+			d := g.stamps.SetDeferred(len(op.Key)+kv.StampLen, len(op.Value))
 			copy(d.Key, op.Key)
 			binary.BigEndian.PutUint64(d.Key[len(op.Key):], tx.Stamp)
 			copy(d.Value, op.Value)
 			g.remember(d.Key, op.Value)
 		}
 	}
+	for _, i := range g.order {
+		op := &ops[i]
+		if g.maybeStamped(op.Key) {
+			g.appendStamps() // else they would come after the write of the same key that comes now
+		}
+		if op.Kind == kv.OpSet {
+			d := g.batch.SetDeferred(len(op.Key), len(op.Value))
+			copy(d.Key, op.Key)
+			copy(d.Value, op.Value)
+		} else {
+			d := g.batch.DeleteDeferred(len(op.Key))
+			copy(d.Key, op.Key)
+		}
+		g.remember(op.Key, op.Value)
+	}
 	g.txs = append(g.txs, tx)
+}
+
+// place puts write i of ops where its key belongs in the order in which add writes them: the
+// rows of a conversation are neighbours, and inserting a neighbour of the last key costs
+// the memtable no search. Writes of one key keep their order.
+func (g *group) place(ops []kv.Op, i int) {
+	g.order = append(g.order, i)
+	if len(g.order) > placeMax {
+		return
+	}
+	for j := len(g.order) - 1; j > 0 && bytes.Compare(ops[g.order[j-1]].Key, ops[i].Key) > 0; j-- {
+		g.order[j], g.order[j-1] = g.order[j-1], i
+	}
+}
+
+// placeMax bounds place's work, which is quadratic.
+const placeMax = 16
+
+// maybeStamped tells whether key may be one that stamps holds.
+func (g *group) maybeStamped(key []byte) bool {
+	if g.stamps.Empty() || len(key) < kv.StampLen {
+		return false
+	}
+	n := binary.BigEndian.Uint64(key[len(key)-kv.StampLen:])
+	return n > g.stored && n <= g.stamp
+}
+
+// appendStamps moves the stamped keys to the end of the batch.
+func (g *group) appendStamps() {
+	if g.stamps.Empty() {
+		return
+	}
+	if err := g.batch.Apply(g.stamps, nil); err != nil {
+		g.s.fail(fmt.Errorf("gather stamped keys: %w", err))
+	}
+	g.stamps.Reset()
 }
 
 // remember brings what is known of key up to date.
@@ -302,14 +353,15 @@ func (g *group) lookUp(h uint64, key []byte) ([]byte, error) {
 
 // write makes what was added durable, then visible.
 func (g *group) write() {
-	if len(g.txs) > 0 && !g.batch.Empty() {
-		if g.stamped {
-			var v [kv.StampLen]byte
-			binary.BigEndian.PutUint64(v[:], g.stamp)
-			if err := g.batch.Set(stampKey, v[:], nil); err != nil {
-				g.s.fail(err)
-			}
+	g.appendStamps()
+	if g.stamp != g.stored {
+		var v [kv.StampLen]byte
+		binary.BigEndian.PutUint64(v[:], g.stamp)
+		if err := g.batch.Set(stampKey, v[:], nil); err != nil {
+			g.s.fail(fmt.Errorf("note the last stamp: %w", err))
 		}
+	}
+	if !g.batch.Empty() {
 		g.stats.Bytes = g.batch.Len()
 		if err := g.apply(); err != nil {
 			g.s.fail(err)
@@ -318,6 +370,7 @@ func (g *group) write() {
 			}
 			g.txs = g.txs[:0]
 		} else {
+			g.stored = g.stamp
 			g.batch.Reset()
 		}
 	}

@@ -287,7 +287,7 @@ func (s *Store) Close() error {
 	var err error
 	if s.fatal.Load() == nil { // after a failure Pebble's own locks may be held for good
 		s.views.close()
-		err = s.group.batch.Close()
+		err = errors.Join(s.group.batch.Close(), s.group.stamps.Close())
 		if e := s.db.Close(); e != nil {
 			err = errors.Join(err, fmt.Errorf("close store in %s: %w", s.cfg.Dir, e))
 		}
