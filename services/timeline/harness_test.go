@@ -3,6 +3,7 @@ package timeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -213,4 +214,99 @@ func messages(t testing.TB, store kv.Store, conv id.ConversationID) []packet.Mes
 		raw = rest
 	}
 	return out
+}
+
+// hookStore lets a test stand between a sequencer and its store.
+type hookStore struct {
+	kv.Store
+	mu     sync.Mutex
+	commit func(ctx context.Context, next kv.Store, txs []*kv.Tx) // nil: straight through
+	get    func(ctx context.Context, key []byte) error            // not nil: may fail reads
+}
+
+func (h *hookStore) onCommit(f func(ctx context.Context, next kv.Store, txs []*kv.Tx)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.commit = f
+}
+
+func (h *hookStore) onGet(f func(ctx context.Context, key []byte) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.get = f
+}
+
+func (h *hookStore) Commit(ctx context.Context, txs ...*kv.Tx) {
+	h.mu.Lock()
+	f := h.commit
+	h.mu.Unlock()
+	if f == nil {
+		h.Store.Commit(ctx, txs...)
+		return
+	}
+	f(ctx, h.Store, txs)
+}
+
+func (h *hookStore) Get(ctx context.Context, key []byte) ([]byte, error) {
+	h.mu.Lock()
+	f := h.get
+	h.mu.Unlock()
+	if f != nil {
+		if err := f(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	return h.Store.Get(ctx, key)
+}
+
+// failNext makes the next n commits come to err; before that they are kept in *kept, if
+// given, as a store that stores them later would.
+func (h *hookStore) failNext(n int, err error, kept *[]*kv.Tx) {
+	h.onCommit(func(ctx context.Context, next kv.Store, txs []*kv.Tx) {
+		if n == 0 {
+			next.Commit(ctx, txs...)
+			return
+		}
+		n--
+		for _, tx := range txs {
+			if kept != nil {
+				*kept = append(*kept, copyTx(tx))
+			}
+			tx.Err = fmt.Errorf("by the test: %w", err)
+		}
+	})
+}
+
+func copyTx(tx *kv.Tx) *kv.Tx {
+	c := new(kv.Tx)
+	for _, op := range tx.Ops() {
+		switch op.Kind {
+		case kv.OpRequire:
+			if op.Absent {
+				c.Require(op.Key, nil)
+			} else {
+				c.Require(op.Key, op.Value)
+			}
+		case kv.OpSet:
+			c.Set(op.Key, op.Value)
+		case kv.OpDelete:
+			c.Delete(op.Key)
+		case kv.OpStamped:
+			c.SetStamped(op.Key, op.Value)
+		}
+	}
+	return c
+}
+
+// audit runs the store's own check and reports what it finds in the conversations.
+func audit(t testing.TB, store kv.Store, convs ...id.ConversationID) {
+	t.Helper()
+	err := msgstore.Check(context.Background(), store, keys, func(f msgstore.Finding) {
+		if slices.Contains(convs, f.Conversation) && f.Severity >= msgstore.Error {
+			t.Errorf("audit: %s", f)
+		}
+	})
+	if err != nil {
+		t.Errorf("audit: %v", err)
+	}
 }
