@@ -168,11 +168,15 @@ func (s *Send) fill(body []byte, lim *Limits) (ordered bool, err *code.Error) {
 	return true, nil
 }
 
+// maxDisorder bounds the work on a SEND whose fields are out of order.
+const maxDisorder = 1024
+
 // reorder returns a copy of body with its fields in ascending order and each singular
 // one once, as protobuf reads them: the last one wins, and encryption, a message, is merged.
 func reorder(body []byte) (out []byte, err *code.Error) {
 	type span struct {
 		num        uint32
+		wt         uint8
 		start, end int
 	}
 	var spans []span
@@ -181,37 +185,42 @@ func reorder(body []byte) (out []byte, err *code.Error) {
 		if n == 0 {
 			return nil, malformed("send")
 		}
-		spans = append(spans, span{f.num, i, i + n})
+		if len(spans) == maxDisorder {
+			return nil, badField("too many fields out of order")
+		}
+		spans = append(spans, span{f.num, f.wt, i, i + n})
 		i += n
 	}
 	slices.SortStableFunc(spans, func(a, b span) int { return int(a.num) - int(b.num) })
 	out = make([]byte, 0, len(body))
-	for i := 0; i < len(spans); i++ {
-		sp := spans[i]
-		j := i + 1
-		for j < len(spans) && spans[j].num == sp.num {
-			j++
+	for len(spans) > 0 {
+		sp := spans[0]
+		if sp.num > fieldEncryption || sp.num == fieldMentions {
+			out = append(out, body[sp.start:sp.end]...)
+			spans = spans[1:]
+			continue
 		}
-		switch {
-		case sp.num == fieldEncryption && j > i+1:
+		same := 1
+		for same < len(spans) && spans[same].num == sp.num {
+			if spans[same].wt != sp.wt {
+				return nil, malformed("send")
+			}
+			same++
+		}
+		if sp.num == fieldEncryption && same > 1 {
 			var merged []byte
-			for _, p := range spans[i:j] {
+			for _, p := range spans[:same] {
 				f, _ := next(body[p.start:p.end])
-				if f.wt != wtBytes {
-					return nil, malformed("send")
-				}
 				merged = append(merged, f.data...)
 			}
 			out = appendUvarint(out, fieldEncryption<<3|wtBytes)
 			out = appendUvarint(out, uint64(len(merged)))
 			out = append(out, merged...)
-			i = j - 1
-		case sp.num <= fieldEncryption && sp.num != fieldMentions:
-			out = append(out, body[spans[j-1].start:spans[j-1].end]...)
-			i = j - 1
-		default:
-			out = append(out, body[sp.start:sp.end]...)
+		} else {
+			last := spans[same-1]
+			out = append(out, body[last.start:last.end]...)
 		}
+		spans = spans[same:]
 	}
 	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"reflect"
 	"testing"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -150,7 +149,8 @@ func checkMessages(t *testing.T, messages []byte) {
 	}
 }
 
-// checkGenerated writes what is valid with the generated codec and compares the JSON forms.
+// checkGenerated reads what is valid with the generated codec and writes it again: the
+// JSON form stays the same.
 func checkGenerated(t *testing.T, fr frame.Frame, m Body) {
 	if err := m.Unmarshal(fr.Body); err != nil {
 		t.Fatalf("the generated codec doesn't read it: %v", err)
@@ -159,14 +159,13 @@ func checkGenerated(t *testing.T, fr frame.Frame, m Body) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := fr
-	again.Body = b
-	m2 := reflect.New(reflect.TypeOf(m).Elem()).Interface().(Body)
-	if err := m2.Unmarshal(b); err != nil || !reflect.DeepEqual(m, m2) {
-		return // not this package's: the generated codec keeps empty and absent apart in places
+	before, err := ToJSON(fr)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := ToJSON(again); err != nil {
-		t.Fatalf("written by the generated codec: %v", err)
+	fr.Body = b
+	if after, err := ToJSON(fr); err != nil || !bytes.Equal(before, after) {
+		t.Fatalf("written by the generated codec\n%s, want\n%s (%v)", after, before, err)
 	}
 }
 

@@ -127,6 +127,10 @@ func (sp *spec) validate(f field) *code.Error {
 		if f.val > 1<<32-1 {
 			return code.Newf(code.BadRequest, "%s is above 32 bits", sp.name)
 		}
+	case kindBool: // the generated codec takes 2 for false, protobuf for true
+		if f.val > 1 {
+			return badField("a bool is neither 0 nor 1")
+		}
 	case kindText:
 		if !utf8.Valid(f.data) {
 			return invalidUTF8(sp.name)
