@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/services/session"
 )
 
 // Config is everything that can be set. Zero values mean the default that
@@ -141,6 +142,9 @@ func (c *Config) Validate() error {
 		if v <= 0 {
 			bad("limits.%s %d: want at least 1", name, v)
 		}
+	}
+	if l.ConnectionsPerUser > session.MaxDevices {
+		bad("limits.connections_per_user %d: at most %d", l.ConnectionsPerUser, session.MaxDevices)
 	}
 	if l.Content > 64<<10 {
 		bad("limits.content %s: at most 64KiB", l.Content)

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gochat-im/gochat/node"
+)
+
+// exitStorage is the status after a failed write: start the server again, it recovers from its log.
+const exitStorage = 3
+
+func serveCommand() *cobra.Command {
+	var flags configFlags
+	var tcp, http, level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the whole chat in this process",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set := map[string]any{}
+			for name, value := range map[string]string{"tcp.listen": tcp, "http.listen": http, "log.level": level} {
+				if value != "" {
+					set[name] = value
+				}
+			}
+			cfg, err := flags.load(set)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, cmd.ErrOrStderr())
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&tcp, "tcp", "", "address of the binary protocol (default 127.0.0.1:7070)")
+	cmd.Flags().StringVar(&http, "http", "", "address of the HTTP interface (default 127.0.0.1:8080)")
+	cmd.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (default info)")
+	return cmd
+}
+
+func serve(ctx context.Context, cfg node.Config, out io.Writer) error {
+	level := new(slog.LevelVar)
+	logger, err := newLogger(cfg.Log, level, out)
+	if err != nil {
+		return usageError{err}
+	}
+	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
+		return fmt.Errorf("finding the data directory: %w", err)
+	}
+	n, err := node.New(cfg, logger, level, version)
+	if err != nil {
+		return err
+	}
+	banner(out, n, cfg)
+	err = n.Run(ctx)
+	if errors.Is(err, node.ErrStorage) {
+		// Nothing may run any more that could tell a client something: what was being stored is undetermined.
+		fmt.Fprintln(out, "gochat:", err)
+		os.Exit(exitStorage)
+	}
+	return err
+}
+
+func newLogger(cfg node.Log, level *slog.LevelVar, out io.Writer) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(cfg.Level)); err != nil {
+		return nil, fmt.Errorf("log.level: %w", err)
+	}
+	level.Set(l)
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(out, opts)), nil
+	}
+	return slog.New(slog.NewTextHandler(out, opts)), nil
+}
+
+// banner tells where everything is and what to type next.
+func banner(out io.Writer, n *node.Node, cfg node.Config) {
+	flags := ""
+	if n.TCPAddr().String() != "127.0.0.1:7070" {
+		flags += " --server " + n.TCPAddr().String()
+	}
+	if n.HTTPAddr().String() != "127.0.0.1:8080" {
+		flags += " --http http://" + n.HTTPAddr().String()
+	}
+	self := os.Args[0]
+	fmt.Fprintf(out, `
+GoChat %s is up.
+
+  data      %s
+  clients   %s (binary protocol)
+  HTTP      http://%s (sign-in, /healthz, /metrics)
+
+Talk to yourself, in two more terminals:
+
+  %s chat --profile alice%s
+  %s chat --profile bob%s
+
+`, version, cfg.Data, n.TCPAddr(), n.HTTPAddr(), self, flags, self, flags)
+	for what, addr := range map[string]net.Addr{"The binary protocol": n.TCPAddr(), "HTTP": n.HTTPAddr()} {
+		if a, err := netip.ParseAddrPort(addr.String()); err == nil && !a.Addr().IsLoopback() {
+			fmt.Fprintf(out, "WARNING: %s listens on %s WITHOUT TLS. Tokens and messages cross the network in the clear;\nterminate TLS in front of it, or listen on 127.0.0.1.\n\n", what, addr)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/account"
+)
+
+func tokenCommand() *cobra.Command {
+	var flags configFlags
+	var device string
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use:   "token USER",
+		Short: "Sign an access token with the key in the data directory",
+		Long: "Signs an access token as the server itself does, for scripts and tests. Whoever holds it is USER until it expires\n" +
+			"or everything of USER is revoked, so treat it as a password.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := flags.load(nil)
+			if err != nil {
+				return err
+			}
+			user := id.UserID(args[0])
+			if !user.Valid() {
+				return usageError{fmt.Errorf("user id %q: want 1 to %d bytes of UTF-8 without control characters", args[0], id.MaxUserID)}
+			}
+			keys, err := account.LoadKeys(cfg.Data)
+			if err != nil {
+				return fmt.Errorf("%w; the server makes the keys when it starts for the first time", err)
+			}
+			token, err := account.MintToken(keys, account.DefaultIssuer, user, id.DeviceID(device), time.Now(), ttl)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&device, "device", "", "the only device that may use it (default any)")
+	cmd.Flags().DurationVar(&ttl, "ttl", 15*time.Minute, "how long it holds")
+	return cmd
+}

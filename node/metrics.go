@@ -1,0 +1,149 @@
+package node
+
+import (
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/timeline"
+)
+
+// metrics are what the node counts itself; what its parts count is read when it is scraped.
+type metrics struct {
+	reg *prometheus.Registry
+
+	committed    prometheus.Counter
+	commitTime   prometheus.Histogram
+	syncTime     prometheus.Histogram
+	perCommit    prometheus.Histogram
+	conflicts    prometheus.Counter
+	undetermined prometheus.Counter
+	duplicates   prometheus.Counter
+	refused      *prometheus.CounterVec
+	loads        prometheus.Counter
+	evictions    prometheus.Counter
+	requests     *prometheus.HistogramVec
+}
+
+func newMetrics(reg *prometheus.Registry) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+		reg.MustRegister(h)
+		return h
+	}
+	durations := prometheus.ExponentialBuckets(100e-6, 2, 16) // 100 µs to 3.3 s
+	m := &metrics{
+		reg:          reg,
+		committed:    counter("gochat_messages_stored_total", "Messages stored."),
+		commitTime:   histogram("gochat_commit_seconds", "From building a batch of appends to its durability.", durations),
+		syncTime:     histogram("gochat_store_sync_seconds", "Waiting for the disk, a group of transactions.", durations),
+		perCommit:    histogram("gochat_commit_messages", "Messages stored by one commit.", prometheus.ExponentialBuckets(1, 4, 8)),
+		conflicts:    counter("gochat_append_conflicts_total", "Appends that ran again because the conversation's head had changed."),
+		undetermined: counter("gochat_append_undetermined_total", "Appends whose commit had an unknown outcome."),
+		duplicates:   counter("gochat_messages_duplicate_total", "Messages that were stored already when they were sent again."),
+		refused:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gochat_messages_refused_total", Help: "Messages refused by the sequencer, by code."}, []string{"code"}),
+		loads:        counter("gochat_conversation_loads_total", "Conversations read from the store because they were not in memory."),
+		evictions:    counter("gochat_conversation_evictions_total", "Conversations dropped from memory."),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gochat_http_seconds", Help: "HTTP requests by route and status.", Buckets: durations},
+			[]string{"route", "status"}),
+	}
+	reg.MustRegister(m.refused, m.requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) group(g pebblekv.Group) { m.syncTime.Observe((g.Apply + g.Sync).Seconds()) }
+
+func (m *metrics) request(route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+func (m *metrics) timelineEvents() timeline.Events {
+	return timeline.Events{
+		Committed: func(_, messages int, took time.Duration) {
+			m.committed.Add(float64(messages))
+			m.perCommit.Observe(float64(messages))
+			m.commitTime.Observe(took.Seconds())
+		},
+		Conflict:     func(id.ConversationID) { m.conflicts.Inc() },
+		Undetermined: func(id.ConversationID) { m.undetermined.Inc() },
+		Duplicates:   func(n int) { m.duplicates.Add(float64(n)) },
+		Refused:      func(c code.Code, n int) { m.refused.WithLabelValues(c.String()).Add(float64(n)) },
+		Loaded:       func(id.ConversationID, time.Duration) { m.loads.Inc() },
+		Evicted:      func(n int) { m.evictions.Add(float64(n)) },
+	}
+}
+
+// watch registers what is read from the node's parts at each scrape.
+func (m *metrics) watch(n *Node) {
+	gauge := func(name, help string, read func() float64) {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+	}
+	counter := func(name, help string, read func() float64) {
+		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
+	}
+	gauge("gochat_connections", "Connections, those not logged in included.", func() float64 { return float64(n.hub.Count()) })
+	gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
+	counter("gochat_frames_in_total", "Frames from clients.", func() float64 { return float64(n.hub.Stats().FramesIn) })
+	counter("gochat_frames_out_total", "Frames to clients.", func() float64 { return float64(n.hub.Stats().FramesOut) })
+	counter("gochat_socket_writes_total", "Writes to sockets; frames out per write is how well they coalesce.", func() float64 { return float64(n.hub.Stats().Writes) })
+	counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(n.hub.Stats().Lagging) })
+	counter("gochat_deliveries_dropped_total", "Deliveries dropped for lagging connections, which pull them later.", func() float64 { return float64(n.hub.Stats().Dropped) })
+	counter("gochat_hints_total", "HINTs sent.", func() float64 { return float64(n.hub.Stats().Hints) })
+	counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(n.hub.Stats().RefusedAtDoor) })
+	counter("gochat_fanout_events_total", "Appends fanned out.", func() float64 { return float64(n.fanout.Stats().Events) })
+	counter("gochat_deliveries_total", "Frames handed to connections by fan-out.", func() float64 { return float64(n.fanout.Stats().Delivered) })
+	gauge("gochat_store_disk_bytes", "Bytes on disk.", func() float64 { return float64(n.store.Metrics().DiskBytes) })
+	gauge("gochat_store_full", "1 while writes are refused for lack of space.", func() float64 {
+		if n.store.Metrics().Full {
+			return 1
+		}
+		return 0
+	})
+	m.reg.MustRegister(refusals{n})
+}
+
+// refusals counts what the edge refused and closed, by code.
+type refusals struct{ n *Node }
+
+var (
+	edgeRefused = prometheus.NewDesc("gochat_edge_refused_total", "Requests refused by the edge, by code.", []string{"code"}, nil)
+	edgeClosed  = prometheus.NewDesc("gochat_edge_closed_total", "Connections closed by the edge, by code.", []string{"code"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (r refusals) Describe(ch chan<- *prometheus.Desc) { ch <- edgeRefused; ch <- edgeClosed }
+
+// Collect implements prometheus.Collector.
+func (r refusals) Collect(ch chan<- prometheus.Metric) {
+	s := r.n.hub.Stats()
+	for desc, counts := range map[*prometheus.Desc]map[code.Code]uint64{edgeRefused: s.Refused, edgeClosed: s.Closed} {
+		for c, n := range counts {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), c.String())
+		}
+	}
+}
+
+// stats is what the administration socket shows.
+func (n *Node) stats() any {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	return map[string]any{
+		"goroutines": runtime.NumGoroutine(),
+		"heap_bytes": mem.HeapAlloc,
+		"edge":       n.hub.Stats(),
+		"fanout":     n.fanout.Stats(),
+		"store":      n.store.Metrics(),
+		"sessions":   n.sessions.Len(),
+	}
+}

@@ -1,0 +1,310 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gochat-im/gochat/bus/log"
+	"github.com/gochat-im/gochat/edge/admin"
+	"github.com/gochat-im/gochat/edge/api"
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/edge/tcp"
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/services/account"
+	"github.com/gochat-im/gochat/services/conversation"
+	"github.com/gochat-im/gochat/services/fanout"
+	"github.com/gochat-im/gochat/services/session"
+	"github.com/gochat-im/gochat/services/timeline"
+)
+
+// ErrStorage is what Run returns after a failed write: what was being stored is
+// undetermined, and only a restart, which recovers from the log, finds out.
+var ErrStorage = errors.New("the store failed")
+
+// worker is this node's number in MessageIDs and connection incarnations; an embedded
+// node is the only one of its store.
+const worker = 1
+
+// fanoutGroup is the bus group of fan-out.
+const fanoutGroup = "fanout"
+
+// drainTime is what clients have to leave before the server closes their connections.
+const drainTime = 3 * time.Second
+
+// Node is one process of GoChat. New opens and binds, Run serves, and ends when its
+// context does.
+type Node struct {
+	cfg Config
+	log *slog.Logger
+
+	store    *pebblekv.Store
+	clock    *msgstore.Clock
+	sweeper  *msgstore.Sweeper
+	accounts *account.Service
+	convs    *conversation.Service
+	seq      *timeline.Sequencer
+	bus      *log.Log
+	fanout   *fanout.Handler
+	sessions *session.Directory
+	hub      *hub.Hub
+	tcp      *tcp.Server
+	api      *api.Server
+	admin    *admin.Server
+
+	fatal chan error // the store's last word
+}
+
+// New opens the data directory and binds every listener. level, if not nil, can be
+// changed while the node runs. What New opened it closes again when it fails.
+func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) (_ *Node, err error) {
+	n := &Node{cfg: cfg, log: logger, fatal: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	keys := msgstore.Keys{}
+	reg := prometheus.NewRegistry()
+	m := newMetrics(reg)
+
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	storeCfg := pebblekv.Config{
+		Dir: filepath.Join(cfg.Data, "store"), Logger: logger,
+		CacheBytes: int64(cfg.Storage.Cache), MemTableBytes: int(cfg.Storage.Memtable), DiskReserve: int64(cfg.Storage.DiskReserve),
+		OnFatal: n.storeFailed, Observe: pebblekv.Observe{Group: m.group},
+	}
+	events := m.timelineEvents()
+	if err := plantFaults(&storeCfg, &events); err != nil {
+		return nil, err
+	}
+	if n.store, err = pebblekv.Open(storeCfg); err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	ctx := context.Background()
+	meta, err := msgstore.OpenMeta(ctx, n.store, keys, time.Now().UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	if n.clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: n.store, Keys: keys, Logger: logger}); err != nil {
+		return nil, err
+	}
+	n.sweeper = msgstore.NewSweeper(msgstore.SweeperConfig{Store: n.store, Keys: keys, Now: n.clock.Now, Logger: logger})
+
+	crypt, err := account.LoadOrCreateKeys(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	if n.accounts, err = account.New(account.Config{
+		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers),
+		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
+		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: cfg.Accounts.HashesAtOnce, OnRevoke: n.revoked, Logger: logger,
+	}); err != nil {
+		return nil, err
+	}
+
+	tl := msgstore.NewTimeline(n.store, keys)
+	if n.bus, err = log.New(log.Config{
+		Store: n.store, Rows: busRows{keys}, Logger: logger,
+		Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
+			messages, _, last, err := tl.Range(ctx, conv, from, to, 0, busReadBytes)
+			return messages, last, err
+		},
+	}); err != nil {
+		return nil, err
+	}
+	if n.convs, err = conversation.New(conversation.Config{
+		Store: n.store, Keys: keys, Users: n.accounts, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
+	}); err != nil {
+		return nil, err
+	}
+	if n.seq, err = timeline.New(timeline.Config{
+		Store: n.store, Keys: keys, Bus: n.bus, Guard: guard{n.convs}, Epoch: meta.Epoch, Worker: worker, Now: n.clock.Now, Logger: logger,
+		AfterBatch: func() { n.hub.Flush() }, Seen: n.convs.Seen, Events: events, MaxConversations: cfg.Limits.Conversations,
+	}); err != nil {
+		return nil, err
+	}
+	n.convs.Bind(n.seq)
+	if n.sessions, err = session.New(session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser}); err != nil {
+		return nil, err
+	}
+
+	lim := packet.DefaultLimits
+	lim.MaxContent = int(cfg.Limits.Content)
+	signals := &lateSignals{}
+	if n.hub, err = hub.New(hub.Config{
+		Worker: worker, Connections: cfg.Limits.Connections, PerUser: cfg.Limits.ConnectionsPerUser, PerAddress: cfg.Limits.ConnectionsPerAddress,
+		ConnectsPerAddress: cfg.Limits.ConnectsPerAddress, Strangers: cfg.Limits.Unauthenticated,
+		StrangersPerAddress: min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated), Logger: logger,
+		Conn: conn.Config{
+			Server: "gochat " + version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
+			Handshake: cfg.Limits.Handshake, Heartbeat: cfg.Limits.Heartbeat, HeartbeatMin: cfg.Limits.HeartbeatMin, HeartbeatMax: cfg.Limits.HeartbeatMax,
+			Resume: cfg.Accounts.Resume, SendsPerSecond: cfg.Limits.SendsPerSecond, UserSendsPerSecond: cfg.Limits.UserSendsPerSecond,
+			BytesPerSecond: int(cfg.Limits.BytesPerSecond), MaxInflight: cfg.Limits.Inflight, QueueBytes: int(cfg.Limits.Outbound), Stalled: cfg.Limits.Stalled,
+			Logger: logger,
+		},
+	}, conn.Services{Authenticator: n.accounts, Conversations: n.convs, Sessions: n.sessions, Signals: signals}); err != nil {
+		return nil, err
+	}
+	if n.fanout, err = fanout.New(fanout.Config{
+		Members: n.convs, Sessions: n.sessions, Deliver: n.hub, Timeline: tl, MaxFrame: int(cfg.Limits.Frame),
+		Conversations: max(cfg.Limits.Conversations, 16), Logger: logger,
+	}); err != nil {
+		return nil, err
+	}
+	signals.Signals = n.fanout
+
+	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
+		return nil, fmt.Errorf("%w (tcp.listen, flag --tcp)", err)
+	}
+	if n.api, err = api.New(api.Config{
+		Listen: cfg.HTTP.Listen, Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
+		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
+	}); err != nil {
+		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)
+	}
+	if n.admin, err = admin.New(admin.Config{Path: filepath.Join(cfg.Data, "admin.sock"), Stats: n.stats, Level: level, Logger: logger}); err != nil {
+		return nil, err
+	}
+	m.watch(n)
+	return n, nil
+}
+
+// busReadBytes bounds what the bus reads of one append at once.
+const busReadBytes = 256 << 10
+
+// TCPAddr and HTTPAddr are where the node listens.
+func (n *Node) TCPAddr() net.Addr  { return n.tcp.Addr() }
+func (n *Node) HTTPAddr() net.Addr { return n.api.Addr() }
+
+// Run serves until ctx ends, then drains and closes everything. It returns ErrStorage,
+// at once, if the store fails.
+func (n *Node) Run(ctx context.Context) error {
+	// What serves clients ends first, what it stands on last.
+	front, stopFront := context.WithCancel(ctx)
+	defer stopFront()
+	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBack()
+	failed := make(chan error, 16)
+	var fronts, backs sync.WaitGroup
+	start := func(wg *sync.WaitGroup, ctx context.Context, what string, run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	start(&backs, back, "clock", n.clock.Run)
+	start(&backs, back, "conversations", n.convs.Run)
+	start(&backs, back, "sequencer", n.seq.Run)
+	start(&backs, back, "fan-out", func(ctx context.Context) error { return n.bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
+	start(&backs, back, "sweeps", n.sweeper.Run)
+	start(&backs, back, "connections", n.hub.Run)
+	start(&fronts, front, "tcp", n.tcp.Run)
+	start(&fronts, front, "http", n.api.Run)
+	start(&fronts, front, "admin", n.admin.Run)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	case err = <-n.fatal:
+		return err // nothing may be answered any more
+	}
+	n.log.Info("shutting down")
+	stopFront()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err = errors.Join(err, n.hub.Shutdown(drain))
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err = errors.Join(err, n.api.Shutdown(closing), n.admin.Shutdown(closing))
+	fronts.Wait()
+	stopBack()
+	backs.Wait()
+	n.close()
+	select {
+	case fatal := <-n.fatal:
+		err = errors.Join(err, fatal)
+	default:
+	}
+	return err
+}
+
+// storeFailed is called by the store when it can't go on.
+func (n *Node) storeFailed(err error) {
+	select {
+	case n.fatal <- fmt.Errorf("%w: %w", ErrStorage, err):
+	default:
+	}
+}
+
+// revoked closes what a revoked device has open. An empty device means all of the user's.
+func (n *Node) revoked(user id.UserID, device id.DeviceID) {
+	if n.hub != nil {
+		n.hub.CloseUser(user, device, code.New(code.SessionRevoked))
+	}
+}
+
+// ready reports whether clients can be served.
+func (n *Node) ready(ctx context.Context) error {
+	if _, err := n.store.Get(ctx, []byte{0}); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// close closes what New opened, in the opposite order.
+func (n *Node) close() {
+	var errs []error
+	if n.admin != nil {
+		errs = append(errs, n.admin.Close())
+	}
+	if n.tcp != nil {
+		n.tcp.Close()
+	}
+	if n.accounts != nil {
+		n.accounts.Close()
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		n.log.Warn("closing", "err", err)
+	}
+}
+
+func issuers(list []Issuer) []account.Issuer {
+	out := make([]account.Issuer, len(list))
+	for i, is := range list {
+		out[i] = account.Issuer{Issuer: is.Issuer, Audience: is.Audience, Algorithm: is.Algorithm, Key: is.KeyFile, Prefix: is.Prefix}
+	}
+	return out
+}
+
+// prefixes parses what Validate has checked.
+func prefixes(list []string) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(list))
+	for _, s := range list {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,207 @@
+//go:build e2e
+
+// Package e2e drives the real binary as its users do: it is started, talked to,
+// killed, starved of disk and started again.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	binary      string // gochat as it is shipped
+	faultBinary string // gochat with fault points
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	dir, err := os.MkdirTemp("", "gochat-e2e-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	binary, faultBinary = filepath.Join(dir, "gochat"), filepath.Join(dir, "gochat-faultpoints")
+	for path, tags := range map[string]string{binary: "", faultBinary: "faultpoints"} {
+		out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "github.com/gochat-im/gochat/cmd/gochat").CombinedOutput()
+		if err != nil {
+			return 0, fmt.Errorf("building %s: %w\n%s", filepath.Base(path), err, out)
+		}
+	}
+	return m.Run(), nil
+}
+
+// server is one gochat process over the life of a test; its data outlives it.
+type server struct {
+	t    *testing.T
+	bin  string
+	wrap []string // a command put before the binary
+	env  []string
+	data string
+	tcp  string
+	http string
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	err  error         // how it ended
+	mu   sync.Mutex
+	out  bytes.Buffer
+}
+
+func newServer(t *testing.T, bin string, env ...string) *server {
+	t.Helper()
+	s := &server{t: t, bin: bin, data: t.TempDir(), tcp: freePort(t), http: freePort(t), env: env}
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			t.Logf("server said:\n%s", s.out.String())
+		}
+	})
+	return s
+}
+
+// freePort returns a loopback address that was free a moment ago, below the range
+// from which the system picks the ports of outgoing connections.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for port := 20000 + os.Getpid()%5000; port < 32000; port += 7 {
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if used[addr] {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		used[addr] = true
+		return addr
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+var used = map[string]bool{}
+
+// start starts the server and waits until it is ready.
+func (s *server) start() {
+	s.t.Helper()
+	if err := s.tryStart(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *server) tryStart() error {
+	args := append(append([]string{}, s.wrap...), s.bin, "serve", "--data", s.data, "--tcp", s.tcp, "--http", s.http)
+	s.cmd = exec.Command(args[0], args[1:]...)
+	s.cmd.Env = append(append(os.Environ(),
+		// The tests are many users behind one address, in a hurry.
+		"GOCHAT_HTTP__AUTH_PER_MINUTE=100000", "GOCHAT_LIMITS__SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100000",
+		"GOCHAT_LIMITS__BYTES_PER_SECOND=64MiB", "GOCHAT_LIMITS__CONNECTS_PER_ADDRESS=10000"), s.env...)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	pipe, err := s.cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	s.cmd.Stdout = s.cmd.Stderr
+	s.done = make(chan struct{})
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		for sc := bufio.NewScanner(pipe); sc.Scan(); {
+			s.mu.Lock()
+			s.out.WriteString(sc.Text() + "\n")
+			s.mu.Unlock()
+		}
+		s.err = cmd.Wait()
+		close(done)
+	}(s.cmd, s.done)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		select {
+		case <-s.done:
+			return fmt.Errorf("server ended while starting: %w\n%s", s.err, s.output())
+		case <-time.After(10 * time.Millisecond):
+		}
+		res, err := http.Get("http://" + s.http + "/readyz")
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+	}
+	return errors.New("server wasn't ready in 30 s\n" + s.output())
+}
+
+func (s *server) output() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.String()
+}
+
+func (s *server) alive() bool {
+	if s.cmd == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill is kill -9; it returns when the process is gone.
+func (s *server) kill() {
+	if s.alive() {
+		_ = s.cmd.Process.Kill()
+		<-s.done
+	}
+}
+
+// wait waits for the process to end by itself and returns its exit status.
+func (s *server) wait(limit time.Duration) (int, error) {
+	select {
+	case <-s.done:
+		return s.cmd.ProcessState.ExitCode(), nil
+	case <-time.After(limit):
+		return 0, fmt.Errorf("server still ran after %s", limit)
+	}
+}
+
+// check runs the audit over the stopped server's data.
+func (s *server) check() {
+	s.t.Helper()
+	out, err := exec.Command(s.bin, "check", "--data", s.data).CombinedOutput()
+	if err != nil {
+		s.t.Errorf("gochat check: %v\n%s", err, out)
+	} else {
+		s.t.Logf("gochat check: %s", strings.TrimSpace(string(out)))
+	}
+}
