@@ -18,16 +18,18 @@ type Identity struct {
 	IssuedAt time.Time   // zero: an outside token that doesn't say
 	Expires  time.Time
 	Outside  bool // signed by an outside issuer
+
+	generation uint64 // of the device's session; 0: signed in elsewhere (outside issuer, operator)
 }
 
 // VerifyAccess checks an access token, and that its session was not ended since.
 // Errors: Unauthenticated, TokenExpired, SessionRevoked, or what the store fails with.
 func (s *Service) VerifyAccess(ctx context.Context, token string) (Identity, *code.Error) {
-	who, generation, err := s.tokens.verify(token)
+	who, err := s.tokens.verify(token)
 	if err != nil {
 		return Identity{}, err
 	}
-	sess := session{user: who.User, device: who.Device, generation: generation, issued: unixMilli(who.IssuedAt)}
+	sess := session{user: who.User, device: who.Device, generation: who.generation, issued: unixMilli(who.IssuedAt)}
 	if err := s.admit(ctx, &sess); err != nil {
 		return Identity{}, err
 	}
@@ -38,7 +40,7 @@ func (s *Service) VerifyAccess(ctx context.Context, token string) (Identity, *co
 type session struct {
 	user       id.UserID
 	device     id.DeviceID
-	generation uint64 // 0: signed in elsewhere (outside issuer, operator), so no row has to exist
+	generation uint64 // 0: signed in elsewhere, so no row has to exist
 	issued     int64  // Unix ms when the access token was issued; 0: unknown
 }
 
@@ -105,14 +107,14 @@ func (s *Service) Authenticate(ctx context.Context, token, resume string, device
 		return "", "", false, code.New(code.Unauthenticated)
 	}
 	if token != "" {
-		who, generation, err := s.tokens.verify(token)
+		who, err := s.tokens.verify(token)
 		switch {
 		case err == nil:
 			if who.Device != "" && who.Device != device {
 				return "", "", false, code.Newf(code.Unauthenticated, "the token belongs to another device")
 			}
 			ok = ok && r.user == who.User
-			r = resumeClaims{session: session{user: who.User, device: device, generation: generation, issued: unixMilli(who.IssuedAt)}, until: s.resumeEnd(who, generation)}
+			r = resumeClaims{session: session{user: who.User, device: device, generation: who.generation, issued: unixMilli(who.IssuedAt)}, until: s.resumeEnd(who)}
 		case err.Code != code.TokenExpired || !ok:
 			return "", "", false, err
 		}

@@ -129,13 +129,12 @@ func (c *Config) setDefaults() {
 
 // Service is the account service. It is safe for concurrent use.
 type Service struct {
-	cfg     Config
-	tokens  verifier
-	hashes  *hashGate
-	dummy   string // a hash that no password has, so that unknown names cost as much
-	known   knownUsers
-	settle  settler
-	nowFunc func() time.Time
+	cfg    Config
+	tokens verifier
+	hashes *hashGate
+	dummy  string // a hash that no password has, so that unknown names cost as much
+	known  knownUsers
+	settle settler
 }
 
 // New returns a Service. It computes one password hash, and reads the issuers' keys.
@@ -144,7 +143,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Service{cfg: cfg, nowFunc: cfg.Now}
+	s := &Service{cfg: cfg}
 	var err error
 	if s.tokens, err = newVerifier(&cfg); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 )
 
 // Issuer is an outside system whose tokens are accepted. Its users' ids are Prefix
-// followed by the token's sub. Several entries may name one issuer, to change its key.
+// followed by the token's sub. Several entries may name one issuer, to change its key;
+// they differ in algorithm, key and key id alone.
 //
 // An issuer's token must carry iss, sub and exp; nbf and iat, where present, must not lie
 // in the future. A claim "dev" binds the token to that device. Without iat, a token is
@@ -74,6 +76,8 @@ func newVerifier(cfg *Config) (verifier, error) {
 		}
 		if had := v.byIss[is.Issuer]; len(had) > 0 && had[0].Prefix != is.Prefix {
 			return v, fmt.Errorf("%s: its entries have the prefixes %q and %q", what, had[0].Prefix, is.Prefix)
+		} else if len(had) > 0 && had[0].Audience != is.Audience {
+			return v, fmt.Errorf("%s: its entries have the audiences %q and %q", what, had[0].Audience, is.Audience)
 		}
 		if is.Prefix != "" && !id.UserID(is.Prefix).Valid() {
 			return v, fmt.Errorf("%s: the prefix can't begin a user id", what)
@@ -126,9 +130,9 @@ var (
 )
 
 // verify checks one token. Errors are Unauthenticated or TokenExpired and never hold a part of the token.
-func (v *verifier) verify(token string) (Identity, uint64, *code.Error) {
+func (v *verifier) verify(token string) (Identity, *code.Error) {
 	if token == "" || len(token) > maxToken {
-		return Identity{}, 0, code.New(code.Unauthenticated)
+		return Identity{}, code.New(code.Unauthenticated)
 	}
 	var (
 		c    claims
@@ -162,25 +166,24 @@ func (v *verifier) verify(token string) (Identity, uint64, *code.Error) {
 	})
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return Identity{}, 0, code.New(code.TokenExpired)
+		return Identity{}, code.New(code.TokenExpired)
 	case err != nil:
 		// The library's errors may quote what they couldn't parse, so only their kind is kept.
-		return Identity{}, 0, code.Wrap(code.Unauthenticated, tokenFault(err))
+		return Identity{}, code.Wrap(code.Unauthenticated, tokenFault(err))
 	}
 	who := Identity{User: id.UserID(c.Subject), Device: id.DeviceID(c.Device), Expires: c.ExpiresAt.Time}
 	if c.IssuedAt != nil {
 		who.IssuedAt = c.IssuedAt.Time
 	}
-	if from != nil {
-		if who, err = v.outside(who, from, &c); err != nil {
-			return Identity{}, 0, code.Wrap(code.Unauthenticated, err)
-		}
-		c.Generation = 0
+	if from == nil {
+		who.generation = c.Generation
+	} else if who, err = v.outside(who, from, &c); err != nil {
+		return Identity{}, code.Wrap(code.Unauthenticated, err)
 	}
 	if !who.User.Valid() || who.Device != "" && !who.Device.Valid() {
-		return Identity{}, 0, code.Wrap(code.Unauthenticated, errors.New("sub or dev can't be an id"))
+		return Identity{}, code.Wrap(code.Unauthenticated, errors.New("sub or dev can't be an id"))
 	}
-	return who, c.Generation, nil
+	return who, nil
 }
 
 // outside checks what is particular to an issuer's tokens.
@@ -188,21 +191,7 @@ func (v *verifier) outside(who Identity, from *outside, c *claims) (Identity, er
 	if c.Subject == "" {
 		return who, errors.New("the token has no sub")
 	}
-	// All entries of an issuer share its prefix; the audience may differ by key, and with two
-	// keys of one algorithm and key id any of their audiences will do.
-	ok := false
-	for _, o := range v.byIss[c.Issuer] {
-		if o.Algorithm != from.Algorithm || o.KeyID != from.KeyID {
-			continue
-		}
-		if o.Audience == "" {
-			ok = true
-		}
-		for _, aud := range c.Audience {
-			ok = ok || aud == o.Audience
-		}
-	}
-	if !ok {
+	if from.Audience != "" && !slices.Contains(c.Audience, from.Audience) {
 		return who, jwt.ErrTokenInvalidAudience
 	}
 	who.Outside = true

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"time"
 
 	"github.com/gochat-im/gochat/protocol/id"
 )
@@ -35,8 +34,8 @@ func mac(key []byte, parts ...[]byte) []byte {
 }
 
 // seal appends the MAC and returns the token's text.
-func (k *Keys) seal(body []byte) string {
-	return opaque64.EncodeToString(append(body, mac(k.mac[0], body)...))
+func seal(key, body []byte) string {
+	return opaque64.EncodeToString(append(body, mac(key, body)...))
 }
 
 // open returns what stands before the MAC, if one of the keys made it.
@@ -99,8 +98,8 @@ type resumeClaims struct {
 // resumeEnd bounds a chain of resumptions, each of which brings the token for the next.
 // A session of our own ends with its row (see deviceRow.Expires). What somebody else
 // signed can't be prolonged by staying connected: it may be resumed until one ResumeTTL after it expired.
-func (s *Service) resumeEnd(who Identity, generation uint64) int64 {
-	if generation != 0 {
+func (s *Service) resumeEnd(who Identity) int64 {
+	if who.generation != 0 {
 		return 0
 	}
 	return who.Expires.Add(s.cfg.ResumeTTL).UnixMilli()
@@ -116,7 +115,7 @@ func (s *Service) sealResume(r *resumeClaims) string {
 	}
 	body = appendName(body, string(r.user))
 	body = appendName(body, string(r.device))
-	return s.cfg.Crypt.seal(body)
+	return seal(s.cfg.Crypt.mac[0], body)
 }
 
 // openResume checks a resume token but for revocation.
@@ -136,11 +135,6 @@ func (s *Service) openResume(text string) (resumeClaims, bool) {
 	return r, true
 }
 
-// MakeResume returns a resume token for a session that Authenticate or VerifyAccess admitted.
-func (s *Service) MakeResume(who Identity, device id.DeviceID) string {
-	return s.sealResume(&resumeClaims{session: session{user: who.User, device: device, issued: unixMilli(who.IssuedAt)}, until: s.resumeEnd(who, 0)})
-}
-
 // refreshToken is an opened refresh token.
 type refreshToken struct {
 	generation uint64
@@ -152,13 +146,13 @@ type refreshToken struct {
 const secretLen = 32
 
 // sealRefresh makes a refresh token around a secret.
-func (k *Keys) sealRefresh(generation uint64, u id.UserID, d id.DeviceID, secret []byte) string {
+func sealRefresh(key []byte, generation uint64, u id.UserID, d id.DeviceID, secret []byte) string {
 	body := make([]byte, 0, 256)
 	body = append(body, purposeRefresh)
 	body = binary.AppendUvarint(body, generation)
 	body = appendName(body, string(u))
 	body = appendName(body, string(d))
-	return k.seal(append(body, secret...))
+	return seal(key, append(body, secret...))
 }
 
 // openRefresh reads a refresh token that this server made at some time, good or not.
@@ -173,13 +167,9 @@ func (k *Keys) openRefresh(text string) (refreshToken, bool) {
 }
 
 // next returns the refresh token that follows t, as the given MAC key derives it.
-func (k *Keys) next(t *refreshToken, key []byte) string {
-	return k.sealRefresh(t.generation, t.user, t.device, mac(key, []byte{purposeNext}, t.body))
+func (t *refreshToken) next(key []byte) string {
+	return sealRefresh(key, t.generation, t.user, t.device, mac(key, []byte{purposeNext}, t.body))
 }
-
-// refreshGrace is how long a refresh token that was replaced still brings the answer that
-// replaced it, for clients that lost it.
-const refreshGrace = 30 * time.Second
 
 func tokenHash(text string) []byte {
 	sum := sha256.Sum256([]byte(text))

@@ -293,18 +293,20 @@ func (s *Service) revoked(u id.UserID, d id.DeviceID, twice bool) {
 	if !twice {
 		return
 	}
-	s.settle.later(settleAfter, func() {
-		raw, err := s.cfg.Store.Get(context.Background(), s.cfg.Keys.Device(nil, u, d))
-		if err != nil {
+	s.settle.later(settleAfter, func() { s.retell(u, d) })
+}
+
+func (s *Service) retell(u id.UserID, d id.DeviceID) {
+	raw, err := s.cfg.Store.Get(context.Background(), s.cfg.Keys.Device(nil, u, d))
+	if err != nil {
+		return
+	}
+	if raw != nil {
+		if row, err := parseDevice(raw); err != nil || row.Revoked == 0 {
 			return
 		}
-		if raw != nil {
-			if row, err := parseDevice(raw); err != nil || row.Revoked == 0 {
-				return
-			}
-		}
-		s.cfg.OnRevoke(u, d)
-	})
+	}
+	s.cfg.OnRevoke(u, d)
 }
 
 // settler runs functions later, until it is closed.

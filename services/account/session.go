@@ -76,45 +76,53 @@ func (s *Service) Register(ctx context.Context, name, password string, device id
 		return auth.Grant{}, code.Newf(code.RegistrationClosed, "names that begin with %q are given out elsewhere", o.Prefix)
 	}
 	key := s.cfg.Keys.Account(nil, user)
-	raw, err := s.cfg.Store.Get(ctx, key)
-	if err != nil {
-		return auth.Grant{}, storeError("reading an account", err)
-	}
-	if raw != nil { // before the hash is paid for; the transaction decides
-		return auth.Grant{}, code.New(code.NameTaken)
-	}
-	hash, cerr := s.hash(ctx, password)
+	raw, acc, cerr := s.readAccount(ctx, key)
 	if cerr != nil {
 		return auth.Grant{}, cerr
 	}
-	now := s.cfg.Now()
-	acc := accountRow{Created: now.UnixMilli(), Hash: hash}
-	row := acc.append(nil) // its salt makes it ours alone
-	dev, refresh := s.newSession(deviceRow{}, user, device, kind, now)
+	if acc.Hash != "" { // before a hash is paid for; the transaction decides
+		return auth.Grant{}, code.New(code.NameTaken)
+	}
+	hash, cerr := s.hash(ctx, password) // its salt makes the row ours alone
+	if cerr != nil {
+		return auth.Grant{}, cerr
+	}
+	var (
+		now     = s.cfg.Now()
+		devKey  = s.cfg.Keys.Device(nil, user, device)
+		dev     deviceRow
+		refresh string
+	)
 	for attempt := 0; ; attempt++ {
+		devRaw, err := s.cfg.Store.Get(ctx, devKey) // there is none, but for what an operator revoked in advance
+		if err != nil {
+			return auth.Grant{}, storeError("reading a session", err)
+		}
+		var old deviceRow
+		if devRaw != nil {
+			if old, err = parseDevice(devRaw); err != nil {
+				return auth.Grant{}, code.Wrap(code.Internal, err)
+			}
+		}
+		dev, refresh = s.newSession(old, user, device, kind, now)
+		acc.Created, acc.Hash = now.UnixMilli(), hash
 		var tx kv.Tx
-		tx.Require(key, nil)
-		tx.Set(key, row)
-		devKey := s.cfg.Keys.Device(nil, user, device)
-		tx.Require(devKey, nil)
+		tx.Require(key, raw)
+		tx.Set(key, acc.append(nil))
+		tx.Require(devKey, devRaw)
 		tx.Set(devKey, dev.append(nil))
-		err := s.commit(ctx, &tx)
-		if err == nil {
+		if err = s.commit(ctx, &tx); err == nil {
 			break
-		}
-		// After an undetermined commit the row may be there, and be ours.
-		raw, rerr := s.cfg.Store.Get(ctx, key)
-		if rerr != nil {
-			return auth.Grant{}, storeError("reading an account", rerr)
-		}
-		if bytes.Equal(raw, row) {
-			break
-		}
-		if raw != nil {
-			return auth.Grant{}, code.New(code.NameTaken)
 		}
 		if !again(ctx, err, attempt) {
 			return auth.Grant{}, storeError("storing an account", err)
+		}
+		if raw, acc, cerr = s.readAccount(ctx, key); cerr != nil {
+			return auth.Grant{}, cerr
+		}
+		// After an undetermined commit the row may be there and be ours; then this stores a session once more.
+		if acc.Hash != "" && acc.Hash != hash {
+			return auth.Grant{}, code.New(code.NameTaken)
 		}
 	}
 	s.known.add(user)
@@ -137,7 +145,7 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 		return auth.Grant{}, cerr
 	}
 	key := s.cfg.Keys.Account(nil, user)
-	checked := "" // the stored hash that the password was compared with
+	checked, renewed := "", "" // the stored hash that the password was compared with, and what replaces it
 	for attempt := 0; ; attempt++ {
 		raw, acc, cerr := s.readAccount(ctx, key)
 		if cerr != nil {
@@ -146,7 +154,7 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 		if o := s.tokens.owner(user); o != nil && o.Prefix != "" {
 			acc.Hash = "" // an account from before that issuer was configured: the ids are the issuer's now
 		}
-		if acc.Hash != checked || acc.Hash == "" {
+		if acc.Hash == "" || acc.Hash != checked && acc.Hash != renewed {
 			ok, stale, cerr := s.check(ctx, password, acc.Hash)
 			if cerr != nil {
 				return auth.Grant{}, cerr
@@ -154,13 +162,14 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 			if !ok {
 				return auth.Grant{}, code.New(code.BadCredentials)
 			}
+			checked, renewed = acc.Hash, acc.Hash
 			if stale {
-				if acc.Hash, cerr = s.hash(ctx, password); cerr != nil {
+				if renewed, cerr = s.hash(ctx, password); cerr != nil {
 					return auth.Grant{}, cerr
 				}
 			}
-			checked = acc.Hash
 		}
+		acc.Hash = renewed
 		devices, cerr := s.devices(ctx, user)
 		if cerr != nil {
 			return auth.Grant{}, cerr
@@ -178,7 +187,6 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 		dropped := devices.makeRoom(&tx, device, s.cfg.DevicesPerUser)
 		if err := s.commit(ctx, &tx); err != nil {
 			if again(ctx, err, attempt) {
-				checked = ""
 				continue
 			}
 			return auth.Grant{}, storeError("storing a session", err)
@@ -199,7 +207,7 @@ func (s *Service) newSession(old deviceRow, u id.UserID, d id.DeviceID, kind uin
 	_, _ = rand.Read(secret) // never fails
 	ms := now.UnixMilli()
 	row := deviceRow{Kind: kind, Generation: nextGeneration(old.Generation, ms), Created: ms, Used: ms, Expires: now.Add(s.cfg.RefreshTTL).UnixMilli()}
-	refresh := s.cfg.Crypt.sealRefresh(row.Generation, u, d, secret)
+	refresh := sealRefresh(s.cfg.Crypt.mac[0], row.Generation, u, d, secret)
 	row.Refresh = tokenHash(refresh)
 	return row, refresh
 }
@@ -217,6 +225,10 @@ func (s *Service) grant(u id.UserID, d id.DeviceID, row *deviceRow, refresh stri
 		RefreshToken: refresh, RefreshExpires: row.Expires,
 	}, nil
 }
+
+// refreshGrace is how long a refresh token that was replaced still brings the answer that
+// replaced it, for clients that lost it.
+const refreshGrace = 30 * time.Second
 
 // Refresh gives new tokens for a refresh token, which is good once.
 //
@@ -261,7 +273,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (auth.Grant, *code.
 		}
 		if bytes.Equal(hash, row.Previous) && ms-row.Rotated < refreshGrace.Milliseconds() {
 			for _, k := range s.cfg.Crypt.mac {
-				if next := s.cfg.Crypt.next(&t, k); bytes.Equal(tokenHash(next), row.Refresh) {
+				if next := t.next(k); bytes.Equal(tokenHash(next), row.Refresh) {
 					return s.grant(t.user, t.device, &row, next, now)
 				}
 			}
@@ -273,7 +285,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (auth.Grant, *code.
 			}
 			return auth.Grant{}, code.New(code.SessionRevoked)
 		}
-		next := s.cfg.Crypt.next(&t, s.cfg.Crypt.mac[0])
+		next := t.next(s.cfg.Crypt.mac[0])
 		row.Previous, row.Refresh, row.Rotated, row.Used = hash, tokenHash(next), ms, ms
 		row.Expires = now.Add(s.cfg.RefreshTTL).UnixMilli()
 		var tx kv.Tx
