@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
@@ -58,61 +59,95 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 	}
 }
 
-// A tally remembers two stretches of a conversation that hold nothing unread for one
-// user: (skip, skipTo] and (tail, tailTo]. That stays true whatever happens, since a
-// message never begins to count, so it makes counting cheap for those who send a lot
-// and read nothing.
-type tally struct{ skip, skipTo, tail, tailTo uint64 }
+// A tally remembers stretches of a conversation that hold nothing unread for one user,
+// ascending. That stays true whatever happens, since a message never begins to count, so
+// it makes counting cheap for those who send a lot and read nothing.
+type tally []stretch
 
-// countStep is how many messages are counted at a time, and from how many on a tally is worth keeping.
-const countStep = 2048
+// stretch is (after, to].
+type stretch struct{ after, to uint64 }
+
+const (
+	countStep    = 2048 // messages that are counted at a time
+	maxStretches = 8    // of a tally; the longest
+	minStretch   = 256  // messages; a shorter one isn't worth remembering
+)
+
+// jump returns where the count may go on that stands at seq, and how far it can go then
+// before it may jump again.
+func (t tally) jump(seq, to uint64) (at, end uint64) {
+	for _, s := range t {
+		switch {
+		case s.after > seq:
+			return seq, min(to, s.after)
+		case s.to > seq:
+			seq = s.to
+		}
+	}
+	return seq, to
+}
 
 // unread counts what is unread above c.ReadSeq, up to UnreadCap.
 func (s *Service) unread(ctx context.Context, k cursorKey, c *msgstore.Cursor, head *msgstore.Head, who *msgstore.MemberOf) (uint32, error) {
 	iv := who.Intervals[len(who.Intervals)-1]
-	from, to := max(c.ReadSeq, head.FirstSeq-1, iv.Joined-1), min(head.LastSeq, lastOf(iv.Left))
-	if from >= to || c.ReadCountable >= head.Countable {
+	at, to := max(c.ReadSeq, head.FirstSeq-1, iv.Joined-1), min(head.LastSeq, lastOf(iv.Left))
+	if at >= to || c.ReadCountable >= head.Countable {
 		return 0, nil
 	}
-	t, _ := s.tallies.get(k.hash(), k)
-	start := from
-	if t.skip <= from && from < t.skipTo {
-		from = t.skipTo
-	}
-	n, quiet := 0, from // nothing unread in (quiet, at]
-	at := from
-	for at < to && n < UnreadCap {
-		if t.tail <= at && at < t.tailTo {
-			at = t.tailTo
-			continue
-		}
-		end := min(at+countStep, to)
-		if at < t.tail {
-			end = min(end, t.tail)
-		}
-		m, err := s.timeline.Unread(ctx, k.conv, at, end, k.user, UnreadCap-n)
-		if err != nil {
-			return 0, err
-		}
-		if at = end; m > 0 {
-			if n == 0 {
-				from = quiet
+	old, _ := s.tallies.get(k.hash(), k)
+	var quiet tally
+	n, counted := 0, uint64(0)
+	for since := at; at < to; {
+		next, end := old.jump(at, to)
+		end = min(end, next+countStep)
+		m := 0
+		if next < end {
+			counted += end - next
+			var err error
+			if m, err = s.timeline.Unread(ctx, k.conv, next, end, k.user, UnreadCap-n); err != nil {
+				return 0, err
 			}
+		}
+		switch {
+		case m == 0:
+			at = max(next, end)
+		default:
 			n += m
-			quiet = end
+			quiet = quiet.add(stretch{since, next})
+			at, since = end, end
+		}
+		if n >= UnreadCap {
+			for _, x := range old { // what lies beyond is as true as before
+				if x.after >= at {
+					quiet = quiet.add(x)
+				}
+			}
+			break
+		}
+		if at >= to {
+			quiet = quiet.add(stretch{since, min(at, to)})
 		}
 	}
-	if n == 0 {
-		from = at
+	if counted > countStep {
+		s.tallies.put(k.hash(), k, quiet)
 	}
-	if from-start > countStep || n < UnreadCap && at-quiet > countStep {
-		next := tally{skip: start, skipTo: from}
-		if n > 0 && n < UnreadCap {
-			next.tail, next.tailTo = quiet, at
-		} else if n > 0 {
-			next.tail, next.tailTo = t.tail, t.tailTo
+	return uint32(n), nil
+}
+
+// add appends x, in the place of the shortest if there are too many.
+func (t tally) add(x stretch) tally {
+	if x.to < x.after+minStretch {
+		return t
+	}
+	t = append(t, x)
+	if len(t) > maxStretches {
+		shortest := 0
+		for i := range t {
+			if t[i].to-t[i].after < t[shortest].to-t[shortest].after {
+				shortest = i
+			}
 		}
-		s.tallies.put(k.hash(), k, next)
+		t = slices.Delete(t, shortest, shortest+1)
 	}
-	return uint32(min(n, UnreadCap)), nil
+	return t
 }
