@@ -27,7 +27,7 @@ type idEntry struct {
 // idTable finds entries by hash. Entries are only added.
 type idTable struct {
 	entries []idEntry
-	index   []uint32 // open addressing; the number of an entry + 1; nil while there are few
+	index   []uint64 // open addressing; upper half of the hash, number of the entry + 1; nil while there are few
 }
 
 func (t *idTable) find(hash uint64) *idEntry {
@@ -45,8 +45,10 @@ func (t *idTable) find(hash uint64) *idEntry {
 		if n == 0 {
 			return nil
 		}
-		if e := &t.entries[n-1]; e.hash == hash {
-			return e
+		if n>>32 == hash>>32 { // entries that can't match are not touched: they are not in the cache
+			if e := &t.entries[uint32(n)-1]; e.hash == hash {
+				return e
+			}
 		}
 	}
 }
@@ -61,22 +63,22 @@ func (t *idTable) add(e idEntry) {
 		t.grow(n)
 		return
 	}
-	t.insert(e.hash, uint32(n))
+	t.insert(e.hash, n)
 }
 
-func (t *idTable) insert(hash uint64, n uint32) {
+func (t *idTable) insert(hash uint64, n int) {
 	mask := uint64(len(t.index) - 1)
 	i := hash & mask
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
 	}
-	t.index[i] = n
+	t.index[i] = hash>>32<<32 | uint64(n)
 }
 
 func (t *idTable) grow(n int) {
-	t.index = make([]uint32, max(64, 1<<bits.Len(uint(n*2))))
+	t.index = make([]uint64, max(64, 1<<bits.Len(uint(n*2))))
 	for i := range t.entries {
-		t.insert(t.entries[i].hash, uint32(i+1))
+		t.insert(t.entries[i].hash, i+1)
 	}
 }
 
