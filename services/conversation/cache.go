@@ -75,7 +75,7 @@ func (c *cache[K, V]) put(hash uint64, k K, v V) {
 		s.hand = (s.hand + 1) % len(s.slots)
 		delete(s.byKey, s.slots[i].key)
 	}
-	s.slots[i] = cacheSlot[K, V]{k, v, true}
+	s.slots[i] = cacheSlot[K, V]{key: k, val: v} // used is for what is asked for again
 	s.byKey[k] = uint32(i)
 }
 

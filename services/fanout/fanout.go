@@ -227,8 +227,11 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 		return nil
 	}
 	// Something arrived out of order, or a part of it again.
+	if !h.unseen(m, ev, members) {
+		h.repeats.Add(1)
+		return nil
+	}
 	h.events.Add(1)
-	h.unseen(m, ev, members)
 	if m.record(ev.Epoch, ev.FirstSeq, ev.LastSeq, h.cfg.Now()) {
 		h.gaps.Add(1)
 	}
@@ -238,8 +241,8 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 	return nil
 }
 
-// unseen delivers the runs of ev's messages that m has not.
-func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) {
+// unseen delivers the runs of ev's messages that m has not, and reports whether there was one.
+func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) (some bool) {
 	start, end := -1, 0
 	for rest := ev.Messages; len(rest) > 0; {
 		at := len(ev.Messages) - len(rest)
@@ -257,13 +260,14 @@ func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) {
 			continue
 		}
 		if start < 0 {
-			start = at
+			start, some = at, true
 		}
 		end = len(ev.Messages) - len(rest)
 	}
 	if start >= 0 {
 		h.send(ev.Conversation, members, ev.Messages[start:end], ev.Origin)
 	}
+	return some
 }
 
 // deliverRoom is what a DELIVER has around its messages at most: type and flags, the

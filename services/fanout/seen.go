@@ -85,7 +85,7 @@ func (s *seen) get(conv id.ConversationID) *mark {
 		delete(s.gapped, old)
 	}
 	m := s.at(i)
-	*m = mark{conv: conv, used: true}
+	*m = mark{conv: conv} // used is for those that come again
 	s.byConv[conv] = i
 	return m
 }
@@ -150,8 +150,8 @@ func (m *mark) record(epoch, first, last uint64, now time.Time) (gap bool) {
 		for i < len(m.above) && m.above[i].from <= first {
 			i++
 		}
+		gap = i == len(m.above) && first > m.top()+1
 		m.above = slices.Insert(m.above, i, run{first, last, now})
-		gap = true
 	}
 	m.settle()
 	if len(m.above) > maxAbove {
@@ -160,6 +160,14 @@ func (m *mark) record(epoch, first, last uint64, now time.Time) (gap bool) {
 		m.settle()
 	}
 	return gap
+}
+
+// top returns the highest seq seen.
+func (m *mark) top() uint64 {
+	if n := len(m.above); n > 0 {
+		return m.above[n-1].to
+	}
+	return m.hi
 }
 
 // settle joins runs that touch.
