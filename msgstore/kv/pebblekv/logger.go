@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // engineLog is Pebble's view of our logger. Its Fatalf is how Pebble reports what it can't go on after.
@@ -30,3 +32,30 @@ func (l *engineLog) Fatalf(format string, args ...any) {
 	// defined. The process is about to end; until then this goroutine stays out of the way.
 	runtime.Goexit()
 }
+
+// logFS tells when another log can't be begun: Pebble panics then while it holds its
+// locks, so badly that the process ends without a word about the disk.
+type logFS struct {
+	vfs.FS
+	fail func(error)
+}
+
+func (f logFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, category)
+	f.see(name, err)
+	return file, err
+}
+
+func (f logFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.ReuseForWrite(oldname, newname, category)
+	f.see(newname, err)
+	return file, err
+}
+
+func (f logFS) see(name string, err error) {
+	if err != nil && strings.HasSuffix(name, ".log") {
+		f.fail(fmt.Errorf("begin another log: %w", err))
+	}
+}
+
+func (f logFS) Unwrap() vfs.FS { return f.FS }

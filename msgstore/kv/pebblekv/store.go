@@ -21,7 +21,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 )
@@ -90,7 +89,7 @@ func (s *Store) open() (err error) {
 // the time, reads mostly of what was written last.
 func (s *Store) options() *pebble.Options {
 	o := &pebble.Options{
-		FS:                 s.cfg.FS,
+		FS:                 logFS{FS: s.cfg.FS, fail: s.fail},
 		Lock:               s.lock,
 		ReadOnly:           s.cfg.ReadOnly,
 		Logger:             &engineLog{log: s.log, fail: s.fail},
@@ -279,23 +278,23 @@ func (s *Store) Checkpoint(dir string) error {
 	return nil
 }
 
-// Close ends the store when the commits and reads that are under way have ended.
+// Close ends the store when the commits and reads that are under way have ended. After a
+// failure that the engine couldn't go on after, the directory stays locked until the
+// process ends, since what is left of the engine may still write there.
 func (s *Store) Close() error {
 	if !s.queue.close() {
 		return kv.ErrClosed
 	}
-	var err error
-	if s.fatal.Load() == nil { // after a failure Pebble's own locks may be held for good
-		s.views.close()
-		err = errors.Join(s.group.batch.Close(), s.group.stamps.Close())
-		if e := s.db.Close(); e != nil {
-			err = errors.Join(err, fmt.Errorf("close store in %s: %w", s.cfg.Dir, e))
-		}
+	if s.fatal.Load() != nil { // Pebble's own locks may be held for good
+		s.views.refuse()
+		return nil
 	}
-	return errors.Join(err, s.lock.Close())
+	s.views.close()
+	err := errors.Join(s.group.batch.Close(), s.group.stamps.Close(), s.db.Close(), s.lock.Close())
+	if err != nil {
+		return fmt.Errorf("close store in %s: %w", s.cfg.Dir, err)
+	}
+	return nil
 }
 
-var (
-	_ kv.Store = (*Store)(nil)
-	_ vfs.FS   = vfs.Default
-)
+var _ kv.Store = (*Store)(nil)

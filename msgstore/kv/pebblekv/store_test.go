@@ -1,9 +1,20 @@
 package pebblekv_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -49,4 +60,230 @@ func TestConformance(t *testing.T) {
 			return open(t, pebblekv.Config{Dir: "store", FS: vfs.NewMem(), MemTableBytes: 256 << 10, RecentKeys: 8, CacheBytes: 1 << 20})
 		})
 	})
+}
+
+func TestModel(t *testing.T) {
+	seed := func() uint64 { return uint64(time.Now().UnixNano()) }
+	for _, c := range []struct {
+		name   string
+		config pebblekv.Config
+		steps  int
+	}{
+		{"Roomy", pebblekv.Config{}, 3000},
+		{"Tight", pebblekv.Config{MemTableBytes: 64 << 10, RecentKeys: 8, CacheBytes: 1 << 20}, 3000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.config.Dir, c.config.FS = "store", vfs.NewMem()
+			kvtest.Model(t, open(t, c.config), c.steps, seed)
+		})
+	}
+}
+
+// TestRestart: what was committed is there again, stamps go on, and the store's own row stays out of sight.
+func TestRestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	var last uint64
+	for round := range 4 {
+		s := open(t, pebblekv.Config{Dir: dir})
+		for i := range 3 {
+			tx := setter(fmt.Sprintf("%d/%d", round, i), "1")
+			tx.SetStamped([]byte("log/"), []byte("1"))
+			if s.Commit(ctx, tx); tx.Err != nil || tx.Stamp != last+1 {
+				t.Fatalf("round %d: %v, stamp %d after %d", round, tx.Err, tx.Stamp, last)
+			}
+			last = tx.Stamp
+			drop := new(kv.Tx) // a trimmed log must not make stamps begin anew
+			drop.Delete(binary.BigEndian.AppendUint64([]byte("log/"), last))
+			if s.Commit(ctx, drop); drop.Err != nil {
+				t.Fatal(drop.Err)
+			}
+		}
+		n := 0
+		if err := s.Scan(ctx, kv.Span{}, func(k, v []byte) (bool, error) { n++; return true, nil }); err != nil || n != 3*(round+1) {
+			t.Errorf("round %d: %d pairs, %v", round, n, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, pebblekv.Config{Dir: dir})
+	for _, readOnly := range []bool{false, true} {
+		_, err := pebblekv.Open(pebblekv.Config{Dir: dir, ReadOnly: readOnly})
+		if err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another process") {
+			t.Errorf("second open, read-only %v: %v", readOnly, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, pebblekv.Config{Dir: dir})
+}
+
+// TestCheckpoint copies a store under load; the copy holds everything committed before, and nothing in half.
+func TestCheckpoint(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, pebblekv.Config{Dir: filepath.Join(root, "live"), MemTableBytes: 256 << 10})
+	var wg sync.WaitGroup
+	var committed atomic.Int64
+	stop := make(chan struct{})
+	wg.Go(func() {
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			tx := setter("x", fmt.Sprint(i))
+			tx.Set([]byte("y"), fmt.Append(nil, i))
+			tx.Set(fmt.Appendf(nil, "row%06d", i), bytes.Repeat([]byte("x"), 1000))
+			if s.Commit(ctx, tx); tx.Err != nil {
+				t.Error(tx.Err)
+				return
+			}
+			committed.Store(int64(i))
+		}
+	})
+	for round := range 3 {
+		dir := filepath.Join(root, fmt.Sprint("copy", round))
+		for committed.Load() < int64(100*(round+1)) {
+			runtime.Gosched()
+		}
+		before := committed.Load()
+		if err := s.Checkpoint(dir); err != nil {
+			t.Fatal(err)
+		}
+		c := open(t, pebblekv.Config{Dir: dir, ReadOnly: round > 0})
+		x, y := read(t, c, "x"), read(t, c, "y")
+		n, err := strconv.ParseInt(x, 10, 64)
+		if err != nil || x != y || n < before {
+			t.Errorf("x=%s y=%s in a copy made after %d", x, y, before)
+		}
+		rows := int64(0)
+		if err := c.Scan(ctx, kv.Span{Start: []byte("row"), End: []byte("rox")}, func(k, v []byte) (bool, error) { rows++; return true, nil }); err != nil || rows != n {
+			t.Errorf("%d rows of %d, %v", rows, n, err)
+		}
+		if err := s.Checkpoint(dir); err == nil {
+			t.Error("a checkpoint went into a directory that exists")
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestReadOnly(t *testing.T) {
+	fs := vfs.NewMem()
+	if _, err := pebblekv.Open(pebblekv.Config{Dir: "store", FS: fs, ReadOnly: true}); err == nil {
+		t.Error("opened what doesn't exist for reading")
+	}
+	s := open(t, pebblekv.Config{Dir: "store", FS: fs})
+	s.Commit(ctx, setter("a", "1"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, pebblekv.Config{Dir: "store", FS: fs, ReadOnly: true})
+	if read(t, s, "a") != "1" {
+		t.Error("can't read")
+	}
+	tx := setter("a", "2")
+	if s.Commit(ctx, tx); !errors.Is(tx.Err, kv.ErrUnavailable) {
+		t.Errorf("commit: %v", tx.Err)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	for _, c := range []pebblekv.Config{
+		{},
+		{Dir: "x", CacheBytes: -1},
+		{Dir: "x", MemTableBytes: -1},
+		{Dir: "x", MaxOpenFiles: -1},
+		{Dir: "x", RecentKeys: -1},
+	} {
+		if _, err := pebblekv.Open(c); err == nil || !strings.HasPrefix(err.Error(), "pebblekv: ") {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pebblekv.Open(pebblekv.Config{Dir: file}); err == nil {
+		t.Error("opened a file as a directory")
+	}
+	dir := t.TempDir()
+	open(t, pebblekv.Config{Dir: dir}).Close()
+	if err := os.WriteFile(filepath.Join(dir, "CURRENT"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	manifests, err := filepath.Glob(filepath.Join(dir, "MANIFEST-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range manifests {
+		if err := os.WriteFile(m, []byte("damaged"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the lock is given back
+		_, err = pebblekv.Open(pebblekv.Config{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+		if err == nil || !strings.Contains(err.Error(), dir) || strings.Contains(err.Error(), "lock") {
+			t.Errorf("open of a damaged store: %v", err)
+		}
+	}
+}
+
+// TestReadsDuringClose: reads that began end, and those that come later are refused.
+func TestReadsDuringClose(t *testing.T) {
+	s := open(t, pebblekv.Config{Dir: "store", FS: vfs.NewMem()})
+	s.Commit(ctx, setter("a", "1"), setter("b", "1"))
+	closed := make(chan error, 1)
+	err := s.Scan(ctx, kv.Span{}, func(k, v []byte) (bool, error) {
+		if string(k) == "a" {
+			go func() { closed <- s.Close() }()
+			for { // until it refuses
+				if _, err := s.Get(ctx, []byte("a")); errors.Is(err, kv.ErrClosed) {
+					break
+				}
+				runtime.Gosched()
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if m := s.Metrics(); m.Txs != 2 || m.DiskBytes != 0 {
+		t.Errorf("metrics after close: %+v", m)
+	}
+	if err := s.Checkpoint("copy"); !errors.Is(err, kv.ErrClosed) {
+		t.Errorf("checkpoint after close: %v", err)
+	}
+}
+
+// TestAllocations holds what a commit costs in allocations: the snapshot, its view, now and
+// then their closing, and what the in-memory file system needs; nothing for a transaction.
+func TestAllocations(t *testing.T) {
+	for _, n := range []int{1, 100} {
+		s := open(t, pebblekv.Config{Dir: "store", FS: vfs.NewMem()})
+		a := newAppends(n, 2)
+		got := testing.AllocsPerRun(100, func() {
+			a.next()
+			s.Commit(ctx, a.txs...)
+		})
+		t.Logf("%v allocations for %d transactions", got, n)
+		if got > 12 && !raceEnabled {
+			t.Errorf("%v allocations for a commit of %d transactions", got, n)
+		}
+		for _, tx := range a.txs {
+			if tx.Err != nil {
+				t.Fatal(tx.Err)
+			}
+		}
+	}
 }

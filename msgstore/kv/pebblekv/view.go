@@ -93,11 +93,18 @@ func (v *views) publish(snap *pebble.Snapshot, now time.Time) {
 	}
 }
 
-// close waits for the readers to end and closes all snapshots.
-func (v *views) close() {
+// refuse lets no more readers in.
+func (v *views) refuse() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.closed = true
+}
+
+// close waits for the readers to end and closes all snapshots.
+func (v *views) close() {
+	v.refuse()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	for v.readers > 0 || v.closing {
 		v.idle.Wait()
 	}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package pebblekv_test
+
+const raceEnabled = false
