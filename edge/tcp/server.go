@@ -111,9 +111,15 @@ func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 
 // Run accepts connections until ctx ends. Connections live on: they are the hub's to end.
 func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.ln.Close() })
+	// A net.Listener's RawConn can't wait; the same socket as a file can.
+	f, err := s.ln.File()
+	if err != nil {
+		return fmt.Errorf("accepting connections: %w", err)
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { s.ln.Close(); f.Close() })
 	defer stop()
-	rc, err := s.ln.SyscallConn()
+	rc, err := f.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("accepting connections: %w", err)
 	}
