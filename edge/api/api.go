@@ -133,6 +133,7 @@ type Server struct {
 	cancel context.CancelFunc
 	once   sync.Once
 	down   chan struct{} // closed when a shutdown has begun
+	force  chan struct{} // takes one value when somebody's patience with it ends
 	ended  chan struct{} // closed when it is over
 	err    error         // of the shutdown; read after ended
 }
@@ -147,7 +148,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: listening on %s: %w", cfg.Listen, err)
 	}
-	s := &Server{cfg: cfg, down: make(chan struct{}), ended: make(chan struct{})}
+	s := &Server{cfg: cfg, down: make(chan struct{}), force: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.limiter = newLimiter(cfg.AuthPerMinute, cfg.Addresses)
 	if s.transport, err = newTransport(&s.cfg, ln.(*net.TCPListener)); err != nil {
@@ -238,22 +239,38 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // Shutdown stops listening, closes connections without a request at once and the others
-// after their answer, and those that are left when ctx ends.
+// after their answer, and those that are left when ctx ends. Of several calls, the one whose
+// ctx ends first decides.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.once.Do(func() {
 		close(s.down)
-		go func() {
-			defer close(s.ended)
-			_ = s.engine.Shutdown(ctx)        // tells the engine to end connections after their answer; fails if Run wasn't called
-			s.err = s.transport.Shutdown(ctx) // the outcome of the same, or the closing of the listener
-			s.cancel()
-		}()
+		go s.drain()
 	})
 	select {
 	case <-s.ended:
-		return s.err
 	case <-ctx.Done():
-		<-s.ended // follows at once
-		return s.err
+		select {
+		case s.force <- struct{}{}:
+		default:
+		}
+		<-s.ended
 	}
+	return s.err
+}
+
+// drain is the shutdown itself.
+func (s *Server) drain() {
+	defer close(s.ended)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-s.force:
+			cancel()
+		case <-s.ended:
+		}
+	}()
+	_ = s.engine.Shutdown(ctx)        // makes the engine end connections after their answer; fails if Run wasn't called
+	s.err = s.transport.Shutdown(ctx) // the outcome of the same, or the closing of the listener
+	s.cancel()
 }

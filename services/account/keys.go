@@ -122,7 +122,7 @@ func loadKeys(dir string) (*Keys, error) {
 		}
 	}
 	if k.signing == nil || len(k.mac) == 0 || k.mac[0] == nil {
-		return nil, fmt.Errorf("%w in %s: start the server once, it makes them", ErrNoKeys, dir)
+		return nil, fmt.Errorf("%w in %s", ErrNoKeys, dir)
 	}
 	return k, nil
 }

@@ -68,7 +68,7 @@ var forbidden = []struct {
 	why    string
 }{
 	{"github.com/cloudwego/kitex", nil, "only the node-to-node floor knows Kitex, and there is none yet; generated wire messages are plain data"},
-	{"github.com/cloudwego/netpoll", []string{"edge/tcp", "bench"}, "connections reach the rest through the Transport seam"},
+	{"github.com/cloudwego/netpoll", []string{"edge/tcp", "edge/api", "bench"}, "connections reach the rest through the Transport seam; HTTP gives its own connections deadlines"},
 	{"github.com/cloudwego/hertz", []string{"edge/api"}, "HTTP stays at the edge"},
 	{"github.com/cockroachdb/pebble", []string{"msgstore/kv/pebblekv", "bench"}, "the engine is an adapter: everybody else knows msgstore/kv"},
 	{"github.com/golang-jwt/jwt", []string{"services/account", "bench", "tools"}, "tokens are checked in one place"},
