@@ -11,9 +11,11 @@ package admin
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -26,7 +28,7 @@ import (
 
 // Config is what a Server is made of.
 type Config struct {
-	Path   string                      // of the socket; required; at most about 90 bytes (the system's limit is near 104)
+	Path   string                      // of the socket; required; at most 103 bytes
 	Stats  func() any                  // what /debug/vars shows; nil: nothing
 	Level  *slog.LevelVar              // what /gc/log-level changes; nil: it can't be changed
 	Routes map[string]http.HandlerFunc // more of them, by pattern ("POST /gc/revoke")
@@ -79,6 +81,9 @@ func New(cfg Config) (*Server, error) {
 // to its place when its mode is right: so it is at no moment open to others, and takes
 // the place of a dead one in one step.
 func listen(path string) (*net.UnixListener, os.FileInfo, error) {
+	if len(path) > maxPath {
+		return nil, nil, fmt.Errorf("the path has %d bytes, and a socket's at most %d", len(path), maxPath)
+	}
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode().Type() != os.ModeSocket {
 			return nil, nil, errors.New("there is a file that is no socket")
@@ -92,7 +97,7 @@ func listen(path string) (*net.UnixListener, os.FileInfo, error) {
 			return nil, nil, fmt.Errorf("asking whether another server listens there: %w", err)
 		}
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	dir, err := privateDir(filepath.Dir(path))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,6 +121,24 @@ func listen(path string) (*net.UnixListener, os.FileInfo, error) {
 		return nil, nil, err
 	}
 	return ln, made, nil
+}
+
+// maxPath is the longest path of a socket that every system takes.
+const maxPath = 103
+
+// privateDir makes a directory with a name so short that a socket in it is in no greater danger
+// of passing the limit than one beside it.
+func privateDir(parent string) (string, error) {
+	for range 100 {
+		var r [2]byte
+		_, _ = rand.Read(r[:]) // never fails
+		dir := filepath.Join(parent, fmt.Sprintf(".s%x", r))
+		err := os.Mkdir(dir, 0o700)
+		if !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
+	return "", fmt.Errorf("too many directories .s* in %s", parent)
 }
 
 // Run serves until ctx ends or Shutdown is called. If ctx ends, requests under way are cut off.

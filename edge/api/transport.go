@@ -32,7 +32,7 @@ type transport struct {
 	loop    netpoll.EventLoop
 	conns   map[*conn]struct{}
 	perIP   map[netip.Addr]int
-	closing bool
+	closing atomic.Bool   // set under mu
 	stopped chan struct{} // ends the sweep
 
 	shutdown    sync.Once
@@ -73,7 +73,7 @@ func (t *transport) ListenAndServe(serve network.OnData) error {
 		return err
 	}
 	t.mu.Lock()
-	if t.closing {
+	if t.closing.Load() {
 		t.mu.Unlock()
 		return nil
 	}
@@ -91,7 +91,7 @@ func (t *transport) accept(nc netpoll.Connection) context.Context {
 		c.peer = a.AddrPort().Addr().Unmap()
 	}
 	t.mu.Lock()
-	full := t.closing || len(t.conns) >= t.cfg.MaxConns ||
+	full := t.closing.Load() || len(t.conns) >= t.cfg.MaxConns ||
 		t.perIP[c.peer] >= t.cfg.MaxConnsPerIP && !within(t.cfg.TrustedProxies, c.peer)
 	if !full {
 		t.conns[c] = struct{}{}
@@ -170,7 +170,7 @@ func (t *transport) Shutdown(ctx context.Context) error {
 		defer close(t.stopped)
 		t.mu.Lock()
 		loop := t.loop
-		t.closing = true
+		t.closing.Store(true)
 		t.mu.Unlock()
 		t.closeWhere(func(c *conn) bool {
 			p := c.phase.Load()
@@ -221,6 +221,9 @@ func (c *conn) SetReadTimeout(d time.Duration) error {
 		c.enter(phaseRead, c.t.cfg.ReadTimeout)
 	} else {
 		c.enter(phaseIdle, c.t.cfg.IdleTimeout)
+		if c.t.closing.Load() { // the shutdown may have looked before this was idle
+			_ = c.raw.Close()
+		}
 	}
 	return c.Conn.SetReadTimeout(d)
 }

@@ -47,7 +47,6 @@ type Config struct {
 	Auths       int           // authentications under way; 16 x GOMAXPROCS
 	CallTimeout time.Duration // for each of them; 10 s
 	InboxPage   int           // conversations in CONNACK unless the client asks otherwise, and at most; 100
-	MaxRanges   int           // ranges of one SYNC; 100
 
 	Logger *slog.Logger // nothing is logged by default
 }
@@ -99,7 +98,6 @@ func (c *Config) defaults() {
 	def(&c.Auths, 16*runtime.GOMAXPROCS(0))
 	dur(&c.CallTimeout, 10*time.Second)
 	def(&c.InboxPage, 100)
-	def(&c.MaxRanges, 100)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -118,7 +116,7 @@ func (c Config) Validate() error {
 		{"bytes per second", int64(c.BytesPerSecond)}, {"frames per second", int64(c.FramesPerSecond)}, {"max inflight", int64(c.MaxInflight)},
 		{"queue bytes", int64(c.QueueBytes)}, {"queue frames", int64(c.QueueFrames)}, {"reply bytes", int64(c.ReplyBytes)},
 		{"stalled", int64(c.Stalled)}, {"linger", int64(c.Linger)}, {"max partial", c.MaxPartial}, {"calls", int64(c.Calls)},
-		{"auths", int64(c.Auths)}, {"call timeout", int64(c.CallTimeout)}, {"inbox page", int64(c.InboxPage)}, {"max ranges", int64(c.MaxRanges)},
+		{"auths", int64(c.Auths)}, {"call timeout", int64(c.CallTimeout)}, {"inbox page", int64(c.InboxPage)},
 	} {
 		if f.v <= 0 {
 			errs = append(errs, fmt.Errorf("connections: %s %d: want more than 0", f.name, f.v))

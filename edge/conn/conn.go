@@ -85,13 +85,13 @@ func (c *Conn) RemoteAddr() netip.AddrPort { return c.t.RemoteAddr() }
 func (c *Conn) Connected() bool { return c.state.Load() == stateConnected }
 
 // Close ends the connection with a reason, which the client is told if it still
-// reads. Later calls do nothing.
-func (c *Conn) Close(reason *code.Error) {
+// reads. It reports whether this call did: later ones do nothing.
+func (c *Conn) Close(reason *code.Error) bool {
 	c.mu.Lock()
 	before := c.state.Load()
 	if before >= stateClosing {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.state.Store(stateClosing)
 	c.since = c.edge.second()
@@ -124,9 +124,10 @@ func (c *Conn) Close(reason *code.Error) {
 		slog.String("device", string(device)), slog.Any("addr", c.t.RemoteAddr()), slog.Any("reason", reason))
 	if stuck && reason.Code == code.TooSlow { // it won't read the reason either
 		c.t.Close()
-		return
+		return true
 	}
 	c.Flush()
+	return true
 }
 
 // Closed is called by the transport, once, when it has ended for whatever reason, takes

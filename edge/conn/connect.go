@@ -5,12 +5,12 @@ import (
 	"log/slog"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // Version is the protocol version that this server speaks, and the oldest one.
@@ -26,36 +26,32 @@ func (c *Conn) connect(f *frame.Frame) {
 	}
 }
 
-// readConnect decodes and checks the body of a CONNECT. Nothing of m aliases body.
-func readConnect(m *wire.Connect, body []byte) *code.Error {
-	if err := m.Unmarshal([]byte(string(body))); err != nil {
-		return code.Wrap(code.BadFrame, err)
-	}
-	for _, s := range []string{m.Token, m.DeviceId, m.ResumeToken, m.Client} {
-		if !utf8.ValidString(s) {
-			return code.Newf(code.InvalidUTF8, "a text field of CONNECT isn't valid UTF-8")
-		}
+// readConnect decodes and checks the body of a CONNECT. Nothing of it aliases body.
+func readConnect(body []byte) (*wire.Connect, *code.Error) {
+	m, err := packet.DecodeConnect(body)
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case m.Version < Version:
-		return code.Newf(code.VersionUnsupported, "this server speaks version %d", Version)
+		return nil, code.Newf(code.VersionUnsupported, "this server speaks version %d", Version)
 	case !id.DeviceID(m.DeviceId).Valid():
-		return code.Newf(code.BadRequest, "device_id: want 1 to 64 bytes without control characters")
+		return nil, code.Newf(code.BadRequest, "device_id: want 1 to 64 bytes without control characters")
 	case m.DeviceKind < 0 || m.DeviceKind > wire.DeviceKind_DEVICE_KIND_BOT:
 		m.DeviceKind = wire.DeviceKind_DEVICE_KIND_UNKNOWN // of a later version
 	}
-	return nil
+	return m, nil
 }
 
 func (c *Conn) login(f *frame.Frame) *code.Error {
 	e := c.edge
-	var m wire.Connect
-	if err := readConnect(&m, f.Body); err != nil {
+	m, err := readConnect(f.Body)
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.CallTimeout, e.cfg.Handshake))
 	defer cancel()
-	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind)
+	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind) // cloned: the rest of the body is let go
 
 	if err := acquire(ctx, e.auths); err != nil {
 		return err
@@ -65,7 +61,8 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	if cerr != nil {
 		return cerr
 	}
-	c.mu.Lock() // the sweep may be looking
+	user = id.UserID(strings.Clone(string(user))) // the rest of the token it was cut from is let go
+	c.mu.Lock()                                   // the sweep may be looking
 	c.origin.User, c.origin.Device, c.kind = user, device, kind
 	c.mu.Unlock()
 	bucket, cerr := e.host.Login(c)
@@ -111,15 +108,15 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	if err := acquire(ctx, e.calls); err != nil {
 		return err
 	}
-	states, next, newMark, err := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
+	states, next, newMark, ierr := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
 	<-e.calls
-	if err != nil {
-		return c.failed("reading the inbox", err)
+	if ierr != nil {
+		return c.failed("reading the inbox", ierr)
 	}
 	ack.Conversations, ack.InboxCursor, ack.SyncMark = states, next, newMark
-	body, err := ack.Marshal(nil)
-	if err != nil {
-		return c.failed("encoding a CONNACK", err)
+	body, merr := ack.Marshal(nil)
+	if merr != nil {
+		return c.failed("encoding a CONNACK", merr)
 	}
 	c.connected(f, body, uint16(ack.HeartbeatSeconds))
 	e.log.LogAttrs(ctx, slog.LevelDebug, "connected", slog.String("user", string(user)), slog.String("device", string(device)),

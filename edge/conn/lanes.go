@@ -9,21 +9,30 @@ import (
 )
 
 // A lane is what one connection sends to one conversation. When a SEND of it was
-// refused and may be retried, those behind it must not overtake it: the lane is
-// blocked until the client sends again from there, with the resend flag.
+// refused here and may be tried again, those behind it must not overtake it: the lane
+// is blocked until the client sends again from there, with the resend flag.
+//
+// Several resends are under way together: were the first refused once more, the flag
+// on the second must not open the lane. So the lane remembers the message it was
+// blocked by, and opens for the resend of that one or of an earlier one (ids are
+// ordered by time). A client that gave it up resends another: the second time that one
+// comes, it opens the lane too.
 type lane struct {
-	id    id.ClientMsgID // of the first that was refused
-	since uint32         // second of the refusal
+	by    id.ClientMsgID // the first that was refused
+	other id.ClientMsgID // a resend that came instead of it
+	noted uint32         // second in which other came
 }
 
-// maxLanes is how many blocked lanes a connection may have before it is closed: the
-// client then comes back with no lane blocked and resends everything.
-const maxLanes = 256
+const (
+	// maxLanes is how many blocked lanes a connection may have before it is closed: the
+	// client then comes back with no lane blocked and resends everything.
+	maxLanes = 256
+	// laneOther is after how many seconds a resend may take the place of other.
+	laneOther = 3
+)
 
-// laneForgets is after how many seconds any resend opens a lane: the client gave up
-// on the message that was refused. Before, only that message or an earlier one does,
-// since later resends may have been under way when the refusal was made.
-const laneForgets = 10
+// errLaneBlocked is shared: it is answered as often as a client likes.
+var errLaneBlocked = code.New(code.LaneBlocked)
 
 // laneOf is the conversation of p, computed if p names a user.
 func (c *Conn) laneOf(p *packet.Pending) id.ConversationID {
@@ -39,13 +48,13 @@ func (c *Conn) block(conv id.ConversationID, m id.ClientMsgID) bool {
 	if _, ok := c.lanes[conv]; ok {
 		return true
 	}
-	if c.lanes == nil {
-		c.lanes = make(map[id.ConversationID]lane)
-	}
 	if len(c.lanes) == maxLanes {
 		return false
 	}
-	c.lanes[conv] = lane{id: m, since: c.edge.second()}
+	if c.lanes == nil {
+		c.lanes = make(map[id.ConversationID]lane)
+	}
+	c.lanes[conv] = lane{by: m}
 	return true
 }
 
@@ -60,15 +69,18 @@ func (c *Conn) open(p *packet.Pending) bool {
 	if !ok {
 		return true
 	}
-	if !p.Resend || bytes.Compare(p.ClientMsgID[:], l.id[:]) > 0 && c.edge.second()-l.since < laneForgets {
+	switch now := c.edge.second(); {
+	case !p.Resend:
 		return false
+	case bytes.Compare(p.ClientMsgID[:], l.by[:]) <= 0 || p.ClientMsgID == l.other:
+		delete(c.lanes, conv)
+		if len(c.lanes) == 0 {
+			c.lanes = nil
+		}
+		return true
+	case l.other == (id.ClientMsgID{}) || now-l.noted > laneOther:
+		l.other, l.noted = p.ClientMsgID, now
+		c.lanes[conv] = l
 	}
-	delete(c.lanes, conv)
-	if len(c.lanes) == 0 {
-		c.lanes = nil
-	}
-	return true
+	return false
 }
-
-// errLaneBlocked is shared: it is answered as often as a client likes.
-var errLaneBlocked = code.New(code.LaneBlocked)

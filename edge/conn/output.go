@@ -70,8 +70,8 @@ func (c *Conn) Acked(p *packet.Pending, ack packet.Ack) {
 	c.told(touch, over)
 }
 
-// Refused implements packet.Replier. After a refusal that may be retried, the rest of
-// the lane is refused too, until the client sends again from there.
+// Refused implements packet.Replier. What a refusal by a service means to the rest of
+// the lane is that service's to hold; lanes here are for what never reached it.
 func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 	c.mu.Lock()
 	c.inflight--
@@ -79,19 +79,14 @@ func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 		c.mu.Unlock()
 		return
 	}
-	conv := id.ConversationID{}
-	full := false
+	conv := p.Conversation
 	if err.Code.Scope() == code.ScopeLane {
 		conv = c.laneOf(p)
-		full = !c.block(conv, p.ClientMsgID)
 	}
 	over := c.refuse(p.ReqID, true, err, conv)
 	touch := c.touch()
 	c.mu.Unlock()
 	c.told(touch, over)
-	if full {
-		c.Close(code.New(code.Flooding))
-	}
 }
 
 // refuse queues an ERROR and reports whether too much is waiting. mu is held.

@@ -207,8 +207,8 @@ func (h *Hub) logout(c *conn.Conn) {
 }
 
 // CloseUser closes the connections of a user, of one device only unless device is
-// empty, and returns how many there were.
-func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) int {
+// empty, and returns how many.
+func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) (n int) {
 	var cs []*conn.Conn
 	mp, unlock := h.users.lock(name)
 	if u := (*mp)[name]; u != nil {
@@ -221,7 +221,9 @@ func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) 
 	}
 	unlock()
 	for _, c := range cs {
-		c.Close(reason)
+		if c.Close(reason) {
+			n++
+		}
 	}
-	return len(cs)
+	return n
 }
