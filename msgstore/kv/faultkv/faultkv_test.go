@@ -21,6 +21,11 @@ func TestConformanceWithoutFaults(t *testing.T) {
 	})
 }
 
+func TestModel(t *testing.T) {
+	s := faultkv.Wrap(memory.New(memory.Config{}), faultkv.Config{Delay: 0.01, MaxDelay: 50 * time.Microsecond, Logf: t.Logf})
+	kvtest.Model(t, s, 1500, func() uint64 { return uint64(time.Now().UnixNano()) })
+}
+
 var ctx = context.Background()
 
 func wrap(t *testing.T, c faultkv.Config) (*faultkv.Store, *memory.Store) {
