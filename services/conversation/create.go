@@ -75,8 +75,8 @@ func (s *Service) make(ctx context.Context, conv id.ConversationID, p pair) erro
 	if len(txs) > 0 {
 		s.cfg.Store.Commit(ctx, txs...)
 		for _, tx := range txs {
-			// A conflict means that it is there.
-			if tx.Err != nil && !errors.Is(tx.Err, kv.ErrConflict) {
+			// After a conflict it is likely to be there, but only a look tells.
+			if tx.Err != nil {
 				return fmt.Errorf("write users' sides of %s: %w", conv, tx.Err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -176,7 +177,8 @@ func (s *Service) write(ctx context.Context, moves []move) (failed error) {
 		case errors.Is(err, errUnavailable):
 			wait(m)
 			failed = err
-		case !errors.Is(err, errStranger):
+		case errors.Is(err, errStranger): // it was never true
+		default:
 			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
 		}
 	}
@@ -193,8 +195,8 @@ func (s *Service) write(ctx context.Context, moves []move) (failed error) {
 	return failed
 }
 
-// writeOnce tries each move once and returns those that somebody else's write got in the
-// way of, or with an error all that may not be stored.
+// writeOnce tries each move once and returns those that are not stored, or not for
+// certain; without an error because somebody else's write got in the way.
 func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 	convs := make([]id.ConversationID, len(moves))
 	keys := make([][]byte, len(moves))
@@ -211,24 +213,25 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 		return moves, fmt.Errorf("read heads of cursors: %w", err)
 	}
 	var txs []*kv.Tx
-	sent := moves[:0]
+	sent, again := make([]move, 0, len(moves)), moves[:0]
+	var failed error
 	for i := range moves {
 		m := moves[i]
 		m.row = rows[i]
 		tx, err := s.advance(ctx, &m, &heads[i])
-		if err != nil {
-			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
-			continue
-		}
-		if tx != nil {
+		switch {
+		case err == nil && tx != nil:
 			txs, sent = append(txs, tx), append(sent, m)
+		case err == nil:
+		case unavailable(err).Code == code.Internal: // it would never go through
+			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
+		default:
+			again, failed = append(again, m), err
 		}
 	}
-	if len(txs) == 0 {
-		return nil, nil
+	if len(txs) > 0 {
+		s.cfg.Store.Commit(ctx, txs...)
 	}
-	s.cfg.Store.Commit(ctx, txs...)
-	again := sent[:0]
 	for i, tx := range txs {
 		switch {
 		case tx.Err == nil:
@@ -237,11 +240,11 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 		default:
 			again = append(again, sent[i])
 			if !errors.Is(tx.Err, kv.ErrConflict) && !errors.Is(tx.Err, kv.ErrUndetermined) {
-				err = fmt.Errorf("write cursors: %w", tx.Err)
+				failed = fmt.Errorf("write cursors: %w", tx.Err)
 			}
 		}
 	}
-	return again, err
+	return again, failed
 }
 
 // advance reads the row of m and sets m.cur to where the cursor is then; tx stores

@@ -5,46 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
+	"slices"
 	"testing"
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/msgstore/kv/faultkv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// flaky is a store whose commits, now and then, end in any way but well: some of them
-// having stored what they say they didn't know they stored.
-type flaky struct {
-	kv.Store
-	mu  sync.Mutex
-	rng *rand.Rand
-	bad float64
+// faulty makes one operation in five or so of a store go wrong.
+func faulty(t testing.TB, store kv.Store, seed uint64) *faultkv.Store {
+	return faultkv.Wrap(store, faultkv.Config{
+		Seed: seed, Read: 0.02, Logf: t.Logf,
+		Rates: faultkv.Rates{Applied: 0.04, Lost: 0.04, Late: 0.04, Conflict: 0.04, Unavailable: 0.03, Full: 0.02},
+	})
 }
 
-func (f *flaky) Commit(ctx context.Context, txs ...*kv.Tx) {
-	for _, tx := range txs {
-		f.mu.Lock()
-		dice, how := f.rng.Float64(), f.rng.IntN(4)
-		f.mu.Unlock()
-		if dice >= f.bad {
-			f.Store.Commit(ctx, tx)
-			continue
-		}
-		switch how {
-		case 0:
-			tx.Err = fmt.Errorf("lost: %w", kv.ErrUndetermined)
-		case 1:
-			if f.Store.Commit(ctx, tx); tx.Err == nil {
-				tx.Err = fmt.Errorf("stored: %w", kv.ErrUndetermined)
-			}
-		case 2:
-			tx.Err = fmt.Errorf("away: %w", kv.ErrUnavailable)
-		case 3:
-			tx.Err = fmt.Errorf("conflict: %w", kv.ErrConflict)
-		}
+// mayFail fails the test unless err is one that clients try again after.
+func mayFail(t testing.TB, step int, bad bool, err error) {
+	t.Helper()
+	var ce *code.Error
+	if !bad || !errors.As(err, &ce) || ce.Code != code.Unavailable && ce.Code != code.StorageFull {
+		t.Fatalf("step %d: %v", step, err)
 	}
 }
 
@@ -53,8 +38,8 @@ func (f *flaky) Commit(ctx context.Context, txs ...*kv.Tx) {
 // plain model.
 func TestModel(t *testing.T) {
 	for name, open := range adapters {
-		for _, bad := range []float64{0, 0.2} {
-			t.Run(fmt.Sprintf("%s, %v bad commits", name, bad), func(t *testing.T) {
+		for _, bad := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, faults %v", name, bad), func(t *testing.T) {
 				steps := 4000
 				if name != "memory" {
 					steps = 400
@@ -72,10 +57,13 @@ type reader struct {
 	readMin, readMax, recvMin, recvMax uint64
 }
 
-func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int) {
+func runModel(t *testing.T, seed uint64, store kv.Store, bad bool, steps int) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	fl := &flaky{Store: store, rng: rand.New(rand.NewPCG(seed, 1)), bad: bad}
+	faults := faultkv.Wrap(store, faultkv.Config{})
+	if bad {
+		faults = faulty(t, store, seed)
+	}
 	w := newWorld(t, store)
 	if _, err := msgstore.OpenMeta(w.ctx, store, keys, w.clock.Load()); err != nil {
 		t.Fatal(err)
@@ -89,11 +77,11 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 	who := map[id.UserID]*reader{"ann": {}, "ben": {}}
 	users := []id.UserID{"ann", "ben"}
 
-	w.store = fl
+	w.store = faults
 	start := func() (*Service, *sequencer) {
 		w.serve()
 		w.seq.timeline = msgstore.NewTimeline(store, keys) // messages are stored well: theirs is another test
-		w.seq.world = &world{t: t, ctx: w.ctx, store: store, clock: w.clock}
+		w.seq.world = &world{t: t, ctx: w.ctx, store: store, clock: w.clock, ids: w.ids}
 		return w.svc, w.seq
 	}
 	var svcs [2]*Service
@@ -133,12 +121,11 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 			if rng.IntN(50) == 0 {
 				n = 300
 			}
-			a := newAnswers()
 			batch := make([]packet.Pending, n)
 			for j := range batch {
 				counts := rng.IntN(4) > 0
 				batch[j] = message("x")
-				batch[j].From, batch[j].Conversation, batch[j].Reply = o, conv, a
+				batch[j].From, batch[j].Conversation = o, conv
 				if !counts {
 					batch[j].NoCount, batch[j].Tail = true, append(batch[j].Tail, 13<<3, 1)
 				}
@@ -149,9 +136,21 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 				seen = rng.Uint64N(last + 1)
 				batch[n-1].Interactive, batch[n-1].SeenSeq = true, seen
 			}
-			svc.Send(batch)
-			if got := a.wait(n); got[n-1].err != nil || got[n-1].ack.Seq != uint64(len(log)) {
-				t.Fatalf("step %d: %+v, want seq %d", step, got[n-1], len(log))
+			for {
+				a := newAnswers()
+				for j := range batch {
+					batch[j].Reply = a
+				}
+				svc.Send(slices.Clone(batch))
+				got := a.wait(n)
+				if err := got[n-1].err; err != nil {
+					mayFail(t, step, bad, err)
+					continue
+				}
+				if got[n-1].ack.Seq != uint64(len(log)) {
+					t.Fatalf("step %d: %+v, want seq %d", step, got[n-1], len(log))
+				}
+				break
 			}
 			announced(i, u, seen, 0)
 		case 3, 4: // RECVACK, sometimes of what isn't there
@@ -163,10 +162,7 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 			seq := rng.Uint64N(last + 3)
 			read, n, err := svc.Read(w.ctx, o, conv, seq)
 			if err != nil {
-				if bad == 0 {
-					t.Fatalf("step %d: %v", step, err)
-				}
-				wantCode(t, err, code.Unavailable)
+				mayFail(t, step, bad, err)
 				r.readMax, r.recvMax = max(r.readMax, seq), max(r.recvMax, seq)
 				break
 			}
@@ -181,10 +177,10 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 			r.recvMin, r.recvMax = max(r.recvMin, read), max(r.recvMax, read)
 		case 7: // flush
 			err := svc.Flush(w.ctx)
-			if err != nil && bad == 0 {
+			if err != nil && !bad {
 				t.Fatalf("step %d: %v", step, err)
 			}
-			if bad == 0 {
+			if !bad {
 				for u, x := range told[i] {
 					r := who[u]
 					r.readMin, r.recvMin = max(r.readMin, x.read), max(r.recvMin, x.recv)
@@ -198,7 +194,8 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 		default: // look
 			st, err := svc.State(w.ctx, o, conv)
 			if err != nil {
-				t.Fatalf("step %d: %v", step, err)
+				mayFail(t, step, bad, err)
+				break
 			}
 			x, peer := told[i][u], users[0]
 			if u == peer {
@@ -219,7 +216,8 @@ func runModel(t *testing.T, seed uint64, store kv.Store, bad float64, steps int)
 		}
 	}
 	// In the end everything is told once more and written, as clients do on resume.
-	fl.bad = 0
+	faults.Calm()
+	faults.Settle()
 	last := uint64(len(log))
 	for _, u := range users {
 		svcs[0].Received(alive(u), conv, last)

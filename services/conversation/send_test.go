@@ -3,10 +3,12 @@ package conversation
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -216,6 +218,62 @@ func TestCreatorsRace(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A conversation is made whatever way its commits end: senders try again after what
+// may be tried again, and in the end there is one, with both sides.
+func TestCreateWithFaults(t *testing.T) {
+	seed := rand.Uint64()
+	base := adapters["memory"](t)
+	w := newWorld(t, base)
+	if _, err := msgstore.OpenMeta(w.ctx, base, keys, start); err != nil {
+		t.Fatal(err)
+	}
+	faults := faulty(t, base, seed)
+	var svcs [2]*Service
+	for i := range svcs {
+		w.store = faults
+		w.serve()
+		w.seq.timeline = msgstore.NewTimeline(base, keys)
+		w.seq.world = &world{t: t, ctx: w.ctx, store: base, clock: w.clock, ids: w.ids}
+		svcs[i] = w.svc
+	}
+	const pairs = 60
+	for p := range pairs {
+		a, b := id.UserID(fmt.Sprint("a", p)), id.UserID(fmt.Sprint("b", p))
+		for try := 0; ; try++ {
+			got := newAnswers()
+			svcs[try%2].Send(batchTo(alive(a), b, got, 1, 1))
+			svcs[(try+1)%2].Send(batchTo(alive(b), a, got, 2, 1))
+			done := 0
+			for _, x := range got.wait(2) {
+				if x.err == nil {
+					done++
+					continue
+				}
+				mayFail(t, p, true, x.err)
+			}
+			if done == 2 {
+				break
+			}
+		}
+	}
+	faults.Calm()
+	faults.Settle()
+	w.store = base
+	w.serve()
+	for p := range pairs {
+		a, b := id.UserID(fmt.Sprint("a", p)), id.UserID(fmt.Sprint("b", p))
+		for _, u := range []id.UserID{a, b} {
+			states, _ := w.inbox(u, 0, 0)
+			if len(states) != 1 || states[0].LastSeq < 2 || !slices.Equal(states[0].Users, []string{string(a), string(b)}) {
+				t.Fatalf("%s has %v", u, states)
+			}
+		}
+	}
+	if err := msgstore.Check(w.ctx, base, keys, func(f msgstore.Finding) { t.Errorf("audit: %+v", f) }); err != nil {
+		t.Fatal(err)
 	}
 }
 

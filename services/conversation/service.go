@@ -42,7 +42,7 @@ type Config struct {
 	Keys  msgstore.Keys
 	Users Users
 
-	Conversations int // conversations whose members are remembered; 0: 65,536, at least 64
+	Conversations int // conversations whose members are remembered; 0: 65,536
 	Creators      int // goroutines that bring conversations into being, at most; 0: 16
 	Waiting       int // messages that may wait for their conversation in all; 0: 16,384
 
@@ -80,9 +80,7 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Store == nil || c.Users == nil:
 		return fmt.Errorf("%w: Store and Users are needed", ErrConfig)
-	case c.Conversations < 0 || c.Conversations > 0 && c.Conversations < 64:
-		return fmt.Errorf("%w: Conversations is %d, want at least 64", ErrConfig, c.Conversations)
-	case c.Creators < 0 || c.Waiting < 0 || c.PageBytes < 0 || c.FlushEvery < 0 || c.Cursors < 0:
+	case c.Conversations < 0 || c.Creators < 0 || c.Waiting < 0 || c.PageBytes < 0 || c.FlushEvery < 0 || c.Cursors < 0:
 		return fmt.Errorf("%w: a limit is negative", ErrConfig)
 	}
 	return nil

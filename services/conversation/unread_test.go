@@ -7,6 +7,7 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/msgstore/kv/faultkv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -247,18 +248,32 @@ func TestCursorsAreBounded(t *testing.T) {
 // What can't be stored now waits; what Run was told is stored when it ends.
 func TestRunWritesInTheEnd(t *testing.T) {
 	base := adapters["memory"](t)
-	fl := &flaky{Store: base, rng: rand.New(rand.NewPCG(1, 1))}
-	w := newWorld(t, fl)
+	faults := faultkv.Wrap(base, faultkv.Config{})
+	w := newWorld(t, faults)
 	conv := w.say("a", "b", 5).Conversation
-	fl.bad = 1
 	w.svc.Received(alive("b"), conv, 3)
-	for range 20 { // each way of failing
-		_ = w.svc.Flush(w.ctx)
+	for _, f := range []faultkv.Fault{faultkv.Lost, faultkv.Conflict, faultkv.Unavailable, faultkv.Full} {
+		again := f == faultkv.Lost || f == faultkv.Conflict // tried a number of times
+		faults.Script(f)
+		for range maxTurns - 1 {
+			if again {
+				faults.Script(f)
+			}
+		}
+		if err := w.svc.Flush(w.ctx); again == (err != nil) {
+			t.Fatalf("%v: %v", f, err)
+		}
+		if row, err := base.Get(w.ctx, keys.Cursor(nil, conv, "b")); err != nil || row != nil {
+			t.Fatalf("%v: %x %v", f, row, err)
+		}
+	}
+	faults.FailReads(1)
+	if err := w.svc.Flush(w.ctx); err == nil {
+		t.Fatal("flushed without reading")
 	}
 	if st, err := w.svc.State(w.ctx, alive("b"), conv); err != nil || st.RecvSeq < 3 {
 		t.Fatalf("%+v %v", st, err)
 	}
-	fl.bad = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- w.svc.Run(ctx) }()
@@ -338,7 +353,7 @@ func TestCorruptRows(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	store := adapters["memory"](t)
-	for _, c := range []Config{{}, {Store: store}, {Store: store, Users: &users{}, Conversations: 5}, {Store: store, Users: &users{}, Creators: -1}} {
+	for _, c := range []Config{{}, {Store: store}, {Store: store, Users: &users{}, Conversations: -5}, {Store: store, Users: &users{}, Creators: -1}} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%+v was taken", c)
 		}

@@ -47,14 +47,14 @@ type world struct {
 	seq   *sequencer
 	users *users
 	clock *atomic.Int64 // Unix ms
-	ids   atomic.Int64
+	ids   *atomic.Int64
 }
 
 const start = 1_800_000_000_000
 
 func newWorld(t testing.TB, store kv.Store, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), store: store, clock: new(atomic.Int64), users: &users{gone: map[id.UserID]bool{}}}
+	w := &world{t: t, ctx: t.Context(), store: store, clock: new(atomic.Int64), ids: new(atomic.Int64), users: &users{gone: map[id.UserID]bool{}}}
 	w.clock.Store(start)
 	w.serve(change...)
 	return w
