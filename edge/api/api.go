@@ -193,8 +193,10 @@ func (s *Server) routes() {
 	v1.POST("/refresh", s.limited, s.refresh)
 	v1.POST("/password", s.limited, s.password)
 	v1.POST("/logout", s.logout)
-	e.GET("/healthz", func(_ context.Context, c *app.RequestContext) { s.answer(c, status{"ok"}) })
-	e.GET("/readyz", s.ready)
+	for _, method := range [...]string{"GET", "HEAD"} { // load balancers ask with either
+		e.Handle(method, "/healthz", func(_ context.Context, c *app.RequestContext) { s.answer(c, status{"ok"}) })
+		e.Handle(method, "/readyz", s.ready)
+	}
 	if s.cfg.Metrics != nil {
 		e.GET("/metrics", adaptor.HertzHandler(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{
 			ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: 4, Timeout: s.cfg.HandlerTimeout,

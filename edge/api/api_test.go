@@ -299,10 +299,15 @@ func TestHealthReadyMetrics(t *testing.T) {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/metrics": 405} {
+		if resp, body := r.do("HEAD", path, "", ""); resp.StatusCode != want || body != "" {
+			t.Errorf("HEAD %s: %d %q", path, resp.StatusCode, body)
+		}
+	}
 	r.do("GET", "/secret-path", "", "")
 	mu.Lock()
 	defer mu.Unlock()
-	if seen["/readyz 200"] != 1 || seen["/metrics 200"] != 1 || seen[" 404"] != 1 {
+	if seen["/readyz 200"] != 2 || seen["/metrics 200"] != 1 || seen[" 404"] != 1 {
 		t.Errorf("observed %v", seen)
 	}
 }

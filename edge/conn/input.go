@@ -274,13 +274,15 @@ func (c *Conn) admit(run []packet.Pending, now int64, wait int64) {
 		conv := c.laneOf(p)
 		ok := c.block(conv, p.ClientMsgID)
 		ok = ok && c.strikes.take(now, 1, e.strikeRate) == 0
-		over := c.refuse(p.ReqID, true, err, conv)
-		c.replied = true
 		c.mu.Unlock()
 		if i > first {
 			e.svc.Conversations.Send(run[first:i:i])
 		}
 		first = i + 1
+		c.mu.Lock()
+		over := c.state.Load() <= stateConnected && c.refuse(p.ReqID, true, err, conv)
+		c.replied = true
+		c.mu.Unlock()
 		switch {
 		case !ok:
 			c.Close(code.New(code.Flooding))

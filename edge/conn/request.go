@@ -12,29 +12,36 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// other acts on every frame but a SEND of a connected client.
+// other acts on every frame but a SEND of a connected client. f stays on the stack for
+// what comes often.
 func (c *Conn) other(f *frame.Frame, now int64, limited bool) {
-	if c.state.Load() == stateHandshake {
-		if f.Type != frame.Connect {
-			c.Close(code.New(code.NotConnected))
-			return
-		}
+	connected := c.state.Load() == stateConnected
+	switch {
+	case connected && !limited && f.Type == frame.RecvAck:
+		c.received(f)
+	case connected && !limited && f.Type == frame.Ping:
+		c.pong(f.Flags&frame.FlagRequestID, f.ReqID)
+	default:
+		g := *f
+		c.rare(&g, now, limited, connected)
+	}
+}
+
+func (c *Conn) rare(f *frame.Frame, now int64, limited, connected bool) {
+	switch {
+	case !connected && f.Type == frame.Connect:
 		c.connect(f)
 		return
-	}
-	if limited {
+	case !connected:
+		c.Close(code.New(code.NotConnected))
+		return
+	case limited:
 		c.limit(f, now)
 		return
 	}
 	switch f.Type {
 	case frame.Connect:
 		c.Close(code.New(code.AlreadyConnected))
-	case frame.RecvAck:
-		c.received(f)
-	case frame.Ping:
-		c.reply(func(dst []byte) []byte {
-			return frame.Append(dst, frame.Pong, f.Flags&frame.FlagRequestID, f.ReqID, nil)
-		})
 	case frame.Pong:
 	case frame.Sync:
 		c.call(f, c.sync)
@@ -47,6 +54,11 @@ func (c *Conn) other(f *frame.Frame, now int64, limited bool) {
 			c.answer(f, code.New(code.UnknownFrame))
 		}
 	}
+}
+
+// pong answers a PING.
+func (c *Conn) pong(flags frame.Flags, reqID uint32) {
+	c.reply(func(dst []byte) []byte { return frame.Append(dst, frame.Pong, flags, reqID, nil) })
 }
 
 // limit refuses a frame of a connection that sends more than it may.
@@ -96,14 +108,19 @@ func (c *Conn) received(f *frame.Frame) {
 	err := packet.DecodeRecvAck(f.Body, func(conv id.ConversationID, seq uint64) {
 		svc.Received(&c.origin, conv, seq)
 	})
-	if err == nil {
+	if err != nil {
+		c.unwelcome(f.HasReqID(), f.ReqID, err)
+	}
+}
+
+// unwelcome refuses a frame that has no answer unless it carries a request id.
+func (c *Conn) unwelcome(hasReq bool, reqID uint32, err *code.Error) {
+	if !hasReq {
+		c.strike(c.edge.now())
 		return
 	}
-	if f.HasReqID() {
-		c.answer(f, err)
-		return
-	}
-	c.strike(c.edge.now())
+	f := frame.Frame{Flags: frame.FlagRequestID, ReqID: reqID}
+	c.answer(&f, err)
 }
 
 // call runs a blocking service call in the goroutine that reads: the client's next
@@ -272,12 +289,7 @@ func (c *Conn) signal(f *frame.Frame) {
 			<-c.edge.calls
 		}
 	}
-	if err == nil {
-		return
+	if err != nil {
+		c.unwelcome(f.HasReqID(), f.ReqID, err)
 	}
-	if f.HasReqID() {
-		c.answer(f, err)
-		return
-	}
-	c.strike(c.edge.now())
 }

@@ -33,6 +33,9 @@ type server struct {
 // start runs a server with services in memory until the test ends.
 func start(t testing.TB, hc hub.Config, tc tcp.Config) *server {
 	t.Helper()
+	if hc.Conn.Linger == 0 {
+		hc.Conn.Linger = time.Second
+	}
 	svc := conntest.New()
 	h, err := hub.New(hc, svc.For())
 	if err != nil {
@@ -216,7 +219,7 @@ func TestHostile(t *testing.T) {
 		"half a CONNECT":            {[][]byte{good[:len(good)/2]}, code.HandshakeTimeout},
 		"SEND first":                {[][]byte{conntest.Send(1, 0, "bob", 1, "x")}, code.NotConnected},
 		"PING first":                {[][]byte{frame.Append(nil, frame.Ping, 0, 0, nil)}, code.NotConnected},
-		"HTTP":                      {[][]byte{[]byte("GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: someone with a long name\r\nAccept: */*\r\n\r\n")}, code.NotConnected},
+		"HTTP":                      {[][]byte{[]byte("GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: someone with a long name\r\nAccept: */*\r\n\r\n")}, code.BadFrame},
 		"a length of 5 bytes":       {[][]byte{{0xFF, 0xFF, 0xFF, 0xFF, 0x0F}}, code.FrameTooLarge},
 		"a long CONNECT":            {[][]byte{frame.AppendHeader(nil, frame.Connect, 0, 0, 9<<10)}, code.FrameTooLarge},
 		"length 0":                  {[][]byte{{0}}, code.BadFrame},
