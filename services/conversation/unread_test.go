@@ -194,6 +194,17 @@ func TestCursorsBounds(t *testing.T) {
 	if read, _, err := w.svc.Read(w.ctx, alive("b"), conv, 2); err != nil || read != 4 {
 		t.Fatalf("read %d %v", read, err)
 	}
+	w.say("a", "b", 3)
+	if read, _, err := w.svc.Read(w.ctx, alive("b"), conv, 7); err != nil || read != 7 {
+		t.Fatalf("read %d %v", read, err)
+	}
+	row, err := w.store.Get(w.ctx, keys.Cursor(nil, conv, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := msgstore.ParseCursor(row); err != nil || c != (msgstore.Cursor{ReadSeq: 7, ReadCountable: 7, RecvSeq: 7, Changed: start}) {
+		t.Fatalf("stored: %+v %v", c, err)
+	}
 	// A stranger leaves nothing behind.
 	w.svc.Received(alive("mallory"), conv, 3)
 	w.svc.Received(alive("b"), id.NewGroup(), 3)
@@ -210,6 +221,31 @@ func TestCursorsBounds(t *testing.T) {
 	}
 	if read, n, err := w.svc.Read(w.ctx, alive("gone"), group, 9); err != nil || read != 6 || n != 0 {
 		t.Fatalf("read %d, %d unread, %v", read, n, err)
+	}
+}
+
+// While cursors are being written, whoever looks sees where they are going.
+func TestCursorsBeingWritten(t *testing.T) {
+	faults := faultkv.Wrap(adapters["memory"](t), faultkv.Config{})
+	w := newWorld(t, faults)
+	conv := w.say("a", "b", 5).Conversation
+	w.svc.Received(alive("b"), conv, 3)
+	thaw := faults.Freeze()
+	done := make(chan error)
+	go func() { done <- w.svc.Flush(w.ctx) }()
+	if err := faults.AwaitFrozen(w.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.svc.Seen(conv, "b", 2)
+	if st, err := w.svc.State(w.ctx, alive("b"), conv); err != nil || st.RecvSeq != 3 || st.ReadSeq != 2 || st.Unread != 3 {
+		t.Fatalf("%+v %v", st, err)
+	}
+	thaw()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if st, err := w.svc.State(w.ctx, alive("b"), conv); err != nil || st.RecvSeq != 3 || st.ReadSeq != 2 {
+		t.Fatalf("%+v %v", st, err)
 	}
 }
 
