@@ -76,28 +76,26 @@ func (t *Timeline) Rewrite(ctx context.Context, tx *kv.Tx, c id.ConversationID, 
 }
 
 func (t *Timeline) rewrite(tx *kv.Tx, c id.ConversationID, s Segment, seq uint64, message []byte, counts bool) error {
+	var starts [MaxSegmentMessages + 1]int32
+	if err := elements(s, starts[:]); err != nil {
+		return err
+	}
 	var b SegmentBuilder
 	b.Reset(s.FirstSeq, s.BaseCountable)
 	messages := make([]byte, 0, len(s.Messages)+len(message))
-	rest := s.Messages
-	for i := 0; i < s.Count; i++ {
+	for i := range s.Count {
 		at := s.FirstSeq + uint64(i)
-		n, err := element(rest)
+		old := s.Messages[starts[i]:starts[i+1]]
+		raised, err := s.raised(at, old)
 		if err != nil {
 			return err
 		}
-		counted, err := s.raised(at, rest[:n])
-		if err != nil {
-			return err
-		}
+		put, bit := old, s.Counts(at)
 		if at == seq {
-			messages = append(messages, message...)
-			b.add(len(message), counts, counted)
-		} else {
-			messages = append(messages, rest[:n]...)
-			b.add(n, s.Counts(at), counted)
+			put, bit = message, counts
 		}
-		rest = rest[n:]
+		messages = append(messages, put...)
+		b.add(len(put), bit, raised)
 	}
 	// The last of the parts has the key of the old segment, the others lie below it.
 	var kb [MaxKeyLen]byte
