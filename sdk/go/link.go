@@ -1,0 +1,513 @@
+package gochat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Version is the protocol version that the client speaks.
+const Version = 1
+
+// maxUnwritten is how much may wait for the transport before signals are dropped, in bytes.
+const maxUnwritten = 1 << 20
+
+// dismissal is the reason that the server gave for ending a connection, or that we have for never
+// making it again.
+type dismissal struct{ told *code.Error }
+
+func (d *dismissal) Error() string { return d.told.Error() }
+func (d *dismissal) Unwrap() error { return d.told }
+
+// link is one connection. Its fields but conn, wake and gone are guarded by Client.mu.
+type link struct {
+	conn net.Conn
+	wake chan struct{} // for the writer
+	gone chan struct{} // closed when the reader has ended
+
+	out       []byte
+	requests  map[uint32]any // *outgoing, *pull, *call; nil: answered in vain
+	lastReq   uint32
+	inflight  int // SENDs without an answer
+	heartbeat time.Duration
+	limits    wire.Limits
+	lastWrite time.Time
+	lastRead  time.Time
+	closing   bool // write what is there, then close
+	moveAt    time.Time
+	move      *redirect                  // the server is leaving
+	pulls     int                        // SYNCs without an answer
+	acked     map[*conversation]struct{} // named in a RECVACK
+
+	pages struct { // reading the inbox since the sync mark
+		due  bool      // from the start, as soon as none is under way
+		busy bool      // a page is asked for
+		wait time.Time // not before
+		mark uint64    // to be stored after the last page
+	}
+}
+
+// redirect says where to connect next.
+type redirect struct{ address string }
+
+func (l *link) wakeWriter() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// request registers who waits for an answer and returns the request's id: a small one,
+// since those are short. The caller holds Client.mu.
+func (l *link) request(waiter any) uint32 {
+	for {
+		if l.lastReq++; l.lastReq > frame.MaxCheapID {
+			l.lastReq = 1
+		}
+		if _, taken := l.requests[l.lastReq]; !taken {
+			l.requests[l.lastReq] = waiter
+			return l.lastReq
+		}
+	}
+}
+
+var errServerLeaving = errors.New("the server is leaving")
+
+// connect dials, opens the session, and reads until the connection ends.
+func (c *Client) connect(address string) (established bool, next *redirect, err error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
+	defer cancel()
+	c.mu.Lock()
+	s, me := c.session, c.me
+	c.mu.Unlock()
+	token, err := c.cfg.Token(ctx)
+	if err != nil {
+		if s.ResumeToken == "" {
+			return false, nil, fmt.Errorf("getting a token: %w", err)
+		}
+		c.log.Info("no token, trying the resume token", "error", err)
+	}
+	conn, err := c.cfg.Dial(ctx, address)
+	if err != nil {
+		return false, nil, fmt.Errorf("connecting to %s: %w", address, err)
+	}
+	defer conn.Close()
+	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	r := &reader{conn: conn, max: frame.DefaultMax}
+	ack, sent, err := c.shake(conn, r, s, token)
+	if !unhook() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		var d *dismissal
+		if token == "" && errors.As(err, &d) && d.told.Code == code.Unauthenticated {
+			// Not final: the token that could not be had is still to be tried.
+			c.mu.Lock()
+			c.session.ResumeToken = ""
+			c.saveSession()
+			c.mu.Unlock()
+			err = errors.New("the resume token is no good any more")
+		}
+		return false, nil, fmt.Errorf("opening a session: %w", err)
+	}
+	if me != "" && string(me) != ack.UserId {
+		return false, nil, &dismissal{code.Newf(code.BadRequest, "the store belongs to another user")}
+	}
+
+	l := &link{conn: conn, wake: make(chan struct{}, 1), gone: make(chan struct{}), requests: map[uint32]any{}, acked: map[*conversation]struct{}{}}
+	c.established(l, ack, s, sent)
+	writer := make(chan struct{})
+	go func() {
+		defer close(writer)
+		c.write(l)
+	}()
+	err = c.read(l, r)
+	close(l.gone)
+	_ = conn.Close()
+	<-writer
+	return true, c.lost(l), err
+}
+
+// shake sends CONNECT and waits for its answer; sent is our time in the middle between.
+func (c *Client) shake(conn net.Conn, r *reader, s Session, token string) (ack *wire.Connack, sent time.Time, err error) {
+	hello := &wire.Connect{
+		Version: Version, Token: token, DeviceId: string(c.cfg.Device), DeviceKind: c.cfg.Kind, ResumeToken: s.ResumeToken, SyncMark: s.SyncMark,
+		StoreEpoch: s.StoreEpoch, Client: c.cfg.Client, HeartbeatSeconds: uint32(c.cfg.Heartbeat / time.Second),
+	}
+	b, err := packet.AppendBody(nil, frame.Connect, 0, 0, hello)
+	if err != nil {
+		return nil, sent, err
+	}
+	begun := time.Now()
+	if _, err := conn.Write(b); err != nil {
+		return nil, sent, err
+	}
+	for {
+		f, err := r.next()
+		if err != nil {
+			return nil, sent, err
+		}
+		switch f.Type {
+		case frame.Connack:
+			ack, cerr := packet.DecodeConnack(f.Body)
+			if cerr != nil {
+				return nil, sent, cerr
+			}
+			if ack.Version != Version {
+				return nil, sent, &dismissal{code.Newf(code.VersionUnsupported, "the server answered with version %d", ack.Version)}
+			}
+			if m := ack.GetLimits().GetMaxFrame(); m > 0 {
+				r.max = int(min(m, frame.HardMax))
+			}
+			return ack, begun.Add(time.Since(begun) / 2), nil
+		case frame.Error, frame.Kick:
+			return nil, sent, farewell(f)
+		}
+	}
+}
+
+// farewell is the error that an ERROR without request id, or a KICK, tells.
+func farewell(f frame.Frame) error {
+	decode := func() (*code.Error, *code.Error) {
+		if f.Type == frame.Kick {
+			return packet.DecodeKick(f.Body)
+		}
+		told, _, err := packet.DecodeError(f.Body)
+		return told, err
+	}
+	told, err := decode()
+	if err != nil {
+		return err
+	}
+	return &dismissal{told}
+}
+
+// reader cuts a stream into frames.
+type reader struct {
+	conn     net.Conn
+	max      int
+	buf      []byte
+	from, to int // what is read and not yet taken
+}
+
+// next returns the next frame, which is good until the call after.
+func (r *reader) next() (frame.Frame, error) {
+	for {
+		f, n, err := frame.Parse(r.buf[r.from:r.to], r.max)
+		if err != nil {
+			return f, err
+		}
+		if n > 0 {
+			r.from += n
+			return f, nil
+		}
+		if r.from > 0 {
+			r.to = copy(r.buf, r.buf[r.from:r.to])
+			r.from = 0
+		}
+		if r.to == len(r.buf) {
+			r.buf = append(r.buf, make([]byte, max(4096, len(r.buf)))...)
+		}
+		m, err := r.conn.Read(r.buf[r.to:])
+		r.to += m
+		if err != nil && m == 0 {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return f, err
+		}
+	}
+}
+
+// established takes in the CONNACK and starts what waits.
+func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	l.heartbeat = time.Duration(max(ack.HeartbeatSeconds, 1)) * time.Second
+	l.lastRead, l.lastWrite = now, now
+	if ack.Limits != nil {
+		l.limits = *ack.Limits
+	}
+	if l.limits.MaxInflight == 0 {
+		l.limits.MaxInflight = 64
+	}
+	c.offset = time.UnixMilli(int64(ack.ServerTime)).Sub(sent)
+	c.me = id.UserID(ack.UserId)
+	c.adoptLanes()
+	c.push(Connected{User: c.me, Server: ack.Server, Resumed: ack.Resumed})
+
+	s.User, s.ResumeToken = c.me, ack.ResumeToken
+	if s.StoreEpoch != ack.StoreEpoch {
+		if s.StoreEpoch != 0 {
+			c.log.Warn("the server's store was restored, everything is synced anew", "epoch", ack.StoreEpoch)
+			c.forget()
+			c.push(Resynced{StoreEpoch: ack.StoreEpoch})
+		}
+		s.StoreEpoch, s.SyncMark = ack.StoreEpoch, 0
+	}
+	c.session = s
+	c.saveSession()
+	c.link = l
+	if c.stopped == nil {
+		close(c.up)
+	}
+	c.inbox(l, ack.Conversations, ack.InboxCursor, ack.SyncMark)
+	l.wakeWriter()
+}
+
+// lost cleans up behind a connection and returns where to connect next, if the server said so.
+func (c *Client) lost(l *link) *redirect {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = nil
+	if c.stopped == nil {
+		c.up = make(chan struct{})
+	}
+	for _, s := range c.lanes {
+		s.reset()
+	}
+	for _, v := range c.convs {
+		v.pulling, v.wait = false, time.Time{}
+	}
+	for v := range l.acked { // the last RECVACK may be lost: said again next time
+		if c.convs[v.id] == v {
+			c.unacked[v.id] = v
+		}
+	}
+	for _, w := range l.requests {
+		if call, ok := w.(*call); ok {
+			call.finish(errLost)
+		}
+	}
+	return l.move
+}
+
+func (c *Client) saveSession() {
+	if err := c.store.SetSession(c.session); err != nil {
+		c.log.Error("storing the session", "error", err)
+	}
+}
+
+// read acts on frames until the connection ends.
+func (c *Client) read(l *link, r *reader) error {
+	for {
+		f, err := r.next()
+		if err == nil {
+			err = c.frame(l, &f)
+		}
+		if err != nil {
+			c.mu.Lock()
+			moving := l.move != nil && l.closing
+			c.mu.Unlock()
+			if moving {
+				return errServerLeaving
+			}
+			return err
+		}
+	}
+}
+
+// frame acts on one frame; an error ends the connection.
+func (c *Client) frame(l *link, f *frame.Frame) error {
+	if f.Type.Known() && f.Type != frame.Connect && f.Type != frame.Send {
+		if err := packet.Validate(f, &packet.DefaultLimits); err != nil {
+			return fmt.Errorf("a %v that can't be read: %w", f.Type, err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.lastRead = time.Now()
+	defer l.wakeWriter()
+	switch f.Type {
+	case frame.SendAck:
+		ack, err := packet.DecodeSendAck(f.Body)
+		if err != nil {
+			return err
+		}
+		if o, ok := c.answered(l, f).(*outgoing); ok {
+			c.acked(l, o, ack)
+		}
+	case frame.Deliver:
+		return c.delivered(f.Body)
+	case frame.Synced:
+		return c.synced(l, f)
+	case frame.Response:
+		return c.response(l, f)
+	case frame.Error:
+		if !f.HasReqID() {
+			return farewell(*f)
+		}
+		told, _, err := packet.DecodeError(f.Body)
+		if err != nil {
+			return err
+		}
+		c.refused(l, f, told)
+	case frame.Kick:
+		return farewell(*f)
+	case frame.Hint:
+		m, err := packet.DecodeHint(f.Body)
+		if err != nil {
+			return err
+		}
+		c.hinted(l, m)
+	case frame.Signal:
+		m, err := packet.DecodeSignal(f.Body)
+		if err != nil {
+			return err
+		}
+		if len(c.events) < c.cfg.Queue {
+			s := SignalReceived{Sender: id.UserID(m.SenderId), Device: id.DeviceID(m.SenderDevice), Kind: m.Kind, Data: m.Data}
+			copy(s.Conversation[:], m.ConversationId)
+			c.push(s)
+		}
+	case frame.Ping:
+		l.out = frame.Append(l.out, frame.Pong, f.Flags&frame.FlagRequestID, f.ReqID, nil)
+	case frame.Drain:
+		m, err := packet.DecodeDrain(f.Body)
+		if err != nil {
+			return err
+		}
+		if l.move == nil {
+			l.move = &redirect{}
+			if n := len(m.Alternatives); n > 0 {
+				l.move.address = m.Alternatives[rand.IntN(n)]
+			}
+			l.moveAt = time.Now().Add(jitter(time.Duration(min(m.JitterMs, m.DeadlineMs)) * time.Millisecond))
+		}
+	}
+	return nil
+}
+
+// answered returns who waits for this frame, and lets go of the request unless more parts follow.
+func (c *Client) answered(l *link, f *frame.Frame) any {
+	w, ok := l.requests[f.ReqID]
+	if !ok || !f.HasReqID() {
+		return nil
+	}
+	if f.Flags&frame.FlagMore != 0 && (f.Type == frame.Synced || f.Type == frame.Response) {
+		return w
+	}
+	delete(l.requests, f.ReqID)
+	return w
+}
+
+// refused acts on an ERROR with a request id.
+func (c *Client) refused(l *link, f *frame.Frame, e *code.Error) {
+	switch w := c.answered(l, f).(type) {
+	case *outgoing:
+		c.sendRefused(l, w, f.ReqID, e)
+	case *pull:
+		c.pullRefused(l, w, e)
+	case *call:
+		w.finish(e)
+	}
+}
+
+// write sends what is queued, and does what is due by the clock.
+func (c *Client) write(l *link) {
+	var spare []byte
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		closed := c.ctx.Err() != nil
+		c.mu.Lock()
+		now := time.Now()
+		if closed {
+			c.appendRecvAcks(l)
+			l.closing = true
+		}
+		next, err := c.tick(l, now)
+		out := l.out
+		l.out = spare
+		closing := l.closing
+		c.mu.Unlock()
+		if len(out) > 0 {
+			timeout := 30 * time.Second
+			if closing {
+				timeout = time.Second
+			}
+			_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))
+			_, werr := l.conn.Write(out)
+			err = errors.Join(err, werr)
+		}
+		if closing || err != nil {
+			if err != nil {
+				c.log.Info("giving the connection up", "error", err)
+			}
+			_ = l.conn.Close() // wakes the reader
+			return
+		}
+		if spare = out[:0]; cap(spare) > 1<<16 {
+			spare = nil
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-l.wake:
+		case <-timer.C:
+		case <-l.gone:
+			return
+		case <-c.ctx.Done():
+		}
+	}
+}
+
+// tick does what is due, queues it for writing, and returns when it wants to be called
+// again at the latest. The caller holds mu.
+func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
+	if silent := now.Sub(l.lastRead); silent > l.heartbeat+c.cfg.DeadAfter {
+		return now, fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond))
+	}
+	next = now.Add(l.heartbeat + c.cfg.DeadAfter - now.Sub(l.lastRead) + time.Millisecond)
+	soonest := func(t time.Time) {
+		if t.Before(next) {
+			next = t
+		}
+	}
+	if l.move != nil {
+		if !now.Before(l.moveAt) {
+			c.appendRecvAcks(l)
+			l.closing = true
+			return now, nil
+		}
+		soonest(l.moveAt)
+	}
+	soonest(c.pump(l, now))
+	soonest(c.pullDue(l, now))
+	soonest(c.pageDue(l, now))
+	if len(c.unacked) > 0 {
+		if !now.Before(c.nextAck) {
+			c.appendRecvAcks(l)
+			c.nextAck = now.Add(c.cfg.AckInterval)
+		} else {
+			soonest(c.nextAck)
+		}
+	}
+	// A PING after two thirds of the time allowed, give or take, tells both sides that the other lives.
+	if beat := l.lastWrite.Add(l.heartbeat * 2 / 3); !now.Before(beat) && len(l.out) == 0 {
+		l.out = frame.Append(l.out, frame.Ping, 0, 0, nil)
+	}
+	if len(l.out) > 0 {
+		l.lastWrite = now.Add(-jitter(l.heartbeat / 6))
+	}
+	soonest(l.lastWrite.Add(l.heartbeat * 2 / 3))
+	return next, nil
+}
+
+// jitter returns a random time from 0 to d.
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return time.Duration(rand.Int64N(int64(d) + 1))
+}
