@@ -29,6 +29,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
@@ -135,6 +136,9 @@ type Service struct {
 	dummy  string // a hash that no password has, so that unknown names cost as much
 	known  knownUsers
 	settle settler
+
+	lastHash  atomic.Int64 // Unix ns
+	returning atomic.Bool  // returnMemory is due
 }
 
 // New returns a Service. It computes one password hash, and reads the issuers' keys.

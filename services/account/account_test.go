@@ -222,6 +222,37 @@ func TestHashesAreBounded(t *testing.T) {
 	want(t, "change of password", e.ChangePassword(ctx, tok, password, password+"x"), code.Overloaded)
 }
 
+// The memory of hashes is given back once, when things are quiet.
+func TestHashMemoryIsReturned(t *testing.T) {
+	e := newEnv(t)
+	e.register("alice", "phone")
+	e.login("alice", "phone")
+	pending := func() int {
+		e.settle.mu.Lock()
+		defer e.settle.mu.Unlock()
+		return len(e.settle.pending)
+	}
+	if !e.returning.Load() || pending() != 1 {
+		t.Errorf("returning %v, %d pending", e.returning.Load(), pending())
+	}
+	e.returnMemory() // too early: once more later
+	if !e.returning.Load() || pending() != 2 {
+		t.Errorf("returning %v, %d pending", e.returning.Load(), pending())
+	}
+	e.lastHash.Store(0)
+	e.returnMemory()
+	if e.returning.Load() {
+		t.Error("it wasn't returned")
+	}
+	e.Close()
+	e.hashes.turns <- struct{}{}
+	e.hashes.waiting <- struct{}{}
+	e.hashed()
+	if e.returning.Load() {
+		t.Error("something is due after the end")
+	}
+}
+
 func TestHashFormat(t *testing.T) {
 	prod := Argon{}.withDefaults()
 	h := hashPassword(password, prod)

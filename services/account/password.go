@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -169,7 +170,7 @@ func (s *Service) hash(ctx context.Context, password string) (string, *code.Erro
 	if err := s.hashes.enter(ctx); err != nil {
 		return "", err
 	}
-	defer s.hashes.leave()
+	defer s.hashed()
 	return hashPassword(password, s.cfg.Argon), nil
 }
 
@@ -178,7 +179,7 @@ func (s *Service) check(ctx context.Context, password, stored string) (ok, stale
 	if err := s.hashes.enter(ctx); err != nil {
 		return false, false, err
 	}
-	defer s.hashes.leave()
+	defer s.hashed()
 	unknown := stored == ""
 	if unknown {
 		stored = s.dummy
@@ -188,4 +189,26 @@ func (s *Service) check(ctx context.Context, password, stored string) (ok, stale
 		return false, false, code.Wrap(code.Internal, err)
 	}
 	return ok && !unknown, stale, nil
+}
+
+// returnAfter is how long no password may have been hashed before the memory goes back to the system.
+const returnAfter = 10 * time.Second
+
+// hashed ends a turn. Each hash leaves its memory as garbage, and a server that has nothing
+// else to do would keep the garbage of a flood of sign-ins for minutes; so it is given back
+// once things are quiet.
+func (s *Service) hashed() {
+	s.hashes.leave()
+	s.lastHash.Store(time.Now().UnixNano())
+	if s.returning.CompareAndSwap(false, true) && !s.settle.later(returnAfter, s.returnMemory) {
+		s.returning.Store(false)
+	}
+}
+
+func (s *Service) returnMemory() {
+	if left := returnAfter - time.Since(time.Unix(0, s.lastHash.Load())); left > 0 && s.settle.later(left, s.returnMemory) {
+		return
+	}
+	s.returning.Store(false)
+	debug.FreeOSMemory()
 }

@@ -320,11 +320,12 @@ type settler struct {
 // maxSettling bounds the pending calls; beyond it the second telling is left out.
 const maxSettling = 4096
 
-func (s *settler) later(d time.Duration, fn func()) {
+// later runs fn after d, and returns false if it won't.
+func (s *settler) later(d time.Duration, fn func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || len(s.pending) >= maxSettling {
-		return
+		return false
 	}
 	if s.pending == nil {
 		s.pending = make(map[*time.Timer]struct{})
@@ -344,6 +345,7 @@ func (s *settler) later(d time.Duration, fn func()) {
 		}
 	})
 	s.pending[t] = struct{}{}
+	return true
 }
 
 // close drops what is pending and waits for what is running.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/gochat-im/gochat/msgstore/kv/memory"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
@@ -521,4 +522,57 @@ func TestMintToken(t *testing.T) {
 			t.Errorf("%+v: %s", c, cc)
 		}
 	}
+}
+
+// Whatever is shown as a token, nobody gets in and nothing breaks.
+func FuzzTokens(f *testing.F) {
+	keys, err := LoadOrCreateKeys(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	s, err := New(Config{Store: memory.New(memory.Config{}), Crypt: keys, Argon: cheap, Issuers: fourIssuers(f)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(s.Close)
+	other := ed25519.NewKeyFromSeed(make([]byte, 32))
+	f.Add(signed(f, jwt.SigningMethodEdDSA, other, map[string]any{"kid": keys.kid}, map[string]any{"iss": "gochat", "sub": "a", "exp": 1 << 40, "iat": 0}), "")
+	f.Add(signed(f, jwt.SigningMethodHS256, []byte("x"), nil, map[string]any{"iss": "https://hs.example", "sub": "a", "exp": 1e300}), "")
+	f.Add("", seal(make([]byte, 32), []byte("R\x01\x01\x01\x01\x01a\x01d")))
+	f.Add("a.b.c", sealRefresh(make([]byte, 32), 1, "a", "d", make([]byte, secretLen)))
+	f.Fuzz(func(t *testing.T, token, opaque string) {
+		if _, _, _, err := s.Authenticate(t.Context(), token, opaque, "d", 1); err == nil {
+			t.Errorf("%q and %q were accepted", token, opaque)
+		}
+		if _, err := s.Refresh(t.Context(), opaque); err == nil {
+			t.Errorf("%q was accepted", opaque)
+		}
+		if err := s.Logout(t.Context(), opaque, true); err == nil {
+			t.Errorf("%q was accepted", opaque)
+		}
+	})
+}
+
+// What is inside an opaque token is read within bounds, even by who has the key.
+func FuzzOpaque(f *testing.F) {
+	keys, err := LoadOrCreateKeys(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	s, err := New(Config{Store: memory.New(memory.Config{}), Crypt: keys, Argon: cheap})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(s.Close)
+	f.Add([]byte("R\xff\xff\xff\xff\x7f\x01\x01\x01\x01a\x01d"))
+	f.Add([]byte("F\x01\x01a\x01d" + strings.Repeat("x", secretLen)))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		text := seal(keys.mac[0], body)
+		if r, ok := s.openResume(text); ok && (len(r.user) > 255 || len(r.device) > 255) {
+			t.Errorf("%+v", r)
+		}
+		if r, ok := keys.openRefresh(text); ok && len(r.body) != len(body) {
+			t.Errorf("%+v", r)
+		}
+	})
 }
