@@ -165,15 +165,16 @@ func (c *Conn) Sweep() {
 	c.mu.Lock()
 	state, since, blocked, beat := c.state.Load(), c.since, c.blocked, c.beat
 	c.mu.Unlock()
-	heard := c.heard.Load()
+	// Signed: what is looked at may be a second ahead of now.
+	silent, stuck := int32(now-c.heard.Load()), int32(now-since)
 	switch {
-	case state == stateHandshake && now-heard > uint32(e.cfg.Handshake.Seconds()):
+	case state == stateHandshake && silent > int32(e.cfg.Handshake.Seconds()):
 		c.Close(code.New(code.HandshakeTimeout))
-	case state == stateConnected && blocked && now-since > uint32(e.cfg.Stalled.Seconds()):
+	case state == stateConnected && blocked && stuck > int32(e.cfg.Stalled.Seconds()):
 		c.Close(code.New(code.TooSlow))
-	case state == stateConnected && now-heard > uint32(beat)+uint32(beat)/2:
+	case state == stateConnected && silent > int32(beat)+int32(beat)/2:
 		c.Close(code.New(code.IdleTimeout))
-	case state == stateClosing && now-since > uint32(e.cfg.Linger.Seconds()):
+	case state == stateClosing && stuck > int32(e.cfg.Linger.Seconds()):
 		c.t.Close()
 	}
 }
