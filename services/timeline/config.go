@@ -111,7 +111,6 @@ const (
 	runMessages      = 4096     // messages of one conversation a commit
 	runBytes         = 1 << 20  // bytes of one conversation a commit, mention rows included
 	eventBytes       = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
-	maxLanes         = 1024     // blocked lanes remembered for a conversation
 	maxRebuildAfter  = 20 * time.Second
 	laneForget       = 2 * time.Minute // what was in flight behind a refused message has arrived by then
 	slabBytes        = 256 << 10       // of encoded messages allocated at once

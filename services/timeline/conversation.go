@@ -1,6 +1,7 @@
 package timeline
 
 import (
+	"iter"
 	"sync"
 	"sync/atomic"
 
@@ -12,8 +13,9 @@ import (
 
 // batch is what one Append brought.
 type batch struct {
-	msgs []packet.Pending
-	at   uint64 // arrival number of the first
+	msgs  []packet.Pending
+	at    uint64 // arrival number of the first
+	burst uint64 // that they are part of, see lane
 }
 
 // conversation is what the process keeps of a conversation.
@@ -25,21 +27,21 @@ type conversation struct {
 	id id.ConversationID
 
 	mu       sync.Mutex
-	waiting  []batch // not taken by the sequencer yet
-	count    int     // messages in waiting and in work
-	bytes    int     // what they count in memory
-	arrivals uint64  // messages that have arrived
-	lanes    laneSet
-	raw      []byte        // the head as last committed; nil: not loaded
-	swept    chan struct{} // not nil: hand on what the bus didn't take, then close it
+	waiting  []batch          // not taken by the sequencer yet
+	count    int              // messages in waiting and in work
+	bytes    int              // what they count in memory
+	arrivals uint64           // messages that have arrived
+	lanes    map[uint64]*lane // that are shut, by connection; nearly always nil
+	raw      []byte           // the head as last committed; nil: not loaded
+	swept    chan struct{}    // not nil: hand on what the bus didn't take, then close it
 	held     bool
 	dead     bool // evicted: look it up again
 
 	lastUse atomic.Int64 // Unix ms
 
-	// Of the holder.
+	// Of the holder; work and skip change only under mu.
 	work     []batch // taken, in order; their outcome isn't known yet
-	gated    bool    // some lane is shut
+	gated    gates   // what the lanes say as of take
 	skip     int     // messages at the front of work that are done with
 	loaded   bool
 	absent   bool          // loaded, and there is no such conversation
@@ -70,7 +72,7 @@ func (c *conversation) take() {
 	c.work = append(c.work, c.waiting...)
 	clear(c.waiting)
 	c.waiting = c.waiting[:0]
-	c.gated = len(c.lanes) > 0
+	c.gated = c.gates()
 	c.mu.Unlock()
 }
 
@@ -84,7 +86,23 @@ func (c *conversation) drop() {
 	c.ids.reset(0)
 }
 
-// done removes the first n messages from work.
+// queued yields up to n messages of work, from the first that isn't done with.
+func (c *conversation) queued(n int) iter.Seq2[*batch, int] {
+	return func(yield func(*batch, int) bool) {
+		skip := c.skip
+		for bi := range c.work {
+			b := &c.work[bi]
+			for i := skip; i < len(b.msgs); i++ {
+				if n--; n < 0 || !yield(b, i) {
+					return
+				}
+			}
+			skip = 0
+		}
+	}
+}
+
+// done removes the first n messages from work. c is locked.
 func (c *conversation) done(n int) {
 	n += c.skip
 	i := 0

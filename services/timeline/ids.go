@@ -148,9 +148,6 @@ func (m *idMemory) find(hash uint64, ms int64) *idEntry {
 
 // add takes an id of the time ms, for which known holds and that is new.
 func (m *idMemory) add(ms int64, e idEntry) {
-	if ms >= m.split && m.closes() {
-		m.rotate()
-	}
 	m.latest = max(m.latest, ms)
 	switch {
 	case ms >= m.split:
@@ -162,10 +159,13 @@ func (m *idMemory) add(ms int64, e idEntry) {
 	}
 }
 
-// closes reports whether the recent generation has come to its end.
-func (m *idMemory) closes() bool {
+// turn begins a new generation if the recent one has come to its end. It is called between
+// runs: for all ids of a run, known stays as it was when the run was prepared.
+func (m *idMemory) turn() {
 	n := len(m.recent.entries)
-	return m.latest-m.split >= generationSpan && n >= generationMin || n >= maxIDs/2 || len(m.old.entries) >= maxIDs
+	if m.latest-m.split >= generationSpan && n >= generationMin || n >= maxIDs/2 || len(m.old.entries) >= maxIDs {
+		m.rotate()
+	}
 }
 
 // rotate forgets the older generation and begins a new one behind the latest id.

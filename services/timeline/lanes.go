@@ -1,80 +1,159 @@
 package timeline
 
 import (
-	"time"
+	"slices"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
-	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// laneOther is after which time a resend may take the place of the one noted before it.
-const laneOther = 3 * time.Second
-
 // A lane is what one connection sends to one conversation. After a refusal that may be
 // tried again the rest of the lane is refused too, or it would be stored before what
-// was sent earlier. The sender begins again with a message flagged as a resend.
+// was sent earlier. The sender begins again: it sends all that has no good answer once
+// more, in order and flagged as resends, before anything new.
 //
-// Several resends are in flight together: were the first refused once more, the flag on
-// the second must not open the lane. So the lane remembers the message it is shut by,
-// and opens for the resend of that one. A sender that gave it up resends another: the
-// second time that one comes, it opens the lane too.
+// Such a burst is in flight as a whole. If its first message is refused once more, the
+// flags on the others must not let them pass; but the message that shut the lane may also
+// be missing from it, having been stored by way of another connection, or been given up. So
+// what counts is where a burst begins: at a resend of a message that is not behind the one
+// that arrived last, in the order in which they first arrived. A message passes unless one of
+// its own burst was refused before it.
+//
+// A lane is remembered from its first refusal until a later burst passes.
 type lane struct {
-	since uint64         // arrival number of the message it is shut by; earlier ones pass
-	by    id.ClientMsgID // that message
-	other id.ClientMsgID // a resend that came instead of it
-	at    int64          // Unix ms of the last change
+	rank    map[uint64]int // by hash of sender and id: the order of first arrival
+	last    int            // rank of what arrived last
+	burst   uint64         // arrival number that the current burst began with; 0: the lane's beginning
+	refused []uint64       // arrival numbers, ascending: of each burst the first that was refused
+	at      int64          // Unix ms of the last refusal
 }
 
-// laneSet holds the shut lanes of a conversation by connection. Nearly always nil.
-type laneSet map[uint64]lane
+// Bounds of what is remembered.
+const (
+	maxLanes  = 1024 // shut lanes of a conversation
+	maxRanks  = 8192 // messages of a lane
+	maxBursts = 64   // bursts of a lane with refusals
+)
 
-// laneChange is what a run will do to a lane once its outcome is known.
-type laneChange struct {
-	conn uint64
-	shut bool // else it opens
-	lane lane
-}
-
-// apply makes a change unless a later message changed the lane meanwhile.
-func (s *laneSet) apply(ch laneChange) {
-	old, ok := (*s)[ch.conn]
+// arrive takes note of a message that has arrived and returns the burst it is part of.
+func (l *lane) arrive(p *packet.Pending, arrival uint64) (burst uint64) {
+	hash := msgstore.IDHash(p.From.User, p.ClientMsgID)
+	r, known := l.rank[hash]
 	switch {
-	case !ch.shut:
-		if ok && old.since < ch.lane.since {
-			delete(*s, ch.conn)
-		}
-	case !ok || old.since >= ch.lane.since || old.by == ch.lane.by:
-		if ok {
-			ch.lane.since = min(ch.lane.since, old.since) // what came in between stays shut out
-		}
-		if *s == nil {
-			*s = make(laneSet)
-		}
-		if !ok && len(*s) >= maxLanes {
-			s.forgetOldest()
-		}
-		(*s)[ch.conn] = ch.lane
+	case known && p.Resend && r <= l.last && len(l.refused) < maxBursts:
+		l.burst = arrival
+	case !known && len(l.rank) < maxRanks:
+		r = len(l.rank)
+		l.rank[hash] = r
 	}
+	l.last = r
+	return l.burst
 }
 
-// forgetOldest makes room. The connection it hits has not resent for longer than all
+// blocked reports whether a message of the burst was refused before arrival.
+func blocked(refused []uint64, burst, arrival uint64) bool {
+	i, _ := slices.BinarySearch(refused, burst)
+	return i < len(refused) && refused[i] < arrival
+}
+
+// addRefused notes a refusal unless an earlier one of the burst is noted.
+func addRefused(refused []uint64, burst, arrival uint64) []uint64 {
+	if blocked(refused, burst, arrival+1) {
+		return refused
+	}
+	i, _ := slices.BinarySearch(refused, arrival)
+	return slices.Insert(refused, i, arrival)
+}
+
+// gates are the refusals by connection that hold for a run: a copy of what the lanes say,
+// and what the run adds.
+type gates map[uint64][]uint64
+
+// laneChange is what a run does to a lane once its outcomes are final.
+type laneChange struct {
+	conn, burst, arrival uint64
+	passes               bool // else it is refused
+}
+
+// gates returns the refusals of the conversation's lanes; nil if there are none. c is locked.
+func (c *conversation) gates() gates {
+	if len(c.lanes) == 0 {
+		return nil
+	}
+	g := make(gates, len(c.lanes))
+	for conn, l := range c.lanes {
+		g[conn] = slices.Clone(l.refused)
+	}
+	return g
+}
+
+// arrive notes messages that are being appended where their lanes are shut, and returns
+// them in batches of one burst each. c is locked.
+func (c *conversation) arrive(dst []batch, msgs []packet.Pending, first uint64) []batch {
+	from, burst := 0, uint64(0)
+	for i := range msgs {
+		b := uint64(0)
+		if l := c.lanes[msgs[i].From.Conn]; l != nil {
+			b = l.arrive(&msgs[i], first+uint64(i))
+		}
+		if b != burst && i > from {
+			dst = append(dst, batch{msgs[from:i:i], first + uint64(from), burst})
+			from = i
+		}
+		burst = b
+	}
+	return append(dst, batch{msgs[from:], first + uint64(from), burst})
+}
+
+// lane returns the connection's lane, and makes it from what of it waits if there is none:
+// of outs, which were just decided, and the queue. c is locked.
+func (c *conversation) lane(conn uint64, outs []outcome) *lane {
+	if l := c.lanes[conn]; l != nil {
+		return l
+	}
+	l := &lane{rank: make(map[uint64]int)}
+	for i := range outs {
+		if p := outs[i].p; p.From.Conn == conn {
+			l.arrive(p, 0)
+		}
+	}
+	for _, queue := range [][]batch{c.work, c.waiting} {
+		for _, b := range queue {
+			for i := range b.msgs {
+				if p := &b.msgs[i]; p.From.Conn == conn {
+					l.arrive(p, 0)
+				}
+			}
+		}
+	}
+	l.burst = 0
+	if c.lanes == nil {
+		c.lanes = make(map[uint64]*lane)
+	}
+	if len(c.lanes) >= maxLanes {
+		c.forgetLane()
+	}
+	c.lanes[conn] = l
+	return l
+}
+
+// forgetLane makes room. The connection it hits has been quiet for longer than all
 // others: it is gone, most likely.
-func (s *laneSet) forgetOldest() {
+func (c *conversation) forgetLane() {
 	var conn uint64
-	var oldest lane
-	found := false
-	for c, l := range *s {
-		if !found || l.at < oldest.at || l.at == oldest.at && l.since < oldest.since {
-			conn, oldest, found = c, l, true
+	var oldest *lane
+	for k, l := range c.lanes {
+		if oldest == nil || l.at < oldest.at {
+			conn, oldest = k, l
 		}
 	}
-	delete(*s, conn)
+	delete(c.lanes, conn)
 }
 
-// idle reports whether no lane was shut lately.
-func (s laneSet) idle(now int64) bool {
-	for _, l := range s {
+// lanesIdle reports whether nothing was refused lately.
+func (c *conversation) lanesIdle(now int64) bool {
+	for _, l := range c.lanes {
 		if now-l.at < laneForget.Milliseconds() {
 			return false
 		}
@@ -82,50 +161,37 @@ func (s laneSet) idle(now int64) bool {
 	return true
 }
 
+// change makes what a run does to lanes hold. c is locked.
+func (c *conversation) change(changes []laneChange, outs []outcome, now int64) {
+	for _, ch := range changes {
+		if !ch.passes {
+			l := c.lane(ch.conn, outs)
+			l.refused, l.at = addRefused(l.refused, ch.burst, ch.arrival), now
+			continue
+		}
+		l := c.lanes[ch.conn]
+		if l == nil {
+			continue
+		}
+		i, _ := slices.BinarySearch(l.refused, ch.burst)
+		if l.refused = l.refused[i:]; len(l.refused) == 0 {
+			delete(c.lanes, ch.conn)
+		}
+	}
+}
+
 // shutLanes shuts the lane of each message of outs, which are in order, that is refused
-// until it is sent again, and refuses what follows it in its lane. c is locked.
+// until it is sent again, and refuses what follows it in its burst. c is locked.
 func (c *conversation) shutLanes(outs []outcome, now int64) {
 	for i := range outs {
 		o := &outs[i]
 		if o.err == nil || o.gated || o.err.Code.Scope() != code.ScopeLane {
 			continue
 		}
-		l, ok := c.lanes[o.p.From.Conn]
-		if ok && l.since < o.at && l.by != o.p.ClientMsgID {
+		l := c.lane(o.p.From.Conn, outs[i:])
+		if blocked(l.refused, o.burst, o.at) {
 			o.err = code.New(code.LaneBlocked)
-			continue
 		}
-		c.lanes.apply(laneChange{conn: o.p.From.Conn, shut: true, lane: lane{since: o.at, by: o.p.ClientMsgID, at: now}})
+		l.refused, l.at = addRefused(l.refused, o.burst, o.at), now
 	}
-}
-
-// pass judges a message of arrival number at by its lane as it is with changes, what
-// earlier messages of the run do to lanes. It returns the changes with what this one
-// does. Through stays false for a message that must be refused as lane_blocked, unless it
-// turns out to be stored already.
-func (c *conversation) pass(p *packet.Pending, at uint64, now int64, changes []laneChange) (through bool, _ []laneChange) {
-	conn := p.From.Conn
-	var l lane
-	shut := false
-	c.mu.Lock()
-	l, shut = c.lanes[conn]
-	c.mu.Unlock()
-	for i := range changes {
-		if changes[i].conn == conn {
-			l, shut = changes[i].lane, changes[i].shut
-		}
-	}
-	switch {
-	case !shut || l.since >= at:
-		return true, changes
-	case !p.Resend:
-		return false, changes
-	case p.ClientMsgID == l.by || p.ClientMsgID == l.other:
-		return true, append(changes, laneChange{conn: conn, lane: lane{since: at}})
-	}
-	if l.other == (id.ClientMsgID{}) || now-l.at > laneOther.Milliseconds() {
-		l.other, l.at = p.ClientMsgID, now
-		changes = append(changes, laneChange{conn: conn, shut: true, lane: l})
-	}
-	return false, changes
 }

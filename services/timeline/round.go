@@ -17,11 +17,12 @@ import (
 type outcome struct {
 	p     *packet.Pending
 	at    uint64 // arrival number
+	burst uint64 // see lane
 	seq   uint64
 	mid   id.MessageID
 	err   *code.Error // refused
 	dup   bool        // stored before
-	gated bool        // refused by the state of its lane
+	gated bool        // refused until it is sent again, and noted in its lane
 }
 
 // run is one conversation's part of a round.
@@ -36,8 +37,8 @@ type run struct {
 	enlisted   bool
 	marks      bool // tx sets the outbox mark
 	event      bus.Event
-	cuts       []int // where event may be cut: ends of messages in it, by eventBytes
-	lanes      []laneChange
+	cuts       []int        // where event may be cut: ends of messages in it, by eventBytes
+	lanes      []laneChange // to be made when the outcomes are final
 	ok         bool
 }
 
@@ -223,22 +224,16 @@ func (s *Sequencer) prepare(c *conversation) (n, bytes int) {
 		limit = c.limit
 	}
 	c.inUse, c.seconds, c.mids = c.inUse[:0], c.seconds[:0], c.mids[:0]
-	skip := c.skip
-	for _, b := range c.work {
-		for i := skip; i < len(b.msgs); i++ {
-			p := &b.msgs[i]
-			if n == limit || n > 0 && bytes >= runBytes {
-				return n, bytes
-			}
-			if ms := p.ClientMsgID.UnixMilli(); ms < c.ids.complete && !c.absent {
-				if !c.want(p, ms) {
-					return n, bytes
-				}
-			}
-			n++
-			bytes += weight(p)
+	for b, i := range c.queued(limit) {
+		p := &b.msgs[i]
+		if n > 0 && bytes >= runBytes {
+			break
 		}
-		skip = 0
+		if ms := p.ClientMsgID.UnixMilli(); ms < c.ids.complete && !c.absent && !c.want(p, ms) {
+			break
+		}
+		n++
+		bytes += weight(p)
 	}
 	return n, bytes
 }
@@ -280,77 +275,61 @@ func (s *Sequencer) judge(ru *run, n, bytes int) {
 	slab := r.room(bytes)
 	begin, cut, cutSeq := len(slab), len(slab), h.LastSeq
 	ahead := r.now + maxAhead
-	gated := len(ru.lanes) > 0 || c.gated
 	origin, mixed := uint64(0), false
-	skip := c.skip
 	var lastStored *packet.Pending
-	for left, bi := n, 0; left > 0; bi++ {
-		b := &c.work[bi]
-		for i := skip; i < len(b.msgs) && left > 0; i++ {
-			left--
-			p := &b.msgs[i]
-			r.outs = append(r.outs, outcome{p: p, at: b.at + uint64(i)})
-			o := &r.outs[len(r.outs)-1]
-			if gated {
-				var through bool
-				if through, ru.lanes = c.pass(p, o.at, r.now, ru.lanes); !through {
-					o.err, o.gated = code.New(code.LaneBlocked), true
-					if !p.Resend {
-						continue
-					}
-				}
-			}
-			if c.absent {
-				if o.err == nil {
-					o.err = code.New(code.NoSuchConversation)
-				}
-				continue
-			}
-			ms := p.ClientMsgID.UnixMilli()
-			hash := msgstore.IDHash(p.From.User, p.ClientMsgID)
-			if e := c.ids.find(hash, ms); e != nil {
-				if e.body == p.BodyHash {
-					o.seq, o.mid, o.dup, o.err = e.seq, e.mid, true, nil
-				} else if o.err == nil {
-					o.err = code.New(code.IDConflict)
-				}
-				continue
-			}
-			if o.err != nil {
-				continue
-			}
-			if o.err = s.admit(c, p, ms, ahead); o.err != nil {
-				if o.err.Code.Scope() == code.ScopeLane {
-					// What follows in the lane is refused too.
-					ru.refused, gated = true, true
-					ru.lanes = append(ru.lanes, laneChange{conn: p.From.Conn, shut: true,
-						lane: lane{since: o.at, by: p.ClientMsgID, at: r.now}})
-				}
-				continue
-			}
-			o.seq, o.mid = h.LastSeq+1, s.clock.next(c.floor)
-			c.floor = o.mid.UnixMilli()
-			size := len(slab)
-			slab = packet.AppendMessage(slab, o.seq, o.mid, p.From.User, p.Tail)
-			size = len(slab) - size
-			if len(slab)-cut > eventBytes && o.seq-cutSeq > 1 {
-				ru.cuts = append(ru.cuts, len(slab)-size-begin, int(o.seq-1-cutSeq))
-				cut, cutSeq = len(slab)-size, o.seq-1
-			}
-			r.segments.Add(size, packet.Counts(p.Type, p.NoCount))
-			r.ids.Add(ms, msgstore.IDEntry{Hash: hash, Seq: o.seq, Body: p.BodyHash})
-			c.ids.add(ms, idEntry{hash: hash, seq: o.seq, body: p.BodyHash, mid: o.mid})
-			if ru.stored == 0 {
-				origin = p.From.Conn
-			} else if origin != p.From.Conn {
-				mixed = true
-			}
-			h.LastSeq = o.seq
-			h.IDMax = max(h.IDMax, ms)
-			lastStored = p
-			ru.stored++
+	for b, i := range c.queued(n) {
+		p := &b.msgs[i]
+		r.outs = append(r.outs, outcome{p: p, at: b.at + uint64(i), burst: b.burst})
+		o := &r.outs[len(r.outs)-1]
+		if c.absent {
+			o.err = code.New(code.NoSuchConversation)
+			continue
 		}
-		skip = 0
+		ms := p.ClientMsgID.UnixMilli()
+		hash := msgstore.IDHash(p.From.User, p.ClientMsgID)
+		gated := c.gated != nil && blocked(c.gated[p.From.Conn], o.burst, o.at)
+		if !gated || p.Resend {
+			if e := c.ids.find(hash, ms); e != nil {
+				if o.seq, o.mid, o.dup = e.seq, e.mid, true; e.body != p.BodyHash {
+					o.dup, o.err = false, code.New(code.IDConflict)
+				}
+				continue
+			}
+		}
+		if gated {
+			ru.refuse(o, code.New(code.LaneBlocked))
+			continue
+		}
+		if c.gated != nil && len(c.gated[p.From.Conn]) > 0 {
+			ru.lanes = append(ru.lanes, laneChange{conn: p.From.Conn, burst: o.burst, passes: true})
+		}
+		if err := s.admit(c, p, ms, ahead); err != nil {
+			if o.err = err; err.Code.Scope() == code.ScopeLane { // what follows in the lane is refused too
+				ru.refuse(o, err)
+			}
+			continue
+		}
+		o.seq, o.mid = h.LastSeq+1, s.clock.next(c.floor)
+		c.floor = o.mid.UnixMilli()
+		size := len(slab)
+		slab = packet.AppendMessage(slab, o.seq, o.mid, p.From.User, p.Tail)
+		size = len(slab) - size
+		if len(slab)-cut > eventBytes && o.seq-cutSeq > 1 {
+			ru.cuts = append(ru.cuts, len(slab)-size-begin, int(o.seq-1-cutSeq))
+			cut, cutSeq = len(slab)-size, o.seq-1
+		}
+		r.segments.Add(size, packet.Counts(p.Type, p.NoCount))
+		r.ids.Add(ms, msgstore.IDEntry{Hash: hash, Seq: o.seq, Body: p.BodyHash})
+		c.ids.add(ms, idEntry{hash: hash, seq: o.seq, body: p.BodyHash, mid: o.mid})
+		if ru.stored == 0 {
+			origin = p.From.Conn
+		} else if origin != p.From.Conn {
+			mixed = true
+		}
+		h.LastSeq = o.seq
+		h.IDMax = max(h.IDMax, ms)
+		lastStored = p
+		ru.stored++
 	}
 	ru.end = len(r.outs)
 	if ru.stored == 0 {
@@ -367,6 +346,17 @@ func (s *Sequencer) judge(ru *run, n, bytes int) {
 		Conversation: c.id, Epoch: s.cfg.Epoch, FirstSeq: c.head.LastSeq + 1, LastSeq: h.LastSeq,
 		Messages: slab[begin:len(slab):len(slab)], Origin: origin,
 	}
+}
+
+// refuse refuses a message until it is sent again, and with it what follows in its burst.
+func (ru *run) refuse(o *outcome, err *code.Error) {
+	c, conn := ru.c, o.p.From.Conn
+	o.err, o.gated = err, true
+	if c.gated == nil {
+		c.gated = make(gates)
+	}
+	c.gated[conn] = addRefused(c.gated[conn], o.burst, o.at)
+	ru.lanes = append(ru.lanes, laneChange{conn: conn, burst: o.burst, arrival: o.at})
 }
 
 // admit returns why p, whose id is not stored, may not be appended, or nil.
@@ -531,19 +521,19 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 func (s *Sequencer) finish(ru *run) {
 	c := ru.c
 	c.attempts, c.limit = 0, 0
-	if len(ru.lanes) > 0 {
-		c.mu.Lock()
-		for _, ch := range ru.lanes {
-			c.lanes.apply(ch)
-		}
-		c.mu.Unlock()
-	}
+	outs := s.round.outs[ru.start:ru.end]
+	c.mu.Lock() // whoever finds no room looks at work
+	c.done(len(outs))
+	c.change(ru.lanes, outs, s.round.now)
+	c.mu.Unlock()
 	if c.absent {
 		c.drop()
-	} else if c.ids.loadedIDs() > keepEntries {
-		c.ids.keep(nil)
+	} else {
+		c.ids.turn()
+		if c.ids.loadedIDs() > keepEntries {
+			c.ids.keep(nil)
+		}
 	}
-	c.done(ru.end - ru.start)
 	ru.ok = true
 }
 

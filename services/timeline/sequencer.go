@@ -3,6 +3,7 @@ package timeline
 import (
 	"context"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -95,7 +96,11 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 		s.overload(c, msgs)
 		return
 	}
-	c.waiting = append(c.waiting, batch{msgs, c.arrivals + 1})
+	if len(c.lanes) == 0 {
+		c.waiting = append(c.waiting, batch{msgs, c.arrivals + 1, 0})
+	} else {
+		c.waiting = c.arrive(c.waiting, msgs, c.arrivals+1)
+	}
 	c.arrivals += uint64(len(msgs))
 	c.count += len(msgs)
 	c.bytes += bytes
@@ -115,21 +120,20 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 
 // overload refuses msgs, for which there is no room; it is given c locked and unlocks it.
 func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
-	shut := make([]bool, len(msgs)) // by an earlier message
+	behind := make([]bool, len(msgs)) // one of its burst was refused before
 	now := s.cfg.Now()
 	for i := range msgs {
 		p := &msgs[i]
 		c.arrivals++
-		if l, ok := c.lanes[p.From.Conn]; ok && (!p.Resend || p.ClientMsgID != l.by) {
-			shut[i] = true
-			continue
-		}
-		c.lanes.apply(laneChange{conn: p.From.Conn, shut: true, lane: lane{since: c.arrivals, by: p.ClientMsgID, at: now}})
+		l := c.lane(p.From.Conn, nil)
+		burst := l.arrive(p, c.arrivals)
+		behind[i] = blocked(l.refused, burst, c.arrivals)
+		l.refused, l.at = addRefused(l.refused, burst, c.arrivals), now
 	}
 	c.mu.Unlock()
 	n := 0
 	for i := range msgs {
-		if shut[i] {
+		if behind[i] {
 			msgs[i].Reply.Refused(&msgs[i], code.New(code.LaneBlocked))
 			continue
 		}
@@ -327,16 +331,15 @@ func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
 	c.take()
 	c.attempts = 0
 	var outs []outcome
-	bytes, skip := 0, c.skip
-	for _, b := range c.work {
-		for i := skip; i < len(b.msgs); i++ {
-			p := &b.msgs[i]
-			outs = append(outs, outcome{p: p, at: b.at + uint64(i), err: e})
-			bytes += weight(p)
-		}
-		skip = 0
+	bytes := 0
+	for b, i := range c.queued(math.MaxInt) {
+		p := &b.msgs[i]
+		outs = append(outs, outcome{p: p, at: b.at + uint64(i), burst: b.burst, err: e})
+		bytes += weight(p)
 	}
+	c.mu.Lock()
 	c.done(len(outs))
+	c.mu.Unlock()
 	s.settle(c, outs, bytes, s.cfg.Now(), true)
 	s.answer(c.id, outs, 0)
 }
