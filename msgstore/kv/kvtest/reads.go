@@ -172,4 +172,3 @@ func testOneMoment(t *testing.T, s kv.Store) {
 	}
 	wg.Wait()
 }
-

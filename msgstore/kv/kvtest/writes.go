@@ -246,4 +246,3 @@ func testTwoWriters(t *testing.T, s kv.Store) {
 		want(t, s, string(key), winner)
 	}
 }
-

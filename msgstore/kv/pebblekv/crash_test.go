@@ -48,15 +48,16 @@ func crashes(t *testing.T, fs *vfs.MemFS, memTable int, rng *rand.Rand, unsynced
 	s := open(t, pebblekv.Config{Dir: "store", FS: fs, MemTableBytes: memTable})
 	var known [crashWriters]atomic.Uint64 // the highest that was acked or read of each writer
 	stop := make(chan struct{})
+	var load sync.RWMutex // held while a crash is checked, so that the store grows no faster than it is checked
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer close(stop)
 	for w := range crashWriters {
 		raise(&known[w], crashHead(t, s, w))
-		wg.Go(func() { crashWrite(t, s, w, &known[w], rand.New(rand.NewPCG(uint64(w), 1)), stop) })
+		wg.Go(func() { crashWrite(t, s, w, &known[w], rand.New(rand.NewPCG(uint64(w), 1)), &load, stop) })
 	}
 	for range 2 {
-		wg.Go(func() { crashRead(t, s, &known, stop) })
+		wg.Go(func() { crashRead(t, s, &known, &load, stop) })
 	}
 	for range n {
 		// Between a hundredth of a commit and a few of them.
@@ -73,7 +74,9 @@ func crashes(t *testing.T, fs *vfs.MemFS, memTable int, rng *rand.Rand, unsynced
 			cfg.UnsyncedDataPercent = rng.IntN(101)
 		}
 		crashed = fs.CrashClone(cfg)
+		load.Lock()
 		checkCrashed(t, crashed, memTable, before)
+		load.Unlock()
 	}
 	return crashed
 }
@@ -118,7 +121,7 @@ func crashHead(t *testing.T, s kv.Store, w int) uint64 {
 }
 
 // crashWrite appends rows under a head, as appends to a conversation do.
-func crashWrite(t *testing.T, s kv.Store, w int, known *atomic.Uint64, rng *rand.Rand, stop chan struct{}) {
+func crashWrite(t *testing.T, s kv.Store, w int, known *atomic.Uint64, rng *rand.Rand, load *sync.RWMutex, stop chan struct{}) {
 	n := crashHead(t, s, w)
 	tx := new(kv.Tx)
 	for {
@@ -137,7 +140,10 @@ func crashWrite(t *testing.T, s kv.Store, w int, known *atomic.Uint64, rng *rand
 		tx.Set(headKey(w), binary.BigEndian.AppendUint64(nil, n))
 		tx.Set(rowKey(w, n), rowValue(n, rng.IntN(3000)))
 		tx.SetStamped([]byte("log/"), rowKey(w, n))
-		if s.Commit(ctx, tx); tx.Err != nil {
+		load.RLock()
+		s.Commit(ctx, tx)
+		load.RUnlock()
+		if tx.Err != nil {
 			t.Errorf("commit: %v", tx.Err)
 			return
 		}
@@ -146,7 +152,7 @@ func crashWrite(t *testing.T, s kv.Store, w int, known *atomic.Uint64, rng *rand
 }
 
 // crashRead notes what readers see.
-func crashRead(t *testing.T, s kv.Store, known *[crashWriters]atomic.Uint64, stop chan struct{}) {
+func crashRead(t *testing.T, s kv.Store, known *[crashWriters]atomic.Uint64, load *sync.RWMutex, stop chan struct{}) {
 	keys := make([][]byte, crashWriters)
 	for w := range keys {
 		keys[w] = headKey(w)
@@ -157,7 +163,9 @@ func crashRead(t *testing.T, s kv.Store, known *[crashWriters]atomic.Uint64, sto
 			return
 		default:
 		}
+		load.RLock()
 		heads, err := s.MultiGet(ctx, keys)
+		load.RUnlock()
 		if err != nil {
 			t.Error(err)
 			return
