@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
-	"github.com/gochat-im/gochat/kitex_gen/wire"
-	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -523,68 +521,6 @@ func TestModel(t *testing.T) {
 	}
 }
 
-func TestSignal(t *testing.T) {
-	w := chat()
-	h := w.handler(t, func(c *Config) { c.MaxSignal = 10 })
-	from := &packet.Origin{User: "alice", Device: "phone", Conn: 1}
-	for _, tc := range []struct {
-		name string
-		s    wire.Signal
-		want code.Code
-	}{
-		{"by conversation", wire.Signal{ConversationId: direct[:], Kind: 1, Data: []byte("x")}, 0},
-		{"by user", wire.Signal{ToUserId: "bob", Kind: 1, Data: []byte("x"), SenderId: "mallory", SenderDevice: "none"}, 0},
-		{"by nothing", wire.Signal{Kind: 1}, code.BadRequest},
-		{"by both", wire.Signal{ConversationId: direct[:], ToUserId: "bob", Kind: 1}, code.BadRequest},
-		{"a bad id", wire.Signal{ConversationId: []byte("abc"), Kind: 1}, code.BadRequest},
-		{"a bad kind of id", wire.Signal{ConversationId: make([]byte, 16), Kind: 1}, code.BadRequest},
-		{"a bad user", wire.Signal{ToUserId: "\xff", Kind: 1}, code.BadRequest},
-		{"no kind", wire.Signal{ToUserId: "bob"}, code.BadRequest},
-		{"too large", wire.Signal{ToUserId: "bob", Kind: 4, Data: make([]byte, 11)}, code.ContentTooLarge},
-		{"a conversation that isn't there", wire.Signal{ToUserId: "carol", Kind: 1}, code.NoSuchConversation},
-	} {
-		err := h.Signal(t.Context(), from, &tc.s)
-		if tc.want != 0 {
-			if err == nil || err.Code != tc.want {
-				t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
-			}
-			if len(w.got) > 0 {
-				t.Errorf("%s: it was delivered", tc.name)
-			}
-			continue
-		}
-		if err != nil {
-			t.Errorf("%s: %v", tc.name, err)
-			continue
-		}
-		if len(w.got[1]) > 0 || len(w.got[2]) == 0 || !bytes.Equal(w.got[2], w.got[3]) {
-			t.Fatalf("%s: delivered %v", tc.name, w.got)
-		}
-		f, n, perr := frame.Parse(w.got[3], frame.DefaultMax)
-		if perr != nil || n != len(w.got[3]) || f.Type != frame.Signal || f.Flags != 0 {
-			t.Fatalf("%s: %+v %v", tc.name, f, perr)
-		}
-		var got wire.Signal
-		if err := got.Unmarshal(f.Body); err != nil {
-			t.Fatal(err)
-		}
-		if got.SenderId != "alice" || got.SenderDevice != "phone" || got.Kind != 1 || string(got.Data) != "x" || got.ToUserId != "" || !bytes.Equal(got.ConversationId, direct[:]) {
-			t.Fatalf("%s: %+v", tc.name, &got)
-		}
-		clear(w.got)
-	}
-	if err := h.Signal(t.Context(), &packet.Origin{User: "mallory", Conn: 7}, &wire.Signal{ConversationId: direct[:], Kind: 1}); err == nil || err.Code != code.NoSuchConversation {
-		t.Errorf("a stranger: %v", err)
-	}
-	w.fail = errors.New("no members")
-	if err := h.Signal(t.Context(), from, &wire.Signal{ToUserId: "bob", Kind: 1}); err == nil || err.Code != code.Unavailable {
-		t.Errorf("members away: %v", err)
-	}
-	if h.Stats().Signals != 2 {
-		t.Errorf("%+v", h.Stats())
-	}
-}
-
 func TestConfig(t *testing.T) {
 	w := newWorld()
 	good := Config{Members: w, Sessions: w, Deliver: w, Timeline: w}
@@ -600,60 +536,4 @@ func TestConfig(t *testing.T) {
 	if _, err := New(good); err != nil {
 		t.Error(err)
 	}
-}
-
-// quiet is a Deliverer that does nothing.
-type quiet struct{ frames, bytes int }
-
-func (q *quiet) Deliver(_ uint64, f []byte) { q.frames++; q.bytes += len(f) }
-func (q *quiet) Flush()                     {}
-
-// load is a batch of appends to n conversations, and a way to make it the next one.
-func load(n int) (w *world, evs []bus.Event, next func()) {
-	w = newWorld()
-	for i := range n {
-		a, b := id.UserID(fmt.Sprintf("a%05d", i)), id.UserID(fmt.Sprintf("b%05d", i))
-		c := id.Direct(a, b)
-		w.members[c] = []id.UserID{a, b}
-		w.sessions[a], w.sessions[b] = []uint64{uint64(2 * i)}, []uint64{uint64(2*i + 1)}
-		evs = append(evs, event(c, 1, 1, uint64(2*i)))
-	}
-	return w, evs, func() {
-		for i := range evs {
-			evs[i].FirstSeq++
-			evs[i].LastSeq++
-		}
-	}
-}
-
-func TestHandleAllocatesNothing(t *testing.T) {
-	w, evs, next := load(100)
-	h := w.handler(t, func(c *Config) { c.Deliver = new(quiet) })
-	ctx := t.Context()
-	if n := testing.AllocsPerRun(200, func() {
-		if err := h.Handle(ctx, evs); err != nil {
-			t.Error(err)
-		}
-		next()
-	}); n != 0 {
-		t.Errorf("%v allocations for a batch of %d appends", n, len(evs))
-	}
-}
-
-// BenchmarkHandle is the cost of an append to a direct conversation of two online
-// users, deliveries aside.
-func BenchmarkHandle(b *testing.B) {
-	w, evs, next := load(500)
-	h := w.handler(b, func(c *Config) { c.Deliver = new(quiet) })
-	ctx := b.Context()
-	b.ReportAllocs()
-	n := 0
-	for b.Loop() {
-		if err := h.Handle(ctx, evs); err != nil {
-			b.Fatal(err)
-		}
-		next()
-		n += len(evs)
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/append")
 }

@@ -117,17 +117,17 @@ func (d *Directory) eachOfMany(user id.UserID, fn func(conn uint64, device id.De
 	}
 }
 
-// Find returns the connection of user's device, 0 if it has none.
-func (d *Directory) Find(user id.UserID, device id.DeviceID) uint64 {
+// Find returns the connection of user's device and the device's kind, 0 if it has none.
+func (d *Directory) Find(user id.UserID, device id.DeviceID) (conn uint64, kind uint8) {
 	s := d.shard(user)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := s.users[user]; i != 0; i = s.at(i).next {
 		if e := s.at(i); e.device == device {
-			return e.conn
+			return e.conn, e.kind
 		}
 	}
-	return 0
+	return 0, 0
 }
 
 // Online reports how many connections user has.

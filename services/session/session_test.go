@@ -83,8 +83,8 @@ func TestRegister(t *testing.T) {
 					if got := d.Register(u, id.DeviceID(s.device), 1, s.conn); got != s.replaced {
 						t.Fatalf("step %d: replaced %d, want %d", i, got, s.replaced)
 					}
-					if got := d.Find(u, id.DeviceID(s.device)); got != s.conn {
-						t.Fatalf("step %d: Find gives %d, want %d", i, got, s.conn)
+					if got, kind := d.Find(u, id.DeviceID(s.device)); got != s.conn || kind != 1 {
+						t.Fatalf("step %d: Find gives %d of kind %d, want %d", i, got, kind, s.conn)
 					}
 				case "unreg":
 					d.Unregister(u, s.conn)
@@ -102,11 +102,11 @@ func TestRegister(t *testing.T) {
 
 func TestFindOfNobody(t *testing.T) {
 	d := open(t, Config{})
-	if c := d.Find("nobody", "phone"); c != 0 {
+	if c, _ := d.Find("nobody", "phone"); c != 0 {
 		t.Fatalf("found connection %d of nobody", c)
 	}
 	d.Register("alice", "phone", 1, 7)
-	if c := d.Find("alice", "desk"); c != 0 {
+	if c, _ := d.Find("alice", "desk"); c != 0 {
 		t.Fatalf("found connection %d of a device that never registered", c)
 	}
 }
