@@ -46,8 +46,8 @@ type Deliverer interface {
 // Timeline reads stored messages, to fill the gaps that a bus may leave.
 type Timeline interface {
 	// Range returns messages from..to of conv, ascending, as many as fit in limit messages and
-	// maxBytes, and the seqs of the first and the last of them; no messages: there are none
-	// stored in the range.
+	// maxBytes, and the range that it answers for, which begins at from: what is missing in it
+	// was removed by retention. No messages: none of from..to is stored any more.
 	Range(ctx context.Context, conv id.ConversationID, from, to uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error)
 }
 

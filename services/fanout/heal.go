@@ -104,11 +104,6 @@ func (h *Handler) heal(ctx context.Context, g *missing) {
 		ev := bus.Event{Conversation: g.conv, Epoch: g.epoch, FirstSeq: first, LastSeq: last, Messages: messages, Origin: g.origin}
 		before := h.out.n
 		err = h.event(ctx, &ev)
-		if err == nil && first > from {
-			if m := h.seen.peek(g.conv); m != nil {
-				m.record(g.epoch, from, first-1, h.cfg.Now())
-			}
-		}
 		h.flush(before)
 		h.mu.Unlock()
 		if err != nil {
