@@ -315,14 +315,18 @@ func TestHealthReadyMetrics(t *testing.T) {
 // panics is an account service that fails in the worst way, or never answers.
 type panics struct {
 	Accounts
-	wait chan struct{}
+	wait chan struct{} // hears when a call waits
+	free chan struct{} // ends its waiting; nil: only its context does
 }
 
 func (p *panics) Login(ctx context.Context, name, _ string, _ id.DeviceID, _ uint8) (auth.Grant, *code.Error) {
 	if name == "wait" {
 		p.wait <- struct{}{}
-		<-ctx.Done()
-		return auth.Grant{}, code.Wrap(code.Unavailable, ctx.Err())
+		select {
+		case <-ctx.Done():
+		case <-p.free:
+		}
+		return auth.Grant{}, code.New(code.Unavailable)
 	}
 	panic("no way out")
 }
@@ -532,7 +536,7 @@ func TestNonsense(t *testing.T) {
 
 // Whoever is slow at anything is closed, and costs nobody else anything.
 func TestSlowClients(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.ReadTimeout, c.IdleTimeout = 200*time.Millisecond, 200*time.Millisecond })
+	r := newRig(t, func(c *Config) { c.ReadTimeout, c.IdleTimeout = time.Second, time.Second })
 	silent := r.dial()
 	idle := r.dial()
 	idle.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -624,8 +628,8 @@ func (r *rig) count() int {
 
 // A shutdown lets requests finish, closes who has none, and listens no more.
 func TestShutdown(t *testing.T) {
-	p := &panics{wait: make(chan struct{}, 1)}
-	r := newRig(t, func(c *Config) { p.Accounts = c.Accounts; c.Accounts = p; c.HandlerTimeout = 300 * time.Millisecond })
+	p := &panics{wait: make(chan struct{}, 1), free: make(chan struct{})}
+	r := newRig(t, func(c *Config) { p.Accounts = c.Accounts; c.Accounts = p; c.HandlerTimeout = time.Minute })
 	idle, silent, busy := r.dial(), r.dial(), r.dial()
 	idle.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 	idle.answer()
@@ -636,6 +640,7 @@ func TestShutdown(t *testing.T) {
 	go func() { done <- r.Shutdown(context.Background()) }()
 	idle.closed("an idle connection")
 	silent.closed("a silent connection")
+	close(p.free)
 	if resp, b := busy.answer(); resp.StatusCode != 503 || !resp.Close {
 		t.Errorf("%d %s, close %v", resp.StatusCode, b, resp.Close)
 	}
