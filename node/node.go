@@ -131,6 +131,7 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 	}
 	if n.convs, err = conversation.New(conversation.Config{
 		Store: n.store, Keys: keys, Users: n.accounts, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
+		AfterBatch: func() { n.hub.Flush() },
 	}); err != nil {
 		return nil, err
 	}
@@ -201,8 +202,11 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopFront()
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBack()
+	// The sequencer's last acks move cursors: those who write them end after it.
+	last, stopLast := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLast()
 	failed := make(chan error, 16)
-	var fronts, backs sync.WaitGroup
+	var fronts, backs, lasts sync.WaitGroup
 	start := func(wg *sync.WaitGroup, ctx context.Context, what string, run func(context.Context) error) {
 		wg.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -210,10 +214,11 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		})
 	}
-	start(&backs, back, "clock", n.clock.Run)
-	start(&backs, back, "conversations", n.convs.Run)
+	start(&lasts, last, "clock", n.clock.Run)
+	start(&lasts, last, "conversations", n.convs.Run)
 	start(&backs, back, "sequencer", n.seq.Run)
 	start(&backs, back, "fan-out", func(ctx context.Context) error { return n.bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
+	start(&backs, back, "gaps", n.fanout.Run)
 	start(&backs, back, "sweeps", n.sweeper.Run)
 	start(&backs, back, "connections", n.hub.Run)
 	start(&fronts, front, "tcp", n.tcp.Run)
@@ -238,6 +243,8 @@ func (n *Node) Run(ctx context.Context) error {
 	fronts.Wait()
 	stopBack()
 	backs.Wait()
+	stopLast()
+	lasts.Wait()
 	n.close()
 	select {
 	case fatal := <-n.fatal:
