@@ -1,6 +1,7 @@
 package gochat
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -78,6 +79,9 @@ func Open(cfg Config) (*Client, error) {
 		c.look(v)
 	}
 	for _, o := range st.Outbox {
+		if bytes.Compare(o.ID[:], c.lastID[:]) > 0 {
+			c.lastID = o.ID
+		}
 		c.queue(&outgoing{Outgoing: o, tried: true, done: make(chan struct{})})
 	}
 	c.wg.Add(2)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/gochat-im/gochat/protocol/id"
@@ -36,6 +37,8 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+var errForeign = errors.New("not a client's store, or one of a later version")
 
 // ErrStoreInUse is returned when another process has the file open.
 var ErrStoreInUse = errors.New("another process uses this store")
@@ -95,6 +98,13 @@ func (s *FileStore) read() error {
 		return err
 	}
 	if info.Size() < int64(len(fileMagic)) { // new, or its making was cut off
+		made := make([]byte, info.Size())
+		if _, err := s.f.ReadAt(made, 0); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if !strings.HasPrefix(fileMagic, string(made)) {
+			return errForeign
+		}
 		if err := s.f.Truncate(0); err != nil {
 			return err
 		}
@@ -110,7 +120,7 @@ func (s *FileStore) read() error {
 		return err
 	}
 	if string(head) != fileMagic {
-		return errors.New("not a client's store, or one of a later version")
+		return errForeign
 	}
 	s.size = int64(len(fileMagic))
 	for {

@@ -17,6 +17,10 @@ import (
 // maxStamps is how often a message gets a new id before it is given up.
 const maxStamps = 3
 
+// maxAhead is by how many milliseconds ids may run ahead of the server's clock, so that they
+// grow though a clock was set back: half of what a server takes.
+const maxAhead = 30_000
+
 // anySize is for messages whose limits aren't known, or were checked before.
 var anySize = packet.Limits{MaxContent: packet.HardMaxContent, MaxExt: packet.HardMaxContent, MaxMentions: 1 << 12}
 
@@ -189,7 +193,7 @@ func (c *Client) newID() id.ClientMsgID {
 	ms := time.Now().Add(c.offset).UnixMilli()
 	n := id.NewClientMsgID(ms)
 	count := 0
-	if last := c.lastID.UnixMilli(); ms <= last && last-ms < 1000 {
+	if last := c.lastID.UnixMilli(); ms <= last && last-ms < maxAhead {
 		if count = (int(c.lastID[6]&0xF)<<8 | int(c.lastID[7])) + 1; count > 0xFFF {
 			last, count = last+1, 0
 		}
