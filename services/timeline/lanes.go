@@ -106,18 +106,13 @@ func (c *conversation) arrive(dst []batch, msgs []packet.Pending, first uint64) 
 	return append(dst, batch{msgs[from:], first + uint64(from), burst})
 }
 
-// lane returns the connection's lane, and makes it from what of it waits if there is none:
-// of outs, which were just decided, and the queue. c is locked.
-func (c *conversation) lane(conn uint64, outs []outcome) *lane {
+// lane returns the connection's lane, and makes it if there is none. Everything that is
+// being refused is still in the queue then, or its order would be lost. c is locked.
+func (c *conversation) lane(conn uint64) *lane {
 	if l := c.lanes[conn]; l != nil {
 		return l
 	}
 	l := &lane{rank: make(map[uint64]int)}
-	for i := range outs {
-		if p := outs[i].p; p.From.Conn == conn {
-			l.arrive(p, 0)
-		}
-	}
 	for _, queue := range [][]batch{c.work, c.waiting} {
 		for _, b := range queue {
 			for i := range b.msgs {
@@ -162,10 +157,10 @@ func (c *conversation) lanesIdle(now int64) bool {
 }
 
 // change makes what a run does to lanes hold. c is locked.
-func (c *conversation) change(changes []laneChange, outs []outcome, now int64) {
+func (c *conversation) change(changes []laneChange, now int64) {
 	for _, ch := range changes {
 		if !ch.passes {
-			l := c.lane(ch.conn, outs)
+			l := c.lane(ch.conn)
 			l.refused, l.at = addRefused(l.refused, ch.burst, ch.arrival), now
 			continue
 		}
@@ -188,7 +183,7 @@ func (c *conversation) shutLanes(outs []outcome, now int64) {
 		if o.err == nil || o.gated || o.err.Code.Scope() != code.ScopeLane {
 			continue
 		}
-		l := c.lane(o.p.From.Conn, outs[i:])
+		l := c.lane(o.p.From.Conn)
 		if blocked(l.refused, o.burst, o.at) {
 			o.err = code.New(code.LaneBlocked)
 		}

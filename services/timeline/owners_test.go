@@ -288,7 +288,33 @@ func (c *client) run(total int, skew func() int64) {
 	}
 }
 
+// witness sees that no two transactions were stored on the same head.
+type witness struct {
+	kv.Store
+	t    testing.TB
+	mu   sync.Mutex
+	next map[string]string // by key and value of a head: what was stored over it
+}
+
+func (w *witness) Commit(ctx context.Context, txs ...*kv.Tx) {
+	w.Store.Commit(ctx, txs...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, tx := range txs {
+		ops := tx.Ops()
+		if tx.Err != nil || len(ops) < 2 || ops[0].Kind != kv.OpRequire || ops[1].Kind != kv.OpSet {
+			continue
+		}
+		old, set := string(ops[0].Key)+string(ops[0].Value), string(ops[1].Value)
+		if other, twice := w.next[old]; twice {
+			w.t.Errorf("two transactions were stored on the head %x: %x and %x", old, other, set)
+		}
+		w.next[old] = set
+	}
+}
+
 func twoOwners(t *testing.T, store kv.Store, seed uint64) {
+	store = &witness{Store: store, t: t, next: map[string]string{}}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ctx := context.Background()
 	var convs []id.ConversationID

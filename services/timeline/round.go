@@ -103,7 +103,7 @@ func (s *Sequencer) runRound(ctx context.Context) {
 			continue
 		}
 		outs := r.outs[ru.start:ru.end]
-		s.settle(ru.c, outs, ru.bytes, r.now, ru.refused)
+		s.settle(ru.c, outs, ru.lanes, ru.bytes, r.now, ru.refused)
 		s.answer(ru.c.id, outs, ru.head.LastSeq)
 		answered += len(outs)
 	}
@@ -202,7 +202,7 @@ func (s *Sequencer) sequence(c *conversation) int {
 	}
 	n, bytes := s.prepare(c)
 	if n == 0 {
-		s.settle(c, nil, 0, r.now, false)
+		s.settle(c, nil, nil, 0, r.now, false)
 		return 0
 	}
 	if len(c.seconds) > 0 || len(c.mids) > 0 {
@@ -521,11 +521,6 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 func (s *Sequencer) finish(ru *run) {
 	c := ru.c
 	c.attempts, c.limit = 0, 0
-	outs := s.round.outs[ru.start:ru.end]
-	c.mu.Lock() // whoever finds no room looks at work
-	c.done(len(outs))
-	c.change(ru.lanes, outs, s.round.now)
-	c.mu.Unlock()
 	if c.absent {
 		c.drop()
 	} else {

@@ -125,7 +125,7 @@ func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
 	for i := range msgs {
 		p := &msgs[i]
 		c.arrivals++
-		l := c.lane(p.From.Conn, nil)
+		l := c.lane(p.From.Conn)
 		burst := l.arrive(p, c.arrivals)
 		behind[i] = blocked(l.refused, burst, c.arrivals)
 		l.refused, l.at = addRefused(l.refused, burst, c.arrivals), now
@@ -337,21 +337,21 @@ func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
 		outs = append(outs, outcome{p: p, at: b.at + uint64(i), burst: b.burst, err: e})
 		bytes += weight(p)
 	}
-	c.mu.Lock()
-	c.done(len(outs))
-	c.mu.Unlock()
-	s.settle(c, outs, bytes, s.cfg.Now(), true)
+	s.settle(c, outs, nil, bytes, s.cfg.Now(), true)
 	s.answer(c.id, outs, 0)
 }
 
-// settle ends a run: outs are the outcomes of messages, bytes by weight, that no longer
-// wait. c goes back to the queue if there is more, else is let go. refused says that some
-// of outs are to be tried again, which is made to hold for the rest of their lanes.
-func (s *Sequencer) settle(c *conversation, outs []outcome, bytes int, now int64, refused bool) {
+// settle ends a run: outs are the outcomes of the first messages of the work, bytes by
+// weight, which no longer wait; lanes is what it did to lanes. c goes back to the queue
+// if there is more, else is let go. refused says that some of outs are to be tried again,
+// which is made to hold for the rest of their lanes.
+func (s *Sequencer) settle(c *conversation, outs []outcome, lanes []laneChange, bytes int, now int64, refused bool) {
 	c.mu.Lock()
+	c.change(lanes, now)
 	if refused {
 		c.shutLanes(outs, now)
 	}
+	c.done(len(outs))
 	c.count -= len(outs)
 	c.bytes -= bytes
 	s.pending.Add(int64(-len(outs)))
