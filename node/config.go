@@ -72,8 +72,8 @@ type Accounts struct {
 	Registration bool          `koanf:"registration" doc:"Whether people may register here. Off by itself when an issuer without a prefix is configured: nobody may register another's id."`
 	AccessToken  time.Duration `koanf:"access_token" doc:"How long an access token holds."`
 	RefreshToken time.Duration `koanf:"refresh_token" doc:"How long a device stays signed in without being used."`
-	Resume       time.Duration `koanf:"resume" doc:"How long after its end a connection may be resumed without an access token."`
-	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each. 0: one a core."`
+	Resume       time.Duration `koanf:"resume" doc:"How long after a connection was made the next one may resume it without an access token."`
+	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each. 0: half the cores, so that a flood of sign-ins leaves room for messages."`
 }
 
 // Issuer is an outside system whose tokens are accepted.
@@ -106,7 +106,7 @@ func Default() Config {
 			SendsPerSecond: 50, UserSendsPerSecond: 100, BytesPerSecond: 256 << 10, Inflight: 256,
 			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000,
 		},
-		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 10 * time.Minute},
+		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 64 << 20, DiskReserve: 256 << 20},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -114,7 +115,7 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 	if n.accounts, err = account.New(account.Config{
 		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers),
 		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
-		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: cfg.Accounts.HashesAtOnce, OnRevoke: n.revoked, Logger: logger,
+		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashesAtOnce(cfg.Accounts), OnRevoke: n.revoked, Logger: logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -181,7 +182,9 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)
 	}
 	if n.admin, err = admin.New(admin.Config{Path: filepath.Join(cfg.Data, "admin.sock"), Stats: n.stats, Level: level, Logger: logger}); err != nil {
-		return nil, err
+		// A deep directory makes a path that no socket can have. Chatting goes on without the operator's door.
+		logger.Warn("no administration socket", "err", err)
+		n.admin, err = nil, nil
 	}
 	m.watch(n)
 	return n, nil
@@ -223,7 +226,9 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&backs, back, "connections", n.hub.Run)
 	start(&fronts, front, "tcp", n.tcp.Run)
 	start(&fronts, front, "http", n.api.Run)
-	start(&fronts, front, "admin", n.admin.Run)
+	if n.admin != nil {
+		start(&fronts, front, "admin", n.admin.Run)
+	}
 
 	var err error
 	select {
@@ -239,7 +244,10 @@ func (n *Node) Run(ctx context.Context) error {
 	err = errors.Join(err, n.hub.Shutdown(drain))
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	err = errors.Join(err, n.api.Shutdown(closing), n.admin.Shutdown(closing))
+	err = errors.Join(err, n.api.Shutdown(closing))
+	if n.admin != nil {
+		err = errors.Join(err, n.admin.Shutdown(closing))
+	}
 	fronts.Wait()
 	stopBack()
 	backs.Wait()
@@ -283,6 +291,11 @@ func (n *Node) close() {
 	if n.admin != nil {
 		errs = append(errs, n.admin.Close())
 	}
+	if n.api != nil {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = n.api.Shutdown(ended) // after a Run it has been already
+	}
 	if n.tcp != nil {
 		n.tcp.Close()
 	}
@@ -295,6 +308,13 @@ func (n *Node) close() {
 	if err := errors.Join(errs...); err != nil {
 		n.log.Warn("closing", "err", err)
 	}
+}
+
+func hashesAtOnce(a Accounts) int {
+	if a.HashesAtOnce > 0 {
+		return a.HashesAtOnce
+	}
+	return max(1, runtime.GOMAXPROCS(0)/2)
 }
 
 func issuers(list []Issuer) []account.Issuer {

@@ -28,7 +28,7 @@ type Config struct {
 	Heartbeat    time.Duration // silence allowed unless the client asks for another; 60 s
 	HeartbeatMin time.Duration // 15 s
 	HeartbeatMax time.Duration // 10 min
-	Resume       time.Duration // how long a resume token holds after the connection's end, in CONNACK; 10 min
+	Resume       time.Duration // how long a resume token holds after its CONNACK; 10 min
 
 	SendsPerSecond     int // of a connection, bursts of twice as many; 50
 	UserSendsPerSecond int // of all connections of a user, bursts of twice as many; 100

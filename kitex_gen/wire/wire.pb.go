@@ -546,7 +546,7 @@ type Connack struct {
 	HeartbeatMaxSeconds uint32               `protobuf:"varint,8,opt,name=heartbeat_max_seconds" json:"heartbeat_max_seconds,omitempty"`
 	Limits              *Limits              `protobuf:"bytes,9,opt,name=limits" json:"limits,omitempty"`
 	ResumeToken         string               `protobuf:"bytes,10,opt,name=resume_token" json:"resume_token,omitempty"`
-	ResumeSeconds       uint32               `protobuf:"varint,11,opt,name=resume_seconds" json:"resume_seconds,omitempty"` // how long after the connection's end the resume token holds
+	ResumeSeconds       uint32               `protobuf:"varint,11,opt,name=resume_seconds" json:"resume_seconds,omitempty"` // how long after this CONNACK the resume token holds
 	Resumed             bool                 `protobuf:"varint,12,opt,name=resumed" json:"resumed,omitempty"`
 	SyncMark            uint64               `protobuf:"varint,13,opt,name=sync_mark" json:"sync_mark,omitempty"`        // name it next time
 	Conversations       []*ConversationState `protobuf:"bytes,14,rep,name=conversations" json:"conversations,omitempty"` // that changed since the sync mark named, latest first
