@@ -43,7 +43,8 @@ func (r *Result) DeliveryCPU() float64 {
 	return r.ServerCPU * r.Acked / r.Delivered
 }
 
-const maxWindow = 1024
+// MaxWindow is the largest window.
+const MaxWindow = 1024
 
 // run is one run of the load; its connections share it.
 type run struct {
@@ -83,8 +84,11 @@ func Run(ctx context.Context, name string, load Load) (*Result, error) {
 }
 
 func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid int, counters func() (Counters, error)) (*Result, error) {
-	if load.Window < 1 || load.Window > maxWindow {
-		return nil, fmt.Errorf("a window of %d: want 1 to %d", load.Window, maxWindow)
+	if load.Window < 1 || load.Window > MaxWindow {
+		return nil, fmt.Errorf("a window of %d: want 1 to %d", load.Window, MaxWindow)
+	}
+	if load.Body < 0 || load.Body > len(filler) {
+		return nil, fmt.Errorf("bodies of %d bytes: want at most %d", load.Body, len(filler))
 	}
 	lp, err := loop.New()
 	if err != nil {

@@ -24,8 +24,13 @@ func sysWrite(fd int, b []byte) (int, unix.Errno) {
 }
 
 // Pin ties the calling goroutine to its thread and lets the kernel wake it on time:
-// by default a sleeping thread may be woken 50 µs late, which would count as the server's latency.
-func Pin() {
+// by default a sleeping thread may be woken 50 µs late, which would count as the
+// server's latency. Processes started meanwhile would inherit that: call the result first.
+func Pin() (unpin func()) {
 	runtime.LockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	return func() {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // 0: the default again
+		runtime.UnlockOSThread()
+	}
 }

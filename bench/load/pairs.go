@@ -1,0 +1,400 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/gochat-im/gochat/bench/loop"
+	"github.com/gochat-im/gochat/bench/measure"
+	"github.com/gochat-im/gochat/bench/verify"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Pairs is a load of one-to-one conversations: in each pair one user sends to the other.
+type Pairs struct {
+	Target  Target
+	Pairs   int
+	Body    int     // bytes of each message's content, at least 1
+	Window  int     // messages under way a sender; without Rate
+	Rate    float64 // messages a second in all, sent at their time whatever the answers; 0: by Window
+	Burst   int     // with Rate: messages that a pair sends at once; 0: 1
+	Warm    time.Duration
+	Measure time.Duration
+}
+
+// PairsResult is what a load of pairs showed.
+type PairsResult struct {
+	Seconds   float64           `json:"seconds"`
+	Sent      float64           `json:"sent_per_s"`
+	Acked     float64           `json:"acked_per_s"`
+	Delivered float64           `json:"delivered_per_s"`
+	Ack       measure.Quantiles `json:"ack"`
+	Delivery  measure.Quantiles `json:"delivery"`
+	Late      measure.Quantiles `json:"late"`          // with Rate: how late the load generator itself was
+	Untimed   int64             `json:"untimed"`       // deliveries so late that their sending time was forgotten
+	ServerCPU float64           `json:"server_cpu_us"` // a message; 0: unknown
+	ClientCPU float64           `json:"client_cpu_us"`
+	RSS       int64             `json:"server_rss_bytes"` // at the end of the load
+	PerCommit float64           `json:"messages_per_commit"`
+	Hints     int64             `json:"hints"`
+	Refusals  map[string]int64  `json:"refusals,omitempty"` // by the code's name
+	Verify    verify.Result     `json:"verify"`
+	VerifySec float64           `json:"verify_seconds"`
+}
+
+// Patience of the phases that have no fixed length. They end as soon as they are through.
+const (
+	openPatience = 60 * time.Second
+	stillness    = 15 * time.Second // without any progress
+)
+
+type pairsRun struct {
+	Pairs
+	loop    *loop.Loop
+	dial    dialer
+	heart   heart
+	pairs   []pair
+	salt    uint16
+	ready   int
+	limits  *wire.Limits
+	failed  error
+	wallMS  int64         // the server's clock at the loop's start, Unix ms
+	silence time.Duration // that the server allows
+	beating bool
+
+	phase    phase
+	next     int64 // with Rate: when the next burst is due
+	event    int64
+	first    int64 // with Rate: when the first was
+	from, to int64 // latencies of messages sent in between are recorded
+
+	counting              bool
+	sent, acked, received int64 // while counting
+	progress              int64 // any ack, delivery or page, ever
+	untimed, hints, pulls int64
+	refusals              map[code.Code]int64
+	ack, delivery, late   *measure.Latency
+
+	retries []retry
+	walked  int // pairs whose timeline is read
+}
+
+type phase uint8
+
+const (
+	connecting phase = iota
+	opening          // one message each, to the user by name
+	loading
+	draining
+	walking // reading the timelines back
+)
+
+type retry struct {
+	at int64
+	p  *pair
+}
+
+// Run connects, loads, waits for what is under way and verifies. The error is of the
+// load generator or its environment, or the server's failure to go on; what the
+// server did wrong otherwise is in the result.
+func (cfg Pairs) Run(ctx context.Context) (*PairsResult, error) {
+	if cfg.Pairs < 1 || cfg.Pairs > verify.MaxPairs || cfg.Body < 1 {
+		return nil, fmt.Errorf("%d pairs with bodies of %d bytes: want at least 1 each", cfg.Pairs, cfg.Body)
+	}
+	cfg.Burst = max(cfg.Burst, 1)
+	lp, err := loop.New()
+	if err != nil {
+		return nil, err
+	}
+	defer lp.Close()
+	defer loop.Pin()()
+	r := &pairsRun{
+		Pairs: cfg, loop: lp, salt: uint16(rand.Uint32()), pairs: make([]pair, cfg.Pairs), refusals: map[code.Code]int64{},
+		ack: measure.NewLatency(), delivery: measure.NewLatency(), late: measure.NewLatency(),
+	}
+	r.dial = dialer{target: &r.Target, loop: lp}
+	for i := range r.pairs {
+		r.pairs[i].init(r, i)
+	}
+	if err := r.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	res := &PairsResult{}
+	if err := r.load(ctx, res); err != nil {
+		return nil, err
+	}
+	if err := r.drain(ctx); err != nil {
+		return nil, err
+	}
+	began := lp.Now()
+	if err := r.walk(ctx); err != nil {
+		return nil, err
+	}
+	res.VerifySec = float64(lp.Now()-began) / 1e9
+	r.report(res)
+	return res, nil
+}
+
+func (r *pairsRun) connect(ctx context.Context) error {
+	n := 2 * len(r.pairs)
+	deadline := r.loop.Now() + int64(openPatience)
+	for r.ready < n {
+		err := r.dial.more(r.ready, n, func(i int) (*session, loop.Handler) {
+			c := &r.pairs[i/2].ends[i%2]
+			return &c.session, c
+		})
+		if err != nil {
+			return err
+		}
+		if err := r.poll(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+		if r.loop.Now() > deadline {
+			return failure("%d of %d connections are up after %v", r.ready, n, openPatience)
+		}
+	}
+	if err := r.permitted(); err != nil {
+		return err
+	}
+	r.heart = newHeart(r.loop.Now(), n, r.silence/3)
+	r.beating = true
+	return nil
+}
+
+// permitted compares what is to be sent with what the server's CONNACK allows.
+func (r *pairsRun) permitted() error {
+	l := r.limits
+	if l == nil {
+		return failure("the server's CONNACK has no limits")
+	}
+	if l.MaxContent > 0 && r.Body > int(l.MaxContent) {
+		return &Refused{fmt.Sprintf("bodies of %d bytes: the server allows %d", r.Body, l.MaxContent)}
+	}
+	need := r.Window
+	if r.Rate > 0 {
+		need = r.Burst
+	}
+	if l.MaxInflight > 0 && need > int(l.MaxInflight) {
+		return &Refused{fmt.Sprintf("%d messages under way a connection: the server allows %d (limits.inflight)", need, l.MaxInflight)}
+	}
+	if each := r.Rate / float64(len(r.pairs)); r.Rate > 0 && l.SendsPerSecond > 0 && each > float64(l.SendsPerSecond) {
+		return &Refused{fmt.Sprintf("%.0f messages a second a connection: the server allows %d (limits.sends_per_second)", each, l.SendsPerSecond)}
+	}
+	return nil
+}
+
+// open lets each pair exchange one message, which makes its conversation.
+func (r *pairsRun) open(ctx context.Context) error {
+	r.phase = opening
+	began := r.loop.Now()
+	for i := range r.pairs {
+		p := &r.pairs[i]
+		p.send(r.loop.Now())
+		p.sender().Flush()
+	}
+	return r.settle(ctx, began+int64(openPatience), func() error {
+		return failure("the first messages: %s", r.outstanding())
+	})
+}
+
+// settle polls until everything sent is answered and everything acked is delivered, or nothing moves any more.
+func (r *pairsRun) settle(ctx context.Context, deadline int64, stuck func() error) error {
+	seen, at := r.progress, r.loop.Now()
+	for !r.settled() {
+		if err := r.poll(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+		now := r.loop.Now()
+		if r.progress != seen {
+			seen, at = r.progress, now
+		}
+		if now-at > int64(stillness) || now > deadline {
+			return stuck()
+		}
+	}
+	return nil
+}
+
+func (r *pairsRun) settled() bool {
+	for i := range r.pairs {
+		if p := &r.pairs[i]; p.outstanding() > 0 || p.book.Mark() < p.highest {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *pairsRun) outstanding() string {
+	var unacked, undelivered uint64
+	for i := range r.pairs {
+		p := &r.pairs[i]
+		unacked += p.outstanding()
+		undelivered += p.highest - min(p.highest, p.book.Mark())
+	}
+	return fmt.Sprintf("%d are not acked and %d acked ones not delivered, and nothing moves", unacked, undelivered)
+}
+
+// load runs the load and measures its second part.
+func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
+	r.phase = loading
+	now := r.loop.Now()
+	if r.Rate > 0 {
+		r.first, r.next = now, now
+	} else {
+		for i := range r.pairs {
+			p := &r.pairs[i]
+			for range r.Window {
+				p.send(r.loop.Now())
+			}
+			p.sender().Flush()
+		}
+	}
+	if err := r.until(ctx, now+int64(r.Warm)); err != nil {
+		return err
+	}
+	stats, err := r.Target.stats(ctx)
+	if err != nil {
+		return err
+	}
+	server, err := r.Target.cpu()
+	if err != nil {
+		return err
+	}
+	client := measure.OwnCPU()
+	r.from = r.loop.Now()
+	r.to = r.from + int64(r.Measure)
+	r.counting = true
+	if err := r.until(ctx, r.to); err != nil {
+		return err
+	}
+	r.counting = false
+	elapsed := float64(r.loop.Now()-r.from) / 1e9
+	serverEnd, err := r.Target.cpu()
+	if err != nil {
+		return err
+	}
+	clientEnd := measure.OwnCPU()
+	statsEnd, err := r.Target.stats(ctx)
+	if err != nil {
+		return err
+	}
+	n := float64(max(r.acked, 1))
+	res.Seconds = elapsed
+	res.Sent, res.Acked, res.Delivered = float64(r.sent)/elapsed, float64(r.acked)/elapsed, float64(r.received)/elapsed
+	res.ServerCPU = float64((serverEnd - server).Microseconds()) / n
+	res.ClientCPU = float64((clientEnd - client).Microseconds()) / n
+	if commits := statsEnd.Commits - stats.Commits; commits > 0 {
+		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits
+	}
+	return nil
+}
+
+// drain stops sending and waits for the answers.
+func (r *pairsRun) drain(ctx context.Context) error {
+	r.phase = draining
+	for i := range r.pairs {
+		r.pairs[i].waiting = nil // never sent
+	}
+	// What stays unanswered is in the verifier's result.
+	return r.settle(ctx, r.loop.Now()+int64(10*time.Minute), func() error { return nil })
+}
+
+// until drives the load up to end.
+func (r *pairsRun) until(ctx context.Context, end int64) error {
+	for {
+		now := r.loop.Now()
+		if now >= end {
+			return nil
+		}
+		wait := end - now
+		if r.Rate > 0 && r.phase == loading {
+			r.schedule(now)
+			wait = min(wait, max(r.next-r.loop.Now(), 0))
+		}
+		if err := r.poll(ctx, time.Duration(min(wait, int64(100*time.Millisecond)))); err != nil {
+			return err
+		}
+	}
+}
+
+// schedule sends what is due. The time of each message is the one it was due at, so a
+// stall counts for everything that should have been sent meanwhile.
+func (r *pairsRun) schedule(now int64) {
+	for r.next <= now {
+		p := &r.pairs[int(r.event%int64(len(r.pairs)))]
+		for range r.Burst {
+			p.sendDue(r.next)
+		}
+		p.sender().Flush()
+		now = r.loop.Now()
+		if r.counting {
+			r.late.Record(now - r.next)
+		}
+		r.event++
+		r.next = r.first + int64(float64(r.event)*float64(r.Burst)/r.Rate*1e9)
+	}
+}
+
+// poll handles what has arrived, and the timers.
+func (r *pairsRun) poll(ctx context.Context, wait time.Duration) error {
+	if _, err := r.loop.Poll(wait); err != nil {
+		return err
+	}
+	if r.failed != nil {
+		return r.failed
+	}
+	now := r.loop.Now()
+	if r.beating {
+		r.heart.beat(now, 2*len(r.pairs), func(i int) {
+			c := &r.pairs[i/2].ends[i%2]
+			c.Out = append(c.Out, ping...)
+			c.Flush()
+		})
+	}
+	for len(r.retries) > 0 && r.retries[0].at <= now {
+		p := r.retries[0].p
+		r.retries = r.retries[1:]
+		p.ask()
+	}
+	return ctx.Err()
+}
+
+func (r *pairsRun) fail(err error) {
+	if r.failed == nil {
+		r.failed = blame(err)
+	}
+}
+
+// millis is the server's time at now, Unix ms.
+func (r *pairsRun) millis(now int64) int64 { return r.wallMS + now/int64(time.Millisecond) }
+
+func (r *pairsRun) report(res *PairsResult) {
+	res.Ack, res.Delivery, res.Late = r.ack.Quantiles(), r.delivery.Quantiles(), r.late.Quantiles()
+	res.Untimed, res.Hints = r.untimed, r.hints
+	for i := range r.pairs {
+		p := &r.pairs[i]
+		res.Verify.Add(&p.book, p.head)
+		res.Verify.Unacked += p.outstanding()
+	}
+	res.Verify.Pulls = uint64(r.pulls)
+	for c, n := range r.refusals {
+		if res.Refusals == nil {
+			res.Refusals = map[string]int64{}
+		}
+		res.Refusals[c.String()] = n
+		res.Verify.Refused += uint64(n)
+	}
+	if m, err := r.Target.memory(); err == nil {
+		res.RSS = m.RSS
+	}
+}
+
+// conversation is what a pair's messages belong to.
+func conversation(a, b string) id.ConversationID { return id.Direct(id.UserID(a), id.UserID(b)) }

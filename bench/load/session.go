@@ -1,0 +1,200 @@
+// Package load speaks GoChat's protocol to a server, on one event loop: the
+// scenarios of the benchmark, and the check of what the server made of them.
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/gochat-im/gochat/bench/loop"
+	"github.com/gochat-im/gochat/bench/measure"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Target is the server under load.
+type Target struct {
+	Addr  netip.AddrPort
+	PID   int                                  // of a server on this machine; 0: its CPU and memory can't be told
+	Token func(user string) (string, error)    // an access token, signed by an issuer that the server knows
+	Stats func(context.Context) (Stats, error) // nil: the server has no metrics for us
+	Users string                               // what the users' names begin with
+}
+
+// Stats is what the server's metrics tell.
+type Stats struct {
+	Stored     float64 // messages
+	Commits    float64
+	Goroutines float64
+}
+
+func (t *Target) stats(ctx context.Context) (Stats, error) {
+	if t.Stats == nil {
+		return Stats{}, nil
+	}
+	s, err := t.Stats(ctx)
+	if err != nil {
+		return s, fmt.Errorf("read the server's metrics: %w", err)
+	}
+	return s, nil
+}
+
+func (t *Target) cpu() (time.Duration, error) {
+	if t.PID == 0 {
+		return 0, nil
+	}
+	return measure.CPU(t.PID)
+}
+
+func (t *Target) memory() (measure.Memory, error) {
+	if t.PID == 0 {
+		return measure.Memory{}, nil
+	}
+	return measure.ReadMemory(t.PID)
+}
+
+func (t *Target) user(n int) string { return fmt.Sprintf("%s%06d", t.Users, n) }
+
+// Refused is an environment in which the scenario can't run: a server whose limits
+// don't permit it, a token it doesn't take.
+type Refused struct{ Reason string }
+
+func (e *Refused) Error() string { return e.Reason }
+
+// Failure is what the server, not the load generator, did wrong, so that the load couldn't go on.
+type Failure struct{ Err error }
+
+func (e *Failure) Error() string { return e.Err.Error() }
+
+func (e *Failure) Unwrap() error { return e.Err }
+
+func failure(format string, args ...any) error { return &Failure{fmt.Errorf(format, args...)} }
+
+// blame makes err the server's failure, unless it is known to be something else.
+func blame(err error) error {
+	var refused *Refused
+	if errors.As(err, &refused) {
+		return err
+	}
+	return &Failure{err}
+}
+
+// maxFrame bounds what a server may send us.
+const maxFrame = 1 << 20
+
+// session is the connection of one user, up to its CONNACK.
+type session struct {
+	loop.Conn
+	user  string
+	token string
+	ready bool
+}
+
+// connect puts the CONNECT into Out. heartbeat is in seconds, 0: the server's choice.
+func (s *session) connect(heartbeat uint32) error {
+	out, err := packet.AppendBody(s.Out, frame.Connect, frame.FlagRequestID, 1, &wire.Connect{
+		Version: 1, Token: s.token, DeviceId: "bench", DeviceKind: wire.DeviceKind_DEVICE_KIND_BOT,
+		Client: "gochat-bench", HeartbeatSeconds: heartbeat, InboxLimit: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("CONNECT: %w", err)
+	}
+	s.Out, s.token = out, ""
+	return nil
+}
+
+// connack reads a CONNACK.
+func (s *session) connack(f *frame.Frame) (*wire.Connack, error) {
+	ack, err := packet.DecodeConnack(f.Body)
+	if err != nil {
+		return nil, fmt.Errorf("CONNACK of %s: %w", s.user, err)
+	}
+	if ack.UserId != s.user {
+		return nil, fmt.Errorf("CONNACK: %q became %q", s.user, ack.UserId)
+	}
+	s.ready = true
+	return ack, nil
+}
+
+// refusal reads an ERROR.
+func (s *session) refusal(f *frame.Frame) *code.Error {
+	told, _, err := packet.DecodeError(f.Body)
+	if err != nil {
+		return err
+	}
+	return told
+}
+
+// ended returns the error for a frame with which the server ends the connection.
+func (s *session) ended(f *frame.Frame) error {
+	if f.Type == frame.Error {
+		e := s.refusal(f)
+		if !s.ready {
+			return &Refused{fmt.Sprintf("the server refused %s: %v", s.user, e)}
+		}
+		return fmt.Errorf("the server closed the connection of %s: %w", s.user, e)
+	}
+	return fmt.Errorf("the server sent %s to %s", f.Type, s.user)
+}
+
+var ping = frame.Append(nil, frame.Ping, 0, 0, nil)
+
+// heart keeps connections alive: it goes round them once an interval, evenly, so
+// that thousands of PINGs don't fall into one moment.
+type heart struct {
+	next int
+	due  int64
+	step int64
+}
+
+// newHeart begins at now with n connections that each are to be heard every interval.
+func newHeart(now int64, n int, interval time.Duration) heart {
+	step := int64(interval) / int64(max(n, 1))
+	return heart{due: now + step, step: max(step, 1)}
+}
+
+// beat calls ping for each connection whose turn has come.
+func (h *heart) beat(now int64, n int, ping func(i int)) {
+	for h.due <= now {
+		ping(h.next)
+		h.next = (h.next + 1) % n
+		h.due += h.step
+	}
+}
+
+// dialer opens connections, a limited number at a time, since a server's accept
+// queue and its limit on unauthenticated connections are limited, too.
+type dialer struct {
+	target  *Target
+	loop    *loop.Loop
+	sources []netip.Addr // taken in turn; empty: the system's choice
+	begun   int
+}
+
+const handshakesAtOnce = 200
+
+// more dials until enough handshakes are under way; ready counts those through.
+func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) error {
+	for d.begun < n && d.begun-ready < handshakesAtOnce {
+		s, h := at(d.begun)
+		token, err := d.target.Token(s.user)
+		if err != nil {
+			return fmt.Errorf("token of %s: %w", s.user, err)
+		}
+		s.token = token
+		var source netip.Addr
+		if len(d.sources) > 0 {
+			source = d.sources[d.begun%len(d.sources)]
+		}
+		if err := d.loop.Dial(&s.Conn, h, d.target.Addr, source); err != nil {
+			return err
+		}
+		d.begun++
+	}
+	return nil
+}

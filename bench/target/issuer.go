@@ -1,0 +1,119 @@
+// Package target starts a server to load, or attaches to a running one, and signs
+// the tokens with which the load's users sign in.
+package target
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Issuer signs access tokens like an outside system whose users GoChat serves. The
+// server knows its public key (or shared secret) by configuration and checks every token.
+type Issuer struct {
+	Name      string
+	Algorithm string // EdDSA or HS256
+	KeyFile   string // for the server: the public key (PEM), or the secret
+
+	method jwt.SigningMethod
+	key    any
+}
+
+// tokenLife is longer than any run.
+const tokenLife = 24 * time.Hour
+
+// DefaultIssuer is the name in tokens of an issuer made here.
+const DefaultIssuer = "gochat-bench"
+
+// NewIssuer makes a key and writes to dir what the server needs of it, and what
+// LoadIssuer needs to sign with it again.
+func NewIssuer(dir, algorithm string) (*Issuer, error) {
+	is := &Issuer{Name: DefaultIssuer, Algorithm: algorithm}
+	switch algorithm {
+	case "HS256":
+		secret := []byte(rand.Text() + rand.Text())
+		is.method, is.key = jwt.SigningMethodHS256, secret
+		is.KeyFile = filepath.Join(dir, "issuer.secret")
+		if err := os.WriteFile(is.KeyFile, secret, 0o600); err != nil {
+			return nil, fmt.Errorf("write the issuer's secret: %w", err)
+		}
+		return is, nil
+	case "EdDSA":
+	default:
+		return nil, fmt.Errorf("algorithm %q: want EdDSA or HS256", algorithm)
+	}
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make the issuer's key: %w", err)
+	}
+	is.method, is.key = jwt.SigningMethodEdDSA, priv
+	is.KeyFile = filepath.Join(dir, "issuer.pem")
+	pubDER, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encode the issuer's key: %w", err)
+	}
+	privDER, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		return nil, fmt.Errorf("encode the issuer's key: %w", err)
+	}
+	for _, f := range []struct {
+		name  string
+		block pem.Block
+	}{
+		{is.KeyFile, pem.Block{Type: "PUBLIC KEY", Bytes: pubDER}},
+		{filepath.Join(dir, "issuer.key"), pem.Block{Type: "PRIVATE KEY", Bytes: privDER}},
+	} {
+		if err := os.WriteFile(f.name, pem.EncodeToMemory(&f.block), 0o600); err != nil {
+			return nil, fmt.Errorf("write the issuer's key: %w", err)
+		}
+	}
+	return is, nil
+}
+
+// LoadIssuer reads what signs for a running server: a private key (PEM, PKCS 8,
+// Ed25519), or else a secret for HS256.
+func LoadIssuer(name, keyFile string) (*Issuer, error) {
+	b, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the issuer's key: %w", err)
+	}
+	is := &Issuer{Name: name}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		if len(b) < 32 {
+			return nil, fmt.Errorf("the issuer's secret %s has %d bytes: want at least 32", keyFile, len(b))
+		}
+		is.Algorithm, is.method, is.key = "HS256", jwt.SigningMethodHS256, b
+		return is, nil
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the issuer's key %s: %w", keyFile, err)
+	}
+	priv, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, errors.New("the issuer's key isn't of Ed25519")
+	}
+	is.Algorithm, is.method, is.key = "EdDSA", jwt.SigningMethodEdDSA, priv
+	return is, nil
+}
+
+// Token returns an access token of the user.
+func (is *Issuer) Token(user string) (string, error) {
+	now := time.Now()
+	s, err := jwt.NewWithClaims(is.method, jwt.RegisteredClaims{
+		Issuer: is.Name, Subject: user, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(tokenLife)),
+	}).SignedString(is.key)
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,226 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Server is a GoChat server that was started for a load.
+type Server struct {
+	Addr   netip.AddrPort // binary protocol
+	HTTP   netip.AddrPort
+	PID    int
+	Issuer *Issuer
+	Raised []string // settings that differ from the shipped ones, "name: shipped -> raised"
+
+	cmd    *exec.Cmd
+	dir    string
+	log    string
+	exited chan struct{}
+	err    error
+}
+
+// Settings are raised limits: names of the configuration and their values, in the order they are told.
+type Settings []Setting
+
+// Setting is one of them.
+type Setting struct{ Name, Value string }
+
+// Build compiles the server into dir and returns its path.
+func Build(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "gochat")
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/gochat-im/gochat/cmd/gochat").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the server: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// patience bounds starting and stopping.
+const patience = 30 * time.Second
+
+// Start runs the server at path with a data directory, an issuer and a
+// configuration of its own, and waits until it is ready. Stop it.
+func Start(ctx context.Context, path, algorithm string, raise Settings) (*Server, error) {
+	dir, err := os.MkdirTemp("", "gochat-bench")
+	if err != nil {
+		return nil, fmt.Errorf("directory for the server: %w", err)
+	}
+	s := &Server{dir: dir, log: filepath.Join(dir, "log"), exited: make(chan struct{})}
+	if err := s.start(ctx, path, algorithm, raise); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context, path, algorithm string, raise Settings) error {
+	var err error
+	if s.Issuer, err = NewIssuer(s.dir, algorithm); err != nil {
+		return err
+	}
+	if s.Addr, err = freePort(); err != nil {
+		return err
+	}
+	if s.HTTP, err = freePort(); err != nil {
+		return err
+	}
+	if s.Raised, err = raised(ctx, path, raise); err != nil {
+		return err
+	}
+	config := filepath.Join(s.dir, "gochat.yaml")
+	if err := os.WriteFile(config, []byte(s.config(raise)), 0o600); err != nil {
+		return fmt.Errorf("write the server's configuration: %w", err)
+	}
+	log, err := os.Create(s.log)
+	if err != nil {
+		return fmt.Errorf("the server's log: %w", err)
+	}
+	defer log.Close()
+	s.cmd = exec.Command(path, "serve", "--config", config)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	// Should the load generator be killed, its server goes with it.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return fmt.Errorf("start the server: %w", err)
+	}
+	s.PID = s.cmd.Process.Pid
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.exited)
+	}()
+	return s.ready(ctx)
+}
+
+// config is the configuration file: where to listen, whose tokens to take, and what is raised.
+func (s *Server) config(raise Settings) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "data: %q\ntcp: {listen: %q}\nhttp: {listen: %q}\nlog: {level: warn}\n", filepath.Join(s.dir, "data"), s.Addr, s.HTTP)
+	fmt.Fprintf(&b, "issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", s.Issuer.Name, s.Issuer.Algorithm, s.Issuer.KeyFile)
+	if len(raise) > 0 {
+		b.WriteString("limits:\n")
+	}
+	for _, r := range raise {
+		fmt.Fprintf(&b, "  %s: %s\n", strings.TrimPrefix(r.Name, "limits."), r.Value)
+	}
+	return b.String()
+}
+
+// raised asks the server for what it ships with, so that every difference can be told.
+func raised(ctx context.Context, path string, raise Settings) ([]string, error) {
+	if len(raise) == 0 {
+		return nil, nil
+	}
+	out, err := exec.CommandContext(ctx, path, "config", "print").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its configuration: %w", path, err)
+	}
+	var told []string
+	for _, r := range raise {
+		shipped := "?"
+		for line := range strings.Lines(string(out)) {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), strings.TrimPrefix(r.Name, "limits.")+": "); ok {
+				shipped = strings.Trim(v, `"`)
+				break
+			}
+		}
+		told = append(told, fmt.Sprintf("%s: %s -> %s", r.Name, shipped, r.Value))
+	}
+	return told, nil
+}
+
+func freePort() (netip.AddrPort, error) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
+	}
+	defer ln.Close()
+	return netip.ParseAddrPort(ln.Addr().String())
+}
+
+func (s *Server) ready(ctx context.Context) error {
+	client := http.Client{Timeout: time.Second}
+	for deadline := time.Now().Add(patience); ; {
+		resp, err := client.Get("http://" + s.HTTP.String() + "/readyz")
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(resp.Status)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.exited:
+			return fmt.Errorf("the server ended while starting: %w\n%s", s.err, s.Log())
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the server isn't ready after %v: %w\n%s", patience, err, s.Log())
+		}
+	}
+}
+
+// Running reports whether the server hasn't ended.
+func (s *Server) Running() bool {
+	select {
+	case <-s.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Log returns the end of what the server wrote.
+func (s *Server) Log() string {
+	b, err := os.ReadFile(s.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-8<<10):])
+}
+
+// Stop ends the server and removes its data.
+func (s *Server) Stop() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-s.exited:
+		case <-time.After(patience):
+			_ = s.cmd.Process.Kill()
+			<-s.exited
+		}
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// scrape reads the metrics page.
+func scrape(ctx context.Context, addr netip.AddrPort) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/metrics", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(b), err
+}
