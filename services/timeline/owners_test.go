@@ -33,7 +33,7 @@ var (
 // can, while senders go back and forth between them. What they were told must be what is
 // stored in the end.
 func TestTwoOwners(t *testing.T) {
-	for _, engine := range []string{"memory", "pebble"} {
+	for _, engine := range []string{"memory", "pebble", "apart"} {
 		t.Run(engine, func(t *testing.T) {
 			seed := *seedFlag
 			if seed == 0 {
@@ -41,7 +41,7 @@ func TestTwoOwners(t *testing.T) {
 			}
 			t.Logf("replay with -run '%s' -args -seed %d", t.Name(), seed)
 			var store kv.Store
-			if engine == "memory" {
+			if engine != "pebble" {
 				store = memory.New(memory.Config{Seed: seed})
 			} else {
 				p, err := pebblekv.Open(pebblekv.Config{Dir: t.TempDir()})
@@ -51,7 +51,7 @@ func TestTwoOwners(t *testing.T) {
 				store = p
 			}
 			defer store.Close()
-			twoOwners(t, store, seed)
+			twoOwners(t, store, seed, engine == "apart")
 		})
 	}
 }
@@ -313,7 +313,7 @@ func (w *witness) Commit(ctx context.Context, txs ...*kv.Tx) {
 	}
 }
 
-func twoOwners(t *testing.T, store kv.Store, seed uint64) {
+func twoOwners(t *testing.T, store kv.Store, seed uint64, apart bool) {
 	store = &witness{Store: store, t: t, next: map[string]string{}}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ctx := context.Background()
@@ -322,6 +322,9 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64) {
 		convs = append(convs, id.Named(id.KindGroup, fmt.Sprint("room ", i)))
 		create(t, store, convs[i], nowMs())
 	}
+	doors := []*apartBus{newApartBus(t, store), newApartBus(t, store)}
+	doors[1].log = doors[0].log // one bus; each owner has its own way there
+	consumer := consume(t, doors[0].log)
 	var faulty []*faultkv.Store
 	var owners []*Sequencer
 	var stops []func()
@@ -335,7 +338,10 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64) {
 		cfg := config(f)
 		cfg.Worker = uint32(i + 1)
 		cfg.Guard = floorGuard{f}
-		cfg.Bus = &storeBus{}
+		cfg.Bus = doors[i].log
+		if apart {
+			cfg.Bus = doors[i]
+		}
 		skew := int64(i) * 300
 		cfg.Now = func() int64 { return nowMs() + skew }
 		cfg.MaxConversations, cfg.MaxAttempts, cfg.ConvPending = 3, 4, 60
@@ -379,11 +385,16 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64) {
 		case <-done:
 			over = true
 		case <-calm:
-			for _, f := range faulty {
+			for i, f := range faulty {
 				f.Calm()
+				doors[i].set(nil, false)
 			}
 		case <-time.After(time.Duration(1+rng.IntN(10)) * time.Millisecond):
 			switch rng.IntN(10) {
+			case 5:
+				doors[rng.IntN(2)].set(errors.New("gone"), rng.IntN(2) == 0)
+			case 6, 7:
+				doors[rng.IntN(2)].set(nil, false)
 			case 0:
 				thaw := faulty[rng.IntN(2)].Freeze()
 				time.Sleep(time.Duration(1+rng.IntN(30)) * time.Millisecond)
@@ -396,17 +407,22 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64) {
 			}
 		}
 	}
+	for i, f := range faulty {
+		f.Calm()
+		doors[i].set(nil, false)
+	}
+	await(t, "the sweep of the marks", func() bool { return marks(t, store, convs...) == 0 })
 	for i, stop := range stops {
 		stop()
 		faulty[i].Settle() // what was still to be stored late
 	}
-	verify(t, store, convs, clients)
+	verify(t, store, convs, clients, consumer)
 	t.Logf("%d conflicts, %d undetermined (%d late), %d repeats, %d evictions, %d connections",
 		conflicts.Load(), undetermined.Load(), faulty[0].Count(faultkv.Late)+faulty[1].Count(faultkv.Late), dups.Load(), evicted.Load(), conns.Load())
 }
 
 // verify compares what the clients heard with what is stored.
-func verify(t *testing.T, store kv.Store, convs []id.ConversationID, clients []*client) {
+func verify(t *testing.T, store kv.Store, convs []id.ConversationID, clients []*client, consumer *consumer) {
 	t.Helper()
 	stored, refusedCount := 0, 0
 	for _, conv := range convs {
@@ -446,6 +462,7 @@ func verify(t *testing.T, store kv.Store, convs []id.ConversationID, clients []*
 				}
 			}
 		}
+		consumer.wait(conv, uint64(len(ms)))
 		if acked != len(ms) {
 			t.Errorf("%s: %d acked, %d stored", conv, acked, len(ms))
 		}

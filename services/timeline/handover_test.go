@@ -1,0 +1,418 @@
+package timeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/bus/log"
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// apartBus is a bus that takes events by commits of its own, apart from those of the
+// appends: a real log behind a door that can be shut.
+type apartBus struct {
+	store kv.Store
+	log   *log.Log
+
+	mu    sync.Mutex
+	fail  error         // of Publish
+	took  bool          // although it fails, the events are taken
+	block chan struct{} // Publish waits for it, whatever its context says
+	calls int
+}
+
+type logRows struct{}
+
+func (logRows) Refs(dst []byte) []byte { return keys.BusRefs(dst, 0) }
+func (logRows) AppendRef(dst []byte, r *log.Ref) []byte {
+	ref := msgstore.BusRef{Conversation: r.Conversation, Epoch: r.Epoch, FirstSeq: r.FirstSeq, Count: r.Count}
+	return ref.Append(dst)
+}
+func (logRows) ParseRef(v []byte) (log.Ref, error) {
+	r, err := msgstore.ParseBusRef(v)
+	return log.Ref{Conversation: r.Conversation, Epoch: r.Epoch, FirstSeq: r.FirstSeq, Count: r.Count}, err
+}
+func (logRows) Position(dst []byte, group string) []byte        { return keys.BusPosition(dst, group, 0) }
+func (logRows) AppendPosition(dst []byte, o uint64) []byte      { return msgstore.AppendBusPosition(dst, o) }
+func (logRows) ParsePosition(v []byte) (offset uint64, _ error) { return msgstore.ParseBusPosition(v) }
+
+func newApartBus(t testing.TB, store kv.Store) *apartBus {
+	t.Helper()
+	tl := msgstore.NewTimeline(store, keys)
+	l, err := log.New(log.Config{
+		Store: store, Rows: logRows{}, PollEvery: 5 * time.Millisecond,
+		Read: func(ctx context.Context, c id.ConversationID, from, to uint64) ([]byte, uint64, error) {
+			messages, _, last, err := tl.Range(ctx, c, from, to, 0, eventBytes)
+			return messages, last, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &apartBus{store: store, log: l}
+}
+
+func (b *apartBus) set(fail error, took bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail, b.took = fail, took
+}
+
+func (b *apartBus) Enlist(*kv.Tx, *bus.Event) bool { return false }
+
+func (b *apartBus) Publish(ctx context.Context, evs []bus.Event) error {
+	b.mu.Lock()
+	fail, took, block := b.fail, b.took, b.block
+	b.calls++
+	b.mu.Unlock()
+	if block != nil {
+		<-block
+	}
+	if fail != nil && !took {
+		return fail
+	}
+	evs = slices.Clone(evs)
+	for i := range evs {
+		tx := new(kv.Tx)
+		b.log.Enlist(tx, &evs[i])
+		if b.store.Commit(context.WithoutCancel(ctx), tx); tx.Err != nil {
+			return tx.Err
+		}
+		evs[i].Offset = tx.Stamp
+	}
+	if err := b.log.Publish(ctx, evs); err != nil {
+		return err
+	}
+	return fail
+}
+
+// consumer takes from the bus as fan-out does: each message once, by its seq.
+type consumer struct {
+	t   testing.TB
+	mu  sync.Mutex
+	got map[string]int // conversation and seq: how often it came
+}
+
+func consume(t testing.TB, l *log.Log) *consumer {
+	c := &consumer{t: t, got: map[string]int{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := l.Subscribe(ctx, "fanout", func(_ context.Context, evs []bus.Event) error {
+			c.take(evs)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	for {
+		if _, ok, err := l.Position(context.Background(), "fanout"); err != nil {
+			t.Fatal(err)
+		} else if ok {
+			return c
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (c *consumer) take(evs []bus.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range evs {
+		ev := &evs[i]
+		seq := ev.FirstSeq
+		for m := ev.Messages; len(m) > 0; seq++ {
+			v, rest, err := packet.NextMessage(m)
+			if err != nil || v.Seq != seq {
+				c.t.Errorf("message %d (%v) in the place of %d", v.Seq, err, seq)
+			}
+			c.got[fmt.Sprint(ev.Conversation, " ", v.Seq)]++
+			m = rest
+		}
+	}
+}
+
+// wait returns when messages 1 to last of conv have come.
+func (c *consumer) wait(conv id.ConversationID, last uint64) {
+	c.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		c.mu.Lock()
+		missing := uint64(0)
+		for seq := uint64(1); seq <= last; seq++ {
+			if c.got[fmt.Sprint(conv, " ", seq)] == 0 {
+				missing = seq
+			}
+		}
+		c.mu.Unlock()
+		if missing == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("message %d of %s has not come", missing, conv)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// marks returns the outbox marks there are.
+func marks(t testing.TB, store kv.Store, convs ...id.ConversationID) (n int) {
+	t.Helper()
+	for _, c := range convs {
+		v, err := store.Get(context.Background(), keys.OutboxMark(nil, c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v != nil {
+			if _, err := msgstore.ParseOutboxMark(v); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	return n
+}
+
+// apartStage is a stage whose bus lies apart.
+func apartStage(t *testing.T, set func(c *Config)) (*stage, *apartBus) {
+	var b *apartBus
+	st := newStage(t, func(c *Config) {
+		b = newApartBus(t, c.Store.(*hookStore).Store)
+		c.Bus, c.PublishTimeout = b, 200*time.Millisecond
+		if set != nil {
+			set(c)
+		}
+	})
+	return st, b
+}
+
+func await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestBusApart(t *testing.T) {
+	st, b := apartStage(t, nil)
+	c := consume(t, b.log)
+	st.send(st.a.text(st.id(0), "1"), st.a.text(st.id(0), "2"))
+	st.a.expect(t, "1:seq=1", "2:seq=2")
+	c.wait(dm, 2)
+	if h, _ := st.head(); h.HandedSeq != 0 {
+		t.Errorf("head says %d were handed on before anybody could know", h.HandedSeq)
+	}
+	st.send(st.a.text(st.id(0), "3"))
+	st.a.expect(t, "3:seq=3")
+	if h, _ := st.head(); h.HandedSeq != 2 {
+		t.Errorf("head says %d were handed on", h.HandedSeq)
+	}
+	if marks(t, st.store.Store, dm) != 0 {
+		t.Error("an outbox mark although the bus is there")
+	}
+}
+
+// The process dies between the commit and the bus: the resend gets the same seq, and the
+// consumer the message.
+func TestDiesBetweenCommitAndPublish(t *testing.T) {
+	st, b := apartStage(t, func(c *Config) { c.PublishTimeout = time.Hour })
+	c := consume(t, b.log)
+	dead := make(chan struct{})
+	b.mu.Lock()
+	b.block = dead // the first process never comes back from here
+	b.mu.Unlock()
+	x := st.a.text(st.id(0), "x")
+	st.send(x)
+	await(t, "the commit", func() bool { h, _ := st.head(); return h.LastSeq == 1 })
+
+	other := newApartBus(t, st.store.Store)
+	other.log = b.log
+	cfg := st.cfg
+	cfg.Bus, cfg.Worker = other, 9
+	second, _ := start(t, cfg)
+	second.Append(dm, []packet.Pending{resend(x)})
+	got := st.a.expect(t, "1:dup=1")
+	if ms := messages(t, st.store, dm); ms[0].ID != got[0].ack.MessageID {
+		t.Errorf("acked %d, stored %d", got[0].ack.MessageID, ms[0].ID)
+	}
+	c.wait(dm, 1)
+
+	// The first process was only stopped for a while. Its publishing repeats, its ack repeats.
+	close(dead)
+	st.a.expect(t, "1:seq=1")
+	await(t, "the repeat", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.got[fmt.Sprint(dm, " ", 1)] == 2
+	})
+	if n := len(messages(t, st.store, dm)); n != 1 {
+		t.Errorf("%d stored", n)
+	}
+}
+
+// The bus goes away and comes back: nobody waits for it, and nothing is missed.
+func TestBusAway(t *testing.T) {
+	var direct atomic.Int64
+	var away atomic.Int64
+	st, b := apartStage(t, func(c *Config) {
+		c.Direct = func(evs []bus.Event) {
+			for _, e := range evs {
+				direct.Add(int64(e.LastSeq - e.FirstSeq + 1))
+			}
+		}
+		c.Events.BusAway = func(is bool) {
+			if is {
+				away.Add(1)
+			}
+		}
+	})
+	c := consume(t, b.log)
+	var convs []id.ConversationID
+	for i := range 40 {
+		convs = append(convs, id.Self(id.UserID(fmt.Sprint("u", i))))
+		create(t, st.store, convs[i], st.now.Load())
+	}
+	everywhere := func(text string) {
+		for _, conv := range convs {
+			st.seq.Append(conv, []packet.Pending{st.a.text(st.id(0), text)})
+		}
+		for _, got := range st.a.hear(t, len(convs)) {
+			if got.err != nil {
+				t.Fatal(got)
+			}
+		}
+	}
+	everywhere("1")
+	b.set(errors.New("gone"), false)
+	everywhere("2")
+	everywhere("3")
+	if n := marks(t, st.store.Store, convs...); n != len(convs) {
+		t.Errorf("%d marks", n)
+	}
+	if direct.Load() != int64(2*len(convs)) || away.Load() != 1 {
+		t.Errorf("%d handed over directly, away %d times", direct.Load(), away.Load())
+	}
+	b.set(nil, false)
+	await(t, "the sweep", func() bool { return marks(t, st.store.Store, convs...) == 0 })
+	for _, conv := range convs {
+		c.wait(conv, 3)
+	}
+	everywhere("4")
+	for _, conv := range convs {
+		c.wait(conv, 4)
+		h, _, err := msgstore.NewTimeline(st.store.Store, keys).Head(context.Background(), conv)
+		if err != nil || h.LastSeq != 4 || h.HandedSeq < 3 {
+			t.Errorf("head %+v %v", h, err)
+		}
+	}
+	audit(t, st.store.Store, convs...)
+}
+
+// An owner finds what the one before left: marks, and a head that was not handed on.
+func TestOwnerHandsOnWhatWasLeft(t *testing.T) {
+	st, b := apartStage(t, nil)
+	c := consume(t, b.log)
+	b.set(errors.New("gone"), true) // it takes them and says no
+	st.send(st.a.text(st.id(0), "1"), st.a.text(st.id(0), "2"))
+	st.a.expect(t, "1:seq=1", "2:seq=2")
+	c.wait(dm, 2)
+	st.stop()
+	if marks(t, st.store.Store, dm) != 1 {
+		t.Fatal("no mark")
+	}
+	b.set(nil, false)
+	st.restart() // nobody sends: the sweep at the start finds the mark
+	await(t, "the sweep", func() bool { return marks(t, st.store.Store, dm) == 0 })
+	if h, _ := st.head(); h.HandedSeq != 2 {
+		t.Errorf("head %+v", h)
+	}
+	st.stop()
+	st.setHead(func(h *msgstore.Head) { h.HandedSeq = 1 })
+	b.mu.Lock()
+	calls := b.calls
+	b.mu.Unlock()
+	st.restart()
+	st.send(st.a.text(st.id(0), "3"))
+	st.a.expect(t, "3:seq=3")
+	c.wait(dm, 3)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.calls != calls+2 { // what was left, what is new
+		t.Errorf("published %d times", b.calls-calls)
+	}
+	if h, _ := st.head(); h.HandedSeq != 2 {
+		t.Errorf("head %+v", h)
+	}
+}
+
+// Neither the bus nor the mark: no ack, and the resend brings the message to the bus.
+func TestNeitherBusNorMark(t *testing.T) {
+	st, b := apartStage(t, nil)
+	c := consume(t, b.log)
+	b.set(errors.New("gone"), false)
+	var commits atomic.Int64
+	st.store.onCommit(func(ctx context.Context, next kv.Store, txs []*kv.Tx) {
+		if commits.Add(1) == 1 {
+			next.Commit(ctx, txs...) // the append
+			return
+		}
+		for _, tx := range txs {
+			tx.Err = kv.ErrUnavailable
+		}
+	})
+	x := st.a.text(st.id(0), "x")
+	st.send(x, st.a.text(st.id(0), "y"))
+	st.a.expect(t, "1:undetermined", "2:lane_blocked")
+	st.store.onCommit(nil)
+	b.set(nil, false)
+	st.send(resend(x))
+	st.a.expect(t, "1:dup=1")
+	if marks(t, st.store.Store, dm) == 0 {
+		c.wait(dm, 2)
+	}
+	await(t, "the sweep", func() bool { return marks(t, st.store.Store, dm) == 0 })
+	c.wait(dm, 2)
+}
+
+// A conversation is loaded while the bus is away: its mark is set, nobody waits.
+func TestLoadedWhileAway(t *testing.T) {
+	st, b := apartStage(t, nil)
+	c := consume(t, b.log)
+	st.send(st.a.text(st.id(0), "1"))
+	st.a.expect(t, "1:seq=1")
+	st.stop()
+	b.set(errors.New("gone"), false)
+	st.seq, st.stop = start(t, st.cfg)
+	st.send(st.a.text(st.id(0), "2"))
+	st.a.expect(t, "2:seq=2")
+	if marks(t, st.store.Store, dm) != 1 {
+		t.Error("no mark")
+	}
+	other := id.Self("carol")
+	create(t, st.store, other, st.now.Load())
+	st.seq.Append(other, []packet.Pending{st.a.text(st.id(0), "3")})
+	st.a.expect(t, "3:seq=1")
+	b.set(nil, false)
+	await(t, "the sweep", func() bool { return marks(t, st.store.Store, dm, other) == 0 })
+	c.wait(dm, 2)
+	c.wait(other, 1)
+}
