@@ -67,7 +67,7 @@ func (f Finding) String() string {
 // conversations of more than a million messages are read several times for it. The error
 // is of reading, not of what was read.
 func Check(ctx context.Context, store kv.Store, keys Keys, report func(Finding)) error {
-	a := auditor{ctx: ctx, store: store, keys: keys, report: report, chunk: 1 << 20, timeline: NewTimeline(store, keys)}
+	a := auditor{ctx: ctx, store: store, keys: keys, report: report, chunk: 1 << 20}
 	if err := a.run(); err != nil {
 		return fmt.Errorf("check store: %w", err)
 	}
@@ -76,12 +76,11 @@ func Check(ctx context.Context, store kv.Store, keys Keys, report func(Finding))
 
 // auditor is one run of Check.
 type auditor struct {
-	ctx      context.Context
-	store    kv.Store
-	keys     Keys
-	timeline *Timeline
-	report   func(Finding)
-	chunk    int // how many ids, or conversations of the bus log, are held at once
+	ctx    context.Context
+	store  kv.Store
+	keys   Keys
+	report func(Finding)
+	chunk  int // how many ids, or conversations of the bus log, are held at once
 
 	marks  int // outbox marks
 	oldest OutboxMark
@@ -151,7 +150,8 @@ func (a *auditor) area(key []byte) (next []byte, err error) {
 			a.find(Warning, noConversation, "unknown key %x", key)
 			return append(key, 0), nil
 		}
-		return prefixEnd(a.keys.Conversation(nil, c)), a.conversation(c, p.slot)
+		// By the key as it is: a row in a wrong slot must not lead back to the right one.
+		return prefixEnd(bytes.Clone(key[:conversationLen])), a.conversation(c, p.slot)
 	}
 	a.find(Warning, noConversation, "unknown keys from %x on", key)
 	return next, nil

@@ -313,8 +313,8 @@ func (x *conversationAudit) end() {
 // readPart reads the ids of the current part.
 func (x *conversationAudit) readPart() error {
 	start := x.keys.Segments(nil, x.c)
-	err := each(x.ctx, x.store, start, prefixEnd(bytes.Clone(start)), func(_, value []byte) error {
-		if s, err := ParseSegment(value); err == nil {
+	err := each(x.ctx, x.store, start, prefixEnd(bytes.Clone(start)), func(key, value []byte) error {
+		if s, err := segmentAt(key, value); err == nil {
 			x.walk(s, x.takeID)
 		}
 		return nil

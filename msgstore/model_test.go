@@ -25,7 +25,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the model test; 0: by time")
-	stepsFlag = flag.Int("steps", 1200, "operations of the model test on each store")
+	stepsFlag = flag.Int("steps", 600, "operations of the model test on each store")
 )
 
 // The stores that the tests run on.

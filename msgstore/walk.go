@@ -9,6 +9,9 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
+// conversationLen is the length of the beginning that all keys of a conversation share.
+const conversationLen = prefixLen + 1 + 16
+
 // place is a key taken apart as far as its area.
 type place struct {
 	layout byte
@@ -65,7 +68,7 @@ func nextConversation(ctx context.Context, store kv.Store, keys Keys, from []byt
 		}
 		p, ok := split(key)
 		if c, isConversation := p.conversation(); ok && isConversation {
-			return c, prefixEnd(keys.Conversation(nil, c)), nil
+			return c, prefixEnd(key[:conversationLen]), nil // by the key as it is, whatever slot that is
 		}
 		switch {
 		case !ok:
