@@ -38,6 +38,7 @@ type Config struct {
 
 	QueueBytes  int           // outbound, beyond what is being written, before deliveries are dropped; 256 KiB
 	QueueFrames int           // the same in frames; 1024
+	QueueTotal  int64         // outbound of all clients that read slowly, before they are delivered nothing more; 256 MiB
 	ReplyBytes  int           // outbound, before a client that asks without reading is closed; QueueBytes + 1 MiB
 	Stalled     time.Duration // a client that reads nothing for this long is closed; 30 s
 	Linger      time.Duration // from the last frame to the hard close; 2 s
@@ -91,6 +92,9 @@ func (c *Config) defaults() {
 	def(&c.ReplyBytes, c.QueueBytes+1<<20)
 	dur(&c.Stalled, 30*time.Second)
 	dur(&c.Linger, 2*time.Second)
+	if c.QueueTotal == 0 {
+		c.QueueTotal = 256 << 20
+	}
 	if c.MaxPartial == 0 {
 		c.MaxPartial = 64 << 20
 	}
@@ -114,7 +118,7 @@ func (c Config) Validate() error {
 		{"max page", int64(c.MaxPage)}, {"handshake", int64(c.Handshake)}, {"heartbeat min", int64(c.HeartbeatMin)},
 		{"resume", int64(c.Resume)}, {"sends per second", int64(c.SendsPerSecond)}, {"user sends per second", int64(c.UserSendsPerSecond)},
 		{"bytes per second", int64(c.BytesPerSecond)}, {"frames per second", int64(c.FramesPerSecond)}, {"max inflight", int64(c.MaxInflight)},
-		{"queue bytes", int64(c.QueueBytes)}, {"queue frames", int64(c.QueueFrames)}, {"reply bytes", int64(c.ReplyBytes)},
+		{"queue bytes", int64(c.QueueBytes)}, {"queue frames", int64(c.QueueFrames)}, {"queue total", c.QueueTotal}, {"reply bytes", int64(c.ReplyBytes)},
 		{"stalled", int64(c.Stalled)}, {"linger", int64(c.Linger)}, {"max partial", c.MaxPartial}, {"calls", int64(c.Calls)},
 		{"auths", int64(c.Auths)}, {"call timeout", int64(c.CallTimeout)}, {"inbox page", int64(c.InboxPage)},
 	} {
@@ -151,6 +155,7 @@ type Edge struct {
 	calls   chan struct{} // a slot for each service call under way
 	auths   chan struct{}
 	partial atomic.Int64 // bytes of unfinished frames
+	held    atomic.Int64 // bytes that wait for clients that read slowly
 
 	bufs  bufferPool
 	stats counters
@@ -193,17 +198,18 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 // Config returns the configuration with its defaults filled in.
 func (e *Edge) Config() Config { return e.cfg }
 
-// acquire takes one of the slots, waiting for it until ctx ends.
-func acquire(ctx context.Context, slots chan struct{}) *code.Error {
+// withSlot runs fn in one of the slots, waiting for it until ctx ends. The slot comes
+// back even if fn panics.
+func withSlot(ctx context.Context, slots chan struct{}, fn func() *code.Error) *code.Error {
 	select {
 	case slots <- struct{}{}:
-		return nil
 	default:
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return code.New(code.Overloaded)
+		}
 	}
-	select {
-	case slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return code.New(code.Overloaded)
-	}
+	defer func() { <-slots }()
+	return fn()
 }

@@ -40,6 +40,7 @@ type Conn struct {
 	// Input's own.
 	frames, bytes, sent bucket
 	partial             []byte // beginning of a frame whose rest hasn't come
+	ignored             int    // bytes that came after the end
 	replied             bool   // an answer was queued that Input is to flush
 
 	mu       sync.Mutex
@@ -49,9 +50,9 @@ type Conn struct {
 	lanes    map[id.ConversationID]lane
 	strikes  bucket
 	inflight int32
-	since    uint32 // second in which the transport was last seen to take nothing more, or closing began
+	held     int32  // bytes of it in edge.held: what waits while blocked
+	since    uint32 // second in which the transport last took something before it was full, or closing began
 	beat     uint16 // seconds of silence allowed; 0 before CONNACK
-	kind     uint8
 
 	touched    bool // on the hub's list
 	flushing   bool // a goroutine is in drain
@@ -143,6 +144,7 @@ func (c *Conn) Closed() {
 	c.registered = false
 	c.edge.bufs.put(c.out)
 	c.out, c.lag, c.lanes = nil, nil, nil
+	c.unhold()
 	if !c.flushing { // else drain gives it back
 		c.edge.bufs.put(c.writing)
 		c.writing = nil

@@ -285,6 +285,9 @@ func TestLag(t *testing.T) {
 	if st.Lagging != 2 || st.Hints != 2 || st.Dropped != 9+49 {
 		t.Fatalf("stats %+v", st)
 	}
+	if st.HeldBytes != 0 {
+		t.Fatalf("%d bytes are held for nobody", st.HeldBytes)
+	}
 	// Ephemeral frames leave no hint.
 	p.Room(0)
 	for range 30 {
@@ -355,6 +358,112 @@ func TestUnfinishedFramesAreBounded(t *testing.T) {
 	if n := b.edge.Stats().PartialBytes; n != 0 || b.host.Count() != 0 || b.svc.Sessions() != 0 {
 		t.Fatalf("%d bytes, %d connections, %d sessions are left", n, b.host.Count(), b.svc.Sessions())
 	}
+}
+
+func TestSlowClientsShareABound(t *testing.T) {
+	b := newBench(t, conn.Config{QueueTotal: 10_000})
+	d := packet.AppendDeliver(nil, conntest.Direct("a", "b"), nil, packet.AppendMessage(nil, 1, 1, "x", make([]byte, 0, 100)))
+	var ps []*conntest.Pipe
+	for i := range 10 {
+		p := b.login(fmt.Sprint("u", i), "d")
+		p.Room(0)
+		for range 100 {
+			p.C.Deliver(d)
+			p.C.Flush()
+		}
+		ps = append(ps, p)
+	}
+	if st := b.edge.Stats(); st.HeldBytes < 10_000 || st.HeldBytes > 11_000 || st.Dropped == 0 {
+		t.Fatalf("%d bytes held, %d dropped", st.HeldBytes, st.Dropped)
+	}
+	ps[0].Close()
+	for _, p := range ps[1:] {
+		p.Room(-1)
+		got, err := p.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(got); n < 100 && got[n-1] != "HINT head 1" {
+			t.Fatalf("%d frames, the last %q", n, got[n-1])
+		}
+	}
+	if st := b.edge.Stats(); st.HeldBytes != 0 {
+		t.Fatalf("%d bytes are held for nobody", st.HeldBytes)
+	}
+}
+
+func TestAfterTheEnd(t *testing.T) {
+	b := newBench(t, conn.Config{})
+	p := b.login("alice", "d")
+	b.svc.Hold.Store(true)
+	p.C.Input(conntest.Send(1, 0, "bob", 1, "x"))
+	p.C.Input([]byte{0})
+	b.expect(p, "ERROR bad_frame")
+	b.svc.Release() // the ack comes too late
+	p.C.Deliver(frame.Append(nil, frame.Ping, 0, 0, nil))
+	p.C.Drain(frame.Append(nil, frame.Drain, 0, 0, nil))
+	p.C.Input(frame.Append(nil, frame.Ping, 0, 0, nil))
+	p.C.Flush()
+	b.expect(p)
+	if b.host.Count() != 1 || b.svc.Sessions() != 0 {
+		t.Fatal("the connection is gone, or still in the directory")
+	}
+	for range 70 { // a client that goes on regardless
+		p.C.Input(make([]byte, 4096))
+	}
+	if b.host.Count() != 0 {
+		t.Fatal("still there")
+	}
+}
+
+func TestClosedWhileLoggingIn(t *testing.T) {
+	b := newBench(t, conn.Config{CallTimeout: 200 * time.Millisecond})
+	b.svc.Block.Store(true)
+	p := b.open()
+	done := make(chan struct{})
+	go func() {
+		p.C.Input(conntest.Connect("alice", "d"))
+		close(done)
+	}()
+	p.C.Close(code.New(code.Draining))
+	<-done
+	b.expect(p, "ERROR draining")
+	p.Close()
+	if b.host.Count() != 0 || b.svc.Sessions() != 0 {
+		t.Fatal("something is left")
+	}
+}
+
+func TestClosedWhileRegistering(t *testing.T) {
+	b := newBench(t, conn.Config{})
+	p := b.open()
+	svc := b.svc.For()
+	svc.Conversations = &interposed{Services: b.svc, before: func() { p.C.Close(code.New(code.Replaced)) }}
+	e, err := conn.NewEdge(conn.Config{}, svc, b.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = conntest.NewPipe()
+	b.host.Open(e, p)
+	p.C.Input(conntest.Connect("bob", "d"))
+	b.expect(p, "KICK replaced")
+	p.Close()
+	if b.svc.Sessions() != 0 {
+		t.Fatal("a session is left")
+	}
+}
+
+func TestPanicsGiveTheirSlotsBack(t *testing.T) {
+	b := newBench(t, conn.Config{Auths: 1})
+	for range 3 {
+		p := b.open()
+		func() {
+			defer func() { p.C.Panicked(recover(), nil) }()
+			p.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, DeviceId: "d", Token: "panic"}))
+		}()
+		b.expect(p, "ERROR internal")
+	}
+	b.login("alice", "d")
 }
 
 func TestHeartbeatIsNegotiated(t *testing.T) {

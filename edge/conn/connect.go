@@ -53,17 +53,19 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	defer cancel()
 	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind) // cloned: the rest of the body is let go
 
-	if err := acquire(ctx, e.auths); err != nil {
+	var user id.UserID
+	var resume string
+	var resumed bool
+	cerr := withSlot(ctx, e.auths, func() (err *code.Error) {
+		user, resume, resumed, err = e.svc.Authenticator.Authenticate(ctx, m.Token, m.ResumeToken, device, kind)
 		return err
-	}
-	user, resume, resumed, cerr := e.svc.Authenticator.Authenticate(ctx, m.Token, m.ResumeToken, device, kind)
-	<-e.auths
+	})
 	if cerr != nil {
 		return cerr
 	}
 	user = id.UserID(strings.Clone(string(user))) // the rest of the token it was cut from is let go
 	c.mu.Lock()                                   // the sweep may be looking
-	c.origin.User, c.origin.Device, c.kind = user, device, kind
+	c.origin.User, c.origin.Device = user, device
 	c.mu.Unlock()
 	bucket, cerr := e.host.Login(c)
 	if cerr != nil {
@@ -105,15 +107,17 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	if m.InboxLimit > 0 {
 		limit = min(limit, int(m.InboxLimit))
 	}
-	if err := acquire(ctx, e.calls); err != nil {
-		return err
+	cerr = withSlot(ctx, e.calls, func() *code.Error {
+		states, next, newMark, err := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
+		ack.Conversations, ack.InboxCursor, ack.SyncMark = states, next, newMark
+		if err != nil {
+			return c.failed("reading the inbox", err)
+		}
+		return nil
+	})
+	if cerr != nil {
+		return cerr
 	}
-	states, next, newMark, ierr := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
-	<-e.calls
-	if ierr != nil {
-		return c.failed("reading the inbox", ierr)
-	}
-	ack.Conversations, ack.InboxCursor, ack.SyncMark = states, next, newMark
 	body, merr := ack.Marshal(nil)
 	if merr != nil {
 		return c.failed("encoding a CONNACK", merr)

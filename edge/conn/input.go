@@ -10,13 +10,22 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
+// maxIgnored is how many bytes a client may go on to send after it was told the end.
+const maxIgnored = 256 << 10
+
 // Input takes what the transport has read and acts on every frame in it. It consumes
 // all of b and keeps no reference to it: the beginning of a frame at its end is
 // copied. It may block in services, bounded by Config.CallTimeout a call, which holds
 // back this connection alone.
 func (c *Conn) Input(b []byte) {
 	e := c.edge
-	if len(b) == 0 || c.state.Load() >= stateClosing {
+	if len(b) == 0 {
+		return
+	}
+	if c.state.Load() >= stateClosing {
+		if c.ignored += len(b); c.ignored > maxIgnored {
+			c.t.Close()
+		}
 		return
 	}
 	now := e.now()

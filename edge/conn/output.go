@@ -36,7 +36,8 @@ func (c *Conn) Deliver(frame []byte) {
 		return
 	}
 	cfg := &c.edge.cfg
-	if o := c.out; c.lag != nil || o != nil && (len(o.b)+len(frame) > cfg.QueueBytes || o.frames >= cfg.QueueFrames) {
+	if o := c.out; c.lag != nil || o != nil && (len(o.b)+len(frame) > cfg.QueueBytes || o.frames >= cfg.QueueFrames) ||
+		c.blocked && c.edge.held.Load() > cfg.QueueTotal {
 		c.drop(frame)
 		c.mu.Unlock()
 		return
@@ -45,6 +46,7 @@ func (c *Conn) Deliver(frame []byte) {
 	o.b = append(o.b, frame...)
 	o.frames++
 	o.pushed++
+	c.hold(len(frame))
 	touch := c.touch()
 	c.mu.Unlock()
 	if touch {
@@ -64,6 +66,7 @@ func (c *Conn) Acked(p *packet.Pending, ack packet.Ack) {
 	o.b = packet.AppendSendAck(o.b, p.ReqID, ack, p.Conversation.IsZero())
 	o.frames++
 	o.acks++
+	c.hold(24) // about
 	over := len(o.b) > c.edge.cfg.ReplyBytes
 	touch := c.touch()
 	c.mu.Unlock()
@@ -92,8 +95,10 @@ func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 // refuse queues an ERROR and reports whether too much is waiting. mu is held.
 func (c *Conn) refuse(reqID uint32, hasReq bool, err *code.Error, conv id.ConversationID) (over bool) {
 	o := c.buffer()
+	before := len(o.b)
 	o.b = packet.AppendError(o.b, reqID, hasReq, err, conv)
 	o.frames++
+	c.hold(len(o.b) - before)
 	c.edge.stats.refused(err.Code)
 	return len(o.b) > c.edge.cfg.ReplyBytes
 }
@@ -118,12 +123,30 @@ func (c *Conn) reply(app func(dst []byte) []byte) {
 		return
 	}
 	o := c.buffer()
+	before := len(o.b)
 	o.b = app(o.b)
 	o.frames++
+	c.hold(len(o.b) - before)
 	c.replied = true
 	over := len(o.b) > c.edge.cfg.ReplyBytes
 	c.mu.Unlock()
 	c.told(false, over)
+}
+
+// hold counts n bytes queued while the transport is full. mu is held.
+func (c *Conn) hold(n int) {
+	if c.blocked {
+		c.held += int32(n)
+		c.edge.held.Add(int64(n))
+	}
+}
+
+// unhold takes back what hold counted. mu is held.
+func (c *Conn) unhold() {
+	if c.held != 0 {
+		c.edge.held.Add(-int64(c.held))
+		c.held = 0
+	}
 }
 
 // crowded reports whether so much is waiting that large answers must not be added.
@@ -159,6 +182,7 @@ func (c *Conn) Writable() {
 		return
 	}
 	c.blocked = false
+	c.unhold()
 	c.flushing = true
 	c.drain()
 }
@@ -201,10 +225,11 @@ func (c *Conn) drain() {
 				c.retry = false
 				continue
 			}
-			if n > 0 || c.since == 0 {
+			if state := c.state.Load(); state == stateConnected && (n > 0 || c.since == 0) {
 				c.since = e.second()
 			}
 			c.blocked, c.flushing = true, false
+			c.hold(w.waiting() + c.out.waiting())
 			c.mu.Unlock()
 			e.stats.wrote(nil, n)
 			return

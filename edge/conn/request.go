@@ -136,13 +136,7 @@ func (c *Conn) call(f *frame.Frame, fn func(ctx context.Context, f *frame.Frame)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.edge.cfg.CallTimeout)
 	defer cancel()
-	if err := acquire(ctx, c.edge.calls); err != nil {
-		c.answer(f, err)
-		return
-	}
-	err := fn(ctx, f)
-	<-c.edge.calls
-	if err != nil {
+	if err := withSlot(ctx, c.edge.calls, func() *code.Error { return fn(ctx, f) }); err != nil {
 		c.answer(f, err)
 	}
 }
@@ -284,10 +278,7 @@ func (c *Conn) signal(f *frame.Frame) {
 		m.SenderId, m.SenderDevice = string(c.origin.User), string(c.origin.Device)
 		ctx, cancel := context.WithTimeout(context.Background(), c.edge.cfg.CallTimeout)
 		defer cancel()
-		if err = acquire(ctx, c.edge.calls); err == nil {
-			err = c.edge.svc.Signals.Signal(ctx, &c.origin, m)
-			<-c.edge.calls
-		}
+		err = withSlot(ctx, c.edge.calls, func() *code.Error { return c.edge.svc.Signals.Signal(ctx, &c.origin, m) })
 	}
 	if err != nil {
 		c.unwelcome(f.HasReqID(), f.ReqID, err)

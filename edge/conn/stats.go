@@ -17,6 +17,7 @@ type Stats struct {
 	Lagging, Dropped, Hints uint64 // connections that began to lag; deliveries they missed; HINTs sent for them
 	Panics                  uint64
 	PartialBytes            int64 // of unfinished frames, now
+	HeldBytes               int64 // that wait for clients that read slowly, now
 	Refused, Closed         map[code.Code]uint64
 }
 
@@ -93,7 +94,7 @@ func (e *Edge) Stats() Stats {
 		FramesOut: s.framesOut.Load(), AcksOut: s.acksOut.Load(), PushedOut: s.pushedOut.Load(),
 		BytesOut: s.bytesOut.Load(), Writes: s.writes.Load(), ShortWrites: s.short.Load(),
 		Lagging: s.lagging.Load(), Dropped: s.dropped.Load(), Hints: s.hints.Load(),
-		Panics: s.panics.Load(), PartialBytes: e.partial.Load(),
+		Panics: s.panics.Load(), PartialBytes: e.partial.Load(), HeldBytes: e.held.Load(),
 		Refused: s.refusals.all(), Closed: s.closes.all(),
 	}
 }

@@ -31,7 +31,7 @@ type Config struct {
 	PerAddress          int // from one address (IPv6: one /64); 10,000
 	ConnectsPerAddress  int // new ones a second from one address, bursts of ten times as many; 200
 	Strangers           int // in all, not logged in; 4,000
-	StrangersPerAddress int // from one address, not logged in; 1,000
+	StrangersPerAddress int // from one address, not logged in; a quarter of Strangers
 
 	// Told to clients when this edge leaves.
 	DrainJitter  time.Duration // clients wait a random part of it before they connect again; 2 s
@@ -54,7 +54,7 @@ func (c *Config) defaults() {
 	def(&c.PerAddress, 10_000)
 	def(&c.ConnectsPerAddress, 200)
 	def(&c.Strangers, 4_000)
-	def(&c.StrangersPerAddress, min(1_000, c.Strangers))
+	def(&c.StrangersPerAddress, max(c.Strangers/4, 1))
 	if c.DrainJitter == 0 {
 		c.DrainJitter = 2 * time.Second
 	}

@@ -33,7 +33,7 @@ type Config struct {
 	Hub        *hub.Hub       // needed
 	Pollers    int            // netpoll's event loops in this process; 1 up to 20 cores
 	SendBuffer int            // bytes the kernel may hold for a client that reads slowly (it doubles them); 32 KiB
-	ReadBuffer int            // bytes of an idle connection's read buffer; 512
+	ReadBuffer int            // bytes of an idle connection's read buffer; 256, measured to be the cheapest
 	ProxyFrom  []netip.Prefix // load balancers that put a PROXY protocol header first; nobody
 	Logger     *slog.Logger   // nothing is logged by default
 }
@@ -59,7 +59,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.SendBuffer = 32 << 10
 	}
 	if cfg.ReadBuffer == 0 {
-		cfg.ReadBuffer = 512
+		cfg.ReadBuffer = 256
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

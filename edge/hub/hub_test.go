@@ -1,0 +1,303 @@
+package hub_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/edge/conn/conntest"
+	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+func newHub(t testing.TB, cfg hub.Config) (*hub.Hub, *conntest.Services) {
+	t.Helper()
+	svc := conntest.New()
+	h, err := hub.New(cfg, svc.For())
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc.Out = h
+	return h, svc
+}
+
+// open makes a connection that seems to come from the pipe's address.
+func open(h *hub.Hub) (*conntest.Pipe, *code.Error) {
+	p := conntest.NewPipe()
+	c, err := h.Open(p, p.RemoteAddr().Addr())
+	p.C = c
+	return p, err
+}
+
+func login(t testing.TB, h *hub.Hub, user, device string) *conntest.Pipe {
+	t.Helper()
+	p, refused := open(h)
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	p.C.Input(conntest.Connect(user, device))
+	expect(t, p, "CONNACK")
+	return p
+}
+
+func expect(t testing.TB, p *conntest.Pipe, want ...string) {
+	t.Helper()
+	got, err := p.Take()
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Fatalf("got %q (%v), want %q", got, err, want)
+	}
+}
+
+func TestIncarnationsAreNeverUsedTwice(t *testing.T) {
+	h, _ := newHub(t, hub.Config{Worker: 7, ConnectsPerAddress: 1e6, PerAddress: 1e6})
+	seen := make(map[uint64]bool)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 3000 {
+				p, err := open(h)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				n := p.C.Incarnation()
+				mu.Lock()
+				if seen[n] || n == 0 || n>>20&1023 != 7 {
+					t.Errorf("incarnation %x", n)
+				}
+				seen[n] = true
+				mu.Unlock()
+				if h.Find(n) != p.C {
+					t.Errorf("%x isn't found", n)
+				}
+				p.Close()
+				if h.Find(n) != nil {
+					t.Errorf("%x is found after its end", n)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if h.Count() != 0 {
+		t.Errorf("%d connections", h.Count())
+	}
+	h.Deliver(1<<63, []byte{2, 13, 0}) // nobody's
+	h.Close(1<<63, code.New(code.Replaced))
+}
+
+func TestSlotsAreUsedAgain(t *testing.T) {
+	h, _ := newHub(t, hub.Config{})
+	p, _ := open(h)
+	slot := p.C.Incarnation() & 0xFFFFF
+	p.Close()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		q, err := open(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := q.C.Incarnation()&0xFFFFF == slot
+		q.Close()
+		if again {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the slot isn't used again")
+		}
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	const wait = "too_many_connections"
+	for name, c := range map[string]struct {
+		cfg    hub.Config
+		admits int
+	}{
+		"in all":             {hub.Config{Connections: 3}, 3},
+		"strangers":          {hub.Config{Strangers: 2, StrangersPerAddress: 2}, 2},
+		"an address":         {hub.Config{PerAddress: 2}, 2},
+		"an address's":       {hub.Config{StrangersPerAddress: 2}, 2},
+		"connects a second":  {hub.Config{ConnectsPerAddress: 1}, 10},
+		"none of the limits": {hub.Config{}, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, _ := newHub(t, c.cfg)
+			var ps []*conntest.Pipe
+			for range 20 {
+				p, err := open(h)
+				if err != nil {
+					if err.Code.String() != wait {
+						t.Fatalf("refused with %v", err)
+					}
+					break
+				}
+				ps = append(ps, p)
+			}
+			if len(ps) != c.admits {
+				t.Fatalf("%d were admitted, want %d", len(ps), c.admits)
+			}
+			for _, p := range ps {
+				p.Close()
+			}
+			st := h.Stats()
+			if st.Connections != 0 || st.Strangers != 0 {
+				t.Fatalf("left: %+v", st)
+			}
+		})
+	}
+}
+
+func TestOneSiteOfIPv6IsOneAddress(t *testing.T) {
+	h, _ := newHub(t, hub.Config{PerAddress: 1})
+	for a, want := range map[string]bool{"2001:db8::1": true, "2001:db8:0:1::1": true, "::ffff:192.0.2.9": true} {
+		if err := h.Introduce(netip.MustParseAddr(a)); (err == nil) != want {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+	for _, a := range []string{"2001:db8::2", "192.0.2.9"} {
+		if h.Introduce(netip.MustParseAddr(a)) == nil {
+			t.Errorf("%s: admitted", a)
+		}
+	}
+}
+
+func TestLoginFreesAStranger(t *testing.T) {
+	h, svc := newHub(t, hub.Config{Strangers: 1, StrangersPerAddress: 1})
+	var ps []*conntest.Pipe
+	for i := range 5 {
+		ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
+	}
+	if st := h.Stats(); st.Connections != 5 || st.Strangers != 0 || st.LoggedIn != 5 {
+		t.Fatalf("%+v", st)
+	}
+	for _, p := range ps {
+		p.Close()
+	}
+	if st := h.Stats(); st.Connections != 0 || st.Strangers != 0 || svc.Sessions() != 0 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func TestConnectionsOfAUser(t *testing.T) {
+	h, _ := newHub(t, hub.Config{PerUser: 3})
+	a, b, c := login(t, h, "u", "a"), login(t, h, "u", "b"), login(t, h, "u", "c")
+	other := login(t, h, "v", "a")
+	p, _ := open(h)
+	p.C.Input(conntest.Connect("u", "d"))
+	expect(t, p, "ERROR too_many_connections")
+	b.Close() // in the middle of the user's list
+	d := login(t, h, "u", "d")
+	again := login(t, h, "u", "a")
+	expect(t, a, "KICK replaced")
+	a.Close()
+	if n := h.CloseUser("u", id.DeviceID("c"), code.New(code.SessionRevoked)); n != 1 {
+		t.Fatalf("%d closed", n)
+	}
+	expect(t, c, "KICK session_revoked")
+	c.Close()
+	if n := h.CloseUser("u", "", code.New(code.Banned)); n != 2 {
+		t.Fatalf("%d closed", n)
+	}
+	expect(t, d, "KICK banned")
+	expect(t, again, "KICK banned")
+	expect(t, other)
+	if n := h.CloseUser("nobody", "", code.New(code.Banned)); n != 0 {
+		t.Fatalf("%d closed", n)
+	}
+}
+
+func TestDeliver(t *testing.T) {
+	h, _ := newHub(t, hub.Config{})
+	a, b := login(t, h, "a", "d"), login(t, h, "b", "d")
+	ping := frame.Append(nil, frame.Ping, 0, 0, nil)
+	for range 3 {
+		h.Deliver(a.C.Incarnation(), ping)
+	}
+	h.Deliver(b.C.Incarnation(), ping)
+	expect(t, a)
+	writes := a.Writes()
+	h.Flush()
+	h.Flush()
+	expect(t, a, "PING", "PING", "PING")
+	expect(t, b, "PING")
+	if n := a.Writes() - writes; n != 1 {
+		t.Fatalf("%d writes for one flush", n)
+	}
+	if got := testing.AllocsPerRun(100, func() {
+		h.Deliver(a.C.Incarnation(), ping)
+		h.Deliver(b.C.Incarnation(), ping)
+		h.Flush()
+		a.Discard()
+		b.Discard()
+	}); got > 0 {
+		t.Errorf("delivering to two: %v allocations", got)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	h, _ := newHub(t, hub.Config{Conn: conn.Config{
+		Handshake: time.Second, Heartbeat: time.Second, HeartbeatMin: time.Second, Stalled: time.Second, Linger: time.Second}})
+	silent := login(t, h, "silent", "d")
+	stranger, _ := open(h)
+	stuck := login(t, h, "stuck", "d")
+	stuck.Room(0)
+	h.Deliver(stuck.C.Incarnation(), frame.Append(nil, frame.Ping, 0, 0, nil))
+	h.Flush()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = h.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	for end := time.Now().Add(30 * time.Second); h.Count() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are left", h.Count())
+		}
+		if !stuck.Ended() {
+			stuck.C.Input(frame.Append(nil, frame.Pong, 0, 0, nil)) // it talks, it doesn't read
+		}
+	}
+	expect(t, silent, "ERROR idle_timeout")
+	expect(t, stranger, "ERROR handshake_timeout")
+	if st := h.Stats(); st.Closed[code.TooSlow] != 1 {
+		t.Fatalf("closed %v", st.Closed)
+	}
+}
+
+func TestShutdownForces(t *testing.T) {
+	h, svc := newHub(t, hub.Config{Conn: conn.Config{Linger: 200 * time.Millisecond}})
+	p := login(t, h, "a", "d")
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, p, "DRAIN", "ERROR draining")
+	if _, err := open(h); err == nil || err.Code != code.Draining {
+		t.Fatalf("admitted after the end: %v", err)
+	}
+	if svc.Sessions() != 0 {
+		t.Fatal("a session is left")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	if err := (hub.Config{}).Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]hub.Config{
+		"worker": {Worker: 1024}, "connections": {Connections: 1<<20 + 1}, "negative": {PerUser: -1}, "conn": {Conn: conn.Config{MaxPage: -1}},
+	} {
+		if c.Validate() == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if _, err := hub.New(c, conn.Services{}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
