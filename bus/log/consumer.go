@@ -120,8 +120,7 @@ func (c *consumer) start(ctx context.Context) error {
 
 // last returns the offset of the latest reference in the log, 0 if it is empty.
 func (l *Log) last(ctx context.Context) (offset uint64, err error) {
-	start := l.cfg.Rows.Refs(nil)
-	span := kv.Span{Start: start, End: refKey(start, ^uint64(0)), Reverse: true, Limit: 1}
+	span := kv.Span{Start: l.prefix, End: refKey(l.prefix, ^uint64(0)), Reverse: true, Limit: 1}
 	err = l.cfg.Store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
 		offset = binary.BigEndian.Uint64(key[len(key)-8:])
 		return false, nil
@@ -139,7 +138,7 @@ func refKey(prefix []byte, offset uint64) []byte {
 // more: there may be more of it. The error is that of ctx.
 func (c *consumer) readLog(ctx context.Context, upTo uint64) (more bool, err error) {
 	after := c.done.Load()
-	prefix := c.l.cfg.Rows.Refs(nil)
+	prefix := c.l.prefix
 	span := kv.Span{Start: refKey(prefix, after+1), End: refKey(prefix, ^uint64(0)), Limit: readRefs}
 	if upTo != 0 {
 		span.End = refKey(prefix, upTo)

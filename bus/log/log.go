@@ -98,8 +98,10 @@ func orDefault[T int | time.Duration](v *T, def T) {
 // Log is the embedded bus. It is safe for concurrent use and needs no closing: its
 // goroutines are those of Subscribe.
 type Log struct {
-	cfg  Config
-	ring ring
+	cfg     Config
+	prefix  []byte // of references
+	ring    ring
+	scratch sync.Pool
 
 	mu     sync.Mutex
 	groups map[string]bool // subscribed
@@ -115,17 +117,26 @@ func New(c Config) (*Log, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: c, groups: make(map[string]bool)}
+	l := &Log{cfg: c, prefix: c.Rows.Refs(nil), groups: make(map[string]bool)}
+	l.scratch.New = func() any { return new(scratch) }
 	l.ring.init(c.Queue, c.QueueBytes)
 	return l, nil
 }
 
 // Enlist adds a reference to ev to the append's transaction.
 func (l *Log) Enlist(tx *kv.Tx, ev *bus.Event) bool {
-	var kb, vb [64]byte
-	ref := Ref{ev.Conversation, ev.Epoch, ev.FirstSeq, uint32(ev.LastSeq - ev.FirstSeq + 1)}
-	tx.SetStamped(l.cfg.Rows.Refs(kb[:0]), l.cfg.Rows.AppendRef(vb[:0], &ref))
+	sc := l.scratch.Get().(*scratch)
+	sc.ref = Ref{ev.Conversation, ev.Epoch, ev.FirstSeq, uint32(ev.LastSeq - ev.FirstSeq + 1)}
+	sc.row = l.cfg.Rows.AppendRef(sc.row[:0], &sc.ref)
+	tx.SetStamped(l.prefix, sc.row)
+	l.scratch.Put(sc)
 	return true
+}
+
+// scratch is what one Enlist needs: on the stack it would escape through Rows.
+type scratch struct {
+	ref Ref
+	row []byte
 }
 
 // Publish hands events that are stored, with their offsets, to the consumers of this

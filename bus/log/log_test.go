@@ -439,6 +439,18 @@ func TestReadErrorsAreWaitedOut(t *testing.T) {
 	g.expect("a1", "a2", "b1")
 }
 
+func TestEnlistDoesNotAllocate(t *testing.T) {
+	w := newWorld(t, newStore(t), log.Config{})
+	ev := bus.Event{Conversation: conv('a'), Epoch: 1, FirstSeq: 100, LastSeq: 131}
+	tx := new(kv.Tx)
+	if n := testing.AllocsPerRun(100, func() {
+		tx.Reset()
+		w.log.Enlist(tx, &ev)
+	}); n > 0 {
+		t.Errorf("%.1f allocations", n)
+	}
+}
+
 func BenchmarkHandOver(b *testing.B) {
 	for _, n := range []int{1, 500} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -162,3 +162,47 @@ func BenchmarkAppend(b *testing.B) {
 		}
 	}
 }
+
+// A message costs the sequencer no allocation; a conversation's share of a round and the
+// round itself may, for what they give away (events, encoded messages) and what grows.
+func TestAllocations(t *testing.T) {
+	perRound := func(k int) float64 {
+		none := &nothing{Store: newMemory(t)}
+		l := newLoad(t, none.Store, 16, k)
+		none.off.Store(true)
+		cfg := config(none)
+		cfg.Bus = quietBus{}
+		s, stop := start(t, cfg)
+		defer stop()
+		// Id times that stand still would fill one generation; these turn it over now and then.
+		l.pace = 100
+		l.now -= 100 * 300
+		const runs = 100
+		rounds := make([][][]packet.Pending, 0, 2*runs+1)
+		for range 2*runs + 1 {
+			rounds = append(rounds, l.batches())
+		}
+		next := 0
+		round := func() {
+			l.round(s, rounds[next])
+			next++
+		}
+		for range runs {
+			round()
+		}
+		n := testing.AllocsPerRun(runs, round)
+		if l.c.bad.Load() > 0 {
+			t.Fatalf("%d refused", l.c.bad.Load())
+		}
+		return n
+	}
+	few, many := perRound(2), perRound(64)
+	perMessage := (many - few) / (16 * 62)
+	t.Logf("16 conversations a round: %.0f allocations at 2 messages each, %.0f at 64: %.4f a message", few, many, perMessage)
+	if perMessage > 0.02 {
+		t.Errorf("%.3f allocations a message", perMessage)
+	}
+	if few > 4*16 {
+		t.Errorf("%.0f allocations in a round of 16 conversations", few)
+	}
+}
