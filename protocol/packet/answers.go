@@ -232,11 +232,12 @@ func AppendHistory(dst []byte, reqID uint32, p *Page) []byte {
 	return append(dst, 2<<3|wtVarint, byte(MethodHistory))
 }
 
-// DecodeRecvAck calls fn with every entry of a RECVACK, after all of them were found
-// valid. It doesn't allocate.
+// DecodeRecvAck calls fn with every entry of a RECVACK, MaxRecvAcks at most, after all of
+// them were found valid. It doesn't allocate.
 func DecodeRecvAck(body []byte, fn func(conv id.ConversationID, seq uint64)) *code.Error {
 	var f field
 	for pass := range 2 {
+		n := 0
 		for i := 0; i < len(body); {
 			if i = f.read(body, i); i == 0 {
 				return malformed("recvack")
@@ -246,6 +247,9 @@ func DecodeRecvAck(body []byte, fn func(conv id.ConversationID, seq uint64)) *co
 			}
 			if f.wt != wtBytes {
 				return malformed("recvack")
+			}
+			if n++; n > MaxRecvAcks {
+				return tooMany("acks", MaxRecvAcks)
 			}
 			conv, seq, ok := conversationSeq(f.data)
 			if !ok {

@@ -162,7 +162,7 @@ func TestDecodeRecvAck(t *testing.T) {
 	good := AppendConversationSeq(nil, testConv, 5)
 	calls := 0
 	count := func(id.ConversationID, uint64) { calls++ }
-	for _, bad := range [][]byte{append(bytes.Clone(good), 0xFF), append(bytes.Clone(good), 1<<3|wtBytes, 0), {1 << 3, 1},
+	for _, bad := range [][]byte{bytes.Repeat(good, MaxRecvAcks+1), append(bytes.Clone(good), 0xFF), append(bytes.Clone(good), 1<<3|wtBytes, 0), {1 << 3, 1},
 		{1<<3 | wtBytes, 3, 1<<3 | wtBytes, 1, 0}, {1<<3 | wtBytes, 2, 2<<3 | wtBytes, 0}} {
 		if err := DecodeRecvAck(bad, count); err == nil || err.Code != code.BadRequest {
 			t.Errorf("%x: %v", bad, err)

@@ -50,8 +50,9 @@ type schema struct {
 	name   string
 	fields []spec
 
-	// check, if any, is for what no single field can tell. f holds the last value of each field by position.
-	check func(f []field) *code.Error
+	// check, if any, is for what no single field can tell. filled has a bit for each field, by
+	// position, whose last value isn't zero or empty.
+	check func(filled uint32) *code.Error
 }
 
 // index returns the position of a field by number, -1 if there is none.
@@ -80,14 +81,13 @@ const maxFields = 24
 // validate checks that body is one of s: readable, every field of its wire type, within its
 // limits, and all text valid UTF-8. Unknown fields pass. It allocates nothing unless it refuses.
 func (s *schema) validate(body []byte) *code.Error {
-	var values [maxFields]field
+	var f field
+	var filled uint32
 	var counts [maxFields]int
-	for len(body) > 0 {
-		f, n := next(body)
-		if n == 0 {
+	for at := 0; at < len(body); {
+		if at = f.read(body, at); at == 0 {
 			return malformed(s.name)
 		}
-		body = body[n:]
 		i := s.index(f.num)
 		if i < 0 {
 			continue
@@ -102,23 +102,26 @@ func (s *schema) validate(body []byte) *code.Error {
 				return tooMany(sp.name, sp.max)
 			}
 		}
-		if err := sp.validate(f); err != nil {
+		if err := sp.validate(&f); err != nil {
 			return err
 		}
-		values[i] = f
+		filled &^= 1 << i
+		if f.val != 0 || len(f.data) > 0 {
+			filled |= 1 << i
+		}
 	}
 	for i := range s.fields {
-		if sp := &s.fields[i]; sp.attr&required != 0 && values[i].val == 0 && len(values[i].data) == 0 {
+		if sp := &s.fields[i]; sp.attr&required != 0 && filled&(1<<i) == 0 {
 			return code.Newf(code.BadRequest, "%s: %s is missing", s.name, sp.name)
 		}
 	}
 	if s.check != nil {
-		return s.check(values[:len(s.fields)])
+		return s.check(filled)
 	}
 	return nil
 }
 
-func (sp *spec) validate(f field) *code.Error {
+func (sp *spec) validate(f *field) *code.Error {
 	if sp.max > 0 && sp.attr&repeated == 0 && len(f.data) > sp.max {
 		return code.Newf(code.BadRequest, "%s is longer than %d bytes", sp.name, sp.max)
 	}

@@ -10,6 +10,7 @@ const (
 	MaxToken       = 4096 // bytes of an access token
 	MaxResumeToken = 1024 // bytes of a resume token
 	MaxSyncRanges  = 100  // ranges in one SYNC
+	MaxRecvAcks    = 1024 // entries in one RECVACK
 	MaxSignalData  = 4096 // bytes of a SIGNAL's data
 	MaxMethodBody  = 4096 // bytes of a REQUEST's body
 	maxClientName  = 128
@@ -153,7 +154,7 @@ var (
 	}}
 
 	recvAck = schema{name: "recvack", fields: []spec{
-		{num: 1, name: "acks", kind: kindSub, attr: repeated, sub: &conversationSeqBody},
+		{num: 1, name: "acks", kind: kindSub, attr: repeated, max: MaxRecvAcks, sub: &conversationSeqBody},
 	}}
 
 	conversationSeqBody = schema{name: "conversation and seq", fields: []spec{
@@ -190,8 +191,8 @@ var (
 		{num: 4, name: "data", kind: kindBytes, max: MaxSignalData},
 		{num: 5, name: "sender_id", kind: kindName},
 		{num: 6, name: "sender_device", kind: kindName},
-	}, check: func(f []field) *code.Error {
-		if len(f[0].data) == 0 && len(f[1].data) == 0 {
+	}, check: func(filled uint32) *code.Error {
+		if filled&3 == 0 {
 			return badField("a SIGNAL names a conversation or a user")
 		}
 		return nil
