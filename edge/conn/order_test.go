@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/gochat-im/gochat/edge/conn"
-	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )

@@ -235,7 +235,7 @@ func TestDeliver(t *testing.T) {
 		h.Flush()
 		a.Discard()
 		b.Discard()
-	}); got > 0 {
+	}); got > 0 && !conntest.Race {
 		t.Errorf("delivering to two: %v allocations", got)
 	}
 }

@@ -317,7 +317,7 @@ func TestNobodyReceivesAnothersFrames(t *testing.T) {
 				c := &conntest.Client{W: nc}
 				if _, err := c.Login(u, d); err != nil {
 					nc.Close()
-					if raceBuild {
+					if conntest.Race {
 						continue
 					}
 					t.Error(err)
@@ -329,7 +329,7 @@ func TestNobodyReceivesAnothersFrames(t *testing.T) {
 				for range r % 8 {
 					f, err := c.Next(patience)
 					if err != nil {
-						if !raceBuild {
+						if !conntest.Race {
 							t.Errorf("%s: %v", u, err)
 						}
 						break
