@@ -1,6 +1,7 @@
 package pebblekv
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -16,7 +17,9 @@ type engineLog struct {
 }
 
 func (l *engineLog) Infof(format string, args ...any) {
-	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	if l.log.Enabled(context.Background(), slog.LevelDebug) {
+		l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	}
 }
 
 func (l *engineLog) Errorf(format string, args ...any) {
@@ -24,7 +27,7 @@ func (l *engineLog) Errorf(format string, args ...any) {
 }
 
 func (l *engineLog) Fatalf(format string, args ...any) {
-	l.fail(fmt.Errorf("pebble: %s", fmt.Sprintf(format, args...)))
+	l.fail(fmt.Errorf("pebble: %s", strings.TrimPrefix(fmt.Sprintf(format, args...), "pebble: ")))
 	if strings.HasPrefix(format, "pebble: fatal commit error") {
 		return // on the committing goroutine, which looks at the failure next
 	}

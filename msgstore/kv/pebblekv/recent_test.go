@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -131,5 +132,35 @@ func TestLogFS(t *testing.T) {
 	}
 	if fs.Unwrap() != fs.FS {
 		t.Error("unwraps to another")
+	}
+}
+
+// TestEngineLog: what Pebble logs arrives, and what is fatal ends the goroutine that says
+// so, but for a commit, which looks at the failure itself.
+func TestEngineLog(t *testing.T) {
+	var out bytes.Buffer
+	var failed []string
+	l := &engineLog{
+		log:  slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		fail: func(err error) { failed = append(failed, err.Error()) },
+	}
+	l.Infof("a %d", 1)
+	l.Errorf("b %d", 2)
+	if s := out.String(); !strings.Contains(s, "level=DEBUG msg=\"pebble: a 1\"") || !strings.Contains(s, "level=ERROR msg=\"pebble: b 2\"") {
+		t.Errorf("logged: %s", s)
+	}
+	l.Fatalf("pebble: fatal commit error: %v", "c")
+	returned := make(chan bool, 1)
+	go func() {
+		back := false
+		defer func() { returned <- back }()
+		l.Fatalf("MANIFEST sync failed: %v", "d")
+		back = true
+	}()
+	if <-returned {
+		t.Error("the goroutine went on")
+	}
+	if got := strings.Join(failed, "; "); got != "pebble: fatal commit error: c; pebble: MANIFEST sync failed: d" {
+		t.Errorf("failed: %s", got)
 	}
 }
