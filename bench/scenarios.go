@@ -299,14 +299,17 @@ type shape struct {
 }
 
 // groupShapes are the loads of a group: a small one is talked in, in a large one somebody announces.
+// They are named members/senders x window.
 func groupShapes(members int) []shape {
-	senders, windows := 1, []int{1, 60}
+	type talk struct{ senders, window int }
+	talks := []talk{{1, 1}, {1, 60}}
 	if members <= 500 {
-		senders, windows = min(16, members), []int{1, 8}
+		n := min(16, members)
+		talks = []talk{{n, 1}, {n, 8}, {1, 8 * n}}
 	}
 	var list []shape
-	for _, w := range windows {
-		list = append(list, shape{fmt.Sprintf("group%d/w%d", members, w), floor.Load{Conns: members, Senders: senders, Window: w}})
+	for _, t := range talks {
+		list = append(list, shape{fmt.Sprintf("group%d/%dx%d", members, t.senders, t.window), floor.Load{Conns: members, Senders: t.senders, Window: t.window}})
 	}
 	return list
 }

@@ -52,7 +52,7 @@ type end struct {
 func (p *pair) init(r *pairsRun, i int) {
 	a, b := r.Target.user(2*i+1), r.Target.user(2*i+2)
 	p.run, p.index, p.conv = r, i, conversation(a, b)
-	p.book = verify.Ledger{Pair: i, Salt: r.salt, Sender: a}
+	p.book = verify.Ledger{Pair: i, Salt: r.salt, Sender: a, Body: r.Body}
 	ring := 2048
 	if r.Rate == 0 {
 		for ring = 256; ring < 4*r.Window; ring *= 2 {

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/gochat-im/gochat/bench/floor"
+	"github.com/gochat-im/gochat/bench/load"
 )
 
 // Check is one threshold and how it came out.
@@ -59,10 +63,26 @@ func ParseThresholds(list string) ([]Threshold, error) {
 			}
 			t.factor = v * unit
 		}
+		for _, name := range []string{t.metric, t.other} {
+			if name != "" && name != "floor" && !slices.Contains(known(), name) {
+				return nil, fmt.Errorf("threshold %q: no metric %s; there are %s", text, name, strings.Join(known(), ", "))
+			}
+		}
 		ts = append(ts, t)
 	}
 	return ts, nil
 }
+
+// known returns the names of all metrics.
+var known = sync.OnceValue(func() []string {
+	all := map[string]float64{}
+	for _, m := range []map[string]float64{
+		pairsMetrics(&load.PairsResult{}), floorMetrics(&floor.Result{}), idleMetrics(&load.IdleResult{}), rawMetrics([]*floor.Raw{{}}),
+	} {
+		maps.Copy(all, m)
+	}
+	return slices.Sorted(maps.Keys(all))
+})
 
 // Judge applies the thresholds to the runs whose name contains their scope. One that applies to no run, or names
 // a metric that a run hasn't, is an error: a threshold that never fires is worse than none.

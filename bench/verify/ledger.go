@@ -10,6 +10,7 @@ type Ledger struct {
 	Pair   int
 	Salt   uint16
 	Sender string
+	Body   int // bytes of each message
 
 	Sent  uint64 // numbers 1..Sent were sent
 	acked Runs
@@ -86,7 +87,7 @@ func (l *Ledger) Missing() (from, to uint64) { return l.got.Missing() }
 // check returns the number of a message, 0 if it is not one that this pair sent.
 func (l *Ledger) check(v *packet.MessageView) uint64 {
 	number, ok := ReadID(v.ClientMsgID, l.Salt, l.Pair)
-	if !ok || number > l.Sent || string(v.Sender) != l.Sender || !SameBody(v.Content, l.Pair, number) {
+	if !ok || number > l.Sent || string(v.Sender) != l.Sender || len(v.Content) != l.Body || !SameBody(v.Content, l.Pair, number) {
 		l.corrupt++
 		return 0
 	}
@@ -156,7 +157,7 @@ func (r *Result) Add(l *Ledger, head uint64) {
 	r.Sent += l.Sent
 	r.Acked += l.acked.Count()
 	r.Stored += l.walked
-	r.Delivered += l.inOrder
+	r.Delivered += l.inOrder - min(l.inOrder, l.repeats) // what came again didn't come once
 	r.Pulled += l.pulled
 	r.Repeats += l.repeats
 	r.Gaps += l.gaps
