@@ -33,6 +33,7 @@ type consumer struct {
 
 	done   atomic.Uint64 // offset up to which everything was handled
 	stored uint64        // offset in the position's row
+	late   uint64        // the log's last offset at the poll before
 	evs    []bus.Event
 	refs   []offsetRef
 }
@@ -93,7 +94,14 @@ func (c *consumer) run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-c.signal:
 		case <-poll.C:
-			lag, upTo = true, 0
+			// What was in the log a whole period ago and still isn't in the ring won't be announced.
+			// What is newer is on its way, with its origin, which the log doesn't hold.
+			if c.late > c.done.Load() {
+				lag, upTo = true, c.late+1
+			}
+			if last, err := c.l.last(ctx); err == nil {
+				c.late = last
+			}
 		}
 	}
 	return nil
