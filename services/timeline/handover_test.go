@@ -31,9 +31,10 @@ type apartBus struct {
 	calls int
 }
 
-type logRows struct{}
+// logRows places the log; one that lies apart has a keyspace of its own.
+type logRows struct{ keys msgstore.Keys }
 
-func (logRows) Refs(dst []byte) []byte { return keys.BusRefs(dst, 0) }
+func (r logRows) Refs(dst []byte) []byte { return r.keys.BusRefs(dst, 0) }
 func (logRows) AppendRef(dst []byte, r *log.Ref) []byte {
 	ref := msgstore.BusRef{Conversation: r.Conversation, Epoch: r.Epoch, FirstSeq: r.FirstSeq, Count: r.Count}
 	return ref.Append(dst)
@@ -42,15 +43,19 @@ func (logRows) ParseRef(v []byte) (log.Ref, error) {
 	r, err := msgstore.ParseBusRef(v)
 	return log.Ref{Conversation: r.Conversation, Epoch: r.Epoch, FirstSeq: r.FirstSeq, Count: r.Count}, err
 }
-func (logRows) Position(dst []byte, group string) []byte        { return keys.BusPosition(dst, group, 0) }
+func (r logRows) Position(dst []byte, group string) []byte      { return r.keys.BusPosition(dst, group, 0) }
 func (logRows) AppendPosition(dst []byte, o uint64) []byte      { return msgstore.AppendBusPosition(dst, o) }
 func (logRows) ParsePosition(v []byte) (offset uint64, _ error) { return msgstore.ParseBusPosition(v) }
 
 func newApartBus(t testing.TB, store kv.Store) *apartBus {
+	return newBus(t, store, msgstore.Keys{Keyspace: keys.Keyspace + 1})
+}
+
+func newBus(t testing.TB, store kv.Store, busKeys msgstore.Keys) *apartBus {
 	t.Helper()
 	tl := msgstore.NewTimeline(store, keys)
 	l, err := log.New(log.Config{
-		Store: store, Rows: logRows{}, PollEvery: 5 * time.Millisecond,
+		Store: store, Rows: logRows{busKeys}, PollEvery: 5 * time.Millisecond,
 		Read: func(ctx context.Context, c id.ConversationID, from, to uint64) ([]byte, uint64, error) {
 			messages, _, last, err := tl.Range(ctx, c, from, to, 0, eventBytes)
 			return messages, last, err

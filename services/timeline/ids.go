@@ -2,6 +2,7 @@ package timeline
 
 import (
 	"math/bits"
+	"math/rand/v2"
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -40,7 +41,7 @@ func (t *idTable) find(hash uint64) *idEntry {
 		return nil
 	}
 	mask := uint64(len(t.index) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
+	for i := t.slot(hash); ; i = (i + 1) & mask {
 		n := t.index[i]
 		if n == 0 {
 			return nil
@@ -66,9 +67,18 @@ func (t *idTable) add(e idEntry) {
 	t.insert(e.hash, n)
 }
 
+// spread places hashes in tables. Senders choose their ids and can compute the hash of
+// one; without a factor they don't know they could make all of theirs collide.
+var spread = rand.Uint64() | 1
+
+// slot returns where in the index a hash is looked for first.
+func (t *idTable) slot(hash uint64) uint64 {
+	return hash * spread >> (64 - bits.TrailingZeros(uint(len(t.index))))
+}
+
 func (t *idTable) insert(hash uint64, n int) {
 	mask := uint64(len(t.index) - 1)
-	i := hash & mask
+	i := t.slot(hash)
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
 	}

@@ -32,23 +32,50 @@ type lane struct {
 // Bounds of what is remembered.
 const (
 	maxLanes  = 1024 // shut lanes of a conversation
-	maxRanks  = 8192 // messages of a lane
+	maxRanks  = 1024 // messages of a lane; more are in flight on no connection
 	maxBursts = 64   // bursts of a lane with refusals
 )
 
-// arrive takes note of a message that has arrived and returns the burst it is part of.
-func (l *lane) arrive(p *packet.Pending, arrival uint64) (burst uint64) {
-	hash := msgstore.IDHash(p.From.User, p.ClientMsgID)
-	r, known := l.rank[hash]
-	switch {
-	case known && p.Resend && r <= l.last && len(l.refused) < maxBursts:
-		l.burst = arrival
-	case !known && len(l.rank) < maxRanks:
-		r = len(l.rank)
-		l.rank[hash] = r
+// arrive takes note of a message that has arrived in the lane l and returns the burst it is
+// part of. c is locked.
+func (c *conversation) arrive(l *lane, p *packet.Pending, arrival uint64) (burst uint64) {
+	r, known := l.note(p)
+	if known && p.Resend && r <= l.last {
+		if len(l.refused) >= maxBursts && !c.queues(p.From.Conn) {
+			l.refused = nil // nothing that waits can be behind these
+		}
+		if len(l.refused) < maxBursts {
+			l.burst = arrival
+		}
 	}
 	l.last = r
 	return l.burst
+}
+
+// note returns the message's rank, a new one unless it is known.
+func (l *lane) note(p *packet.Pending) (r int, known bool) {
+	hash := msgstore.IDHash(p.From.User, p.ClientMsgID)
+	if r, known = l.rank[hash]; known {
+		return r, true
+	}
+	if r = len(l.rank); r < maxRanks {
+		l.rank[hash] = r
+	}
+	return r, false
+}
+
+// queues reports whether anything of the connection waits. c is locked.
+func (c *conversation) queues(conn uint64) bool {
+	for _, queue := range [][]batch{c.work, c.waiting} {
+		for _, b := range queue {
+			for i := range b.msgs {
+				if b.msgs[i].From.Conn == conn {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // blocked reports whether a message of the burst was refused before arrival.
@@ -88,14 +115,14 @@ func (c *conversation) gates() gates {
 	return g
 }
 
-// arrive notes messages that are being appended where their lanes are shut, and returns
-// them in batches of one burst each. c is locked.
-func (c *conversation) arrive(dst []batch, msgs []packet.Pending, first uint64) []batch {
+// split appends msgs, which are arriving, to dst in batches of one burst each, and notes
+// those whose lanes are shut. c is locked.
+func (c *conversation) split(dst []batch, msgs []packet.Pending, first uint64) []batch {
 	from, burst := 0, uint64(0)
 	for i := range msgs {
 		b := uint64(0)
 		if l := c.lanes[msgs[i].From.Conn]; l != nil {
-			b = l.arrive(&msgs[i], first+uint64(i))
+			b = c.arrive(l, &msgs[i], first+uint64(i))
 		}
 		if b != burst && i > from {
 			dst = append(dst, batch{msgs[from:i:i], first + uint64(from), burst})
@@ -117,12 +144,11 @@ func (c *conversation) lane(conn uint64) *lane {
 		for _, b := range queue {
 			for i := range b.msgs {
 				if p := &b.msgs[i]; p.From.Conn == conn {
-					l.arrive(p, 0)
+					l.last, _ = l.note(p)
 				}
 			}
 		}
 	}
-	l.burst = 0
 	if c.lanes == nil {
 		c.lanes = make(map[uint64]*lane)
 	}

@@ -65,7 +65,7 @@ func (s *Sequencer) forget(now int64, n int, idle bool) {
 		sh := s.shard(c.id)
 		sh.mu.Lock()
 		c.mu.Lock()
-		if !c.held && c.lanesIdle(now) {
+		if !c.held && (c.lanesIdle(now) || s.recent.n > 2*s.cfg.MaxConversations) {
 			c.dead = true
 			delete(sh.convs, c.id)
 			s.recent.unlink(c)

@@ -322,7 +322,11 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64, apart bool) {
 		convs = append(convs, id.Named(id.KindGroup, fmt.Sprint("room ", i)))
 		create(t, store, convs[i], nowMs())
 	}
-	doors := []*apartBus{newApartBus(t, store), newApartBus(t, store)}
+	busKeys := keys
+	if apart {
+		busKeys.Keyspace++
+	}
+	doors := []*apartBus{newBus(t, store, busKeys), newBus(t, store, busKeys)}
 	doors[1].log = doors[0].log // one bus; each owner has its own way there
 	consumer := consume(t, doors[0].log)
 	var faulty []*faultkv.Store

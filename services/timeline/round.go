@@ -192,19 +192,19 @@ func (s *Sequencer) sequence(c *conversation) int {
 	r := &s.round
 	s.recent.touch(c)
 	c.take()
-	if c.failed != nil {
+	switch {
+	case len(c.work) == 0:
+		c.failed = nil
+		s.settle(c, nil, nil, 0, r.now, false)
+		return 0
+	case c.failed != nil:
 		s.loadFailed(c)
 		return 0
-	}
-	if !c.loaded {
+	case !c.loaded:
 		s.load(c)
 		return 0
 	}
 	n, bytes := s.prepare(c)
-	if n == 0 {
-		s.settle(c, nil, nil, 0, r.now, false)
-		return 0
-	}
 	if len(c.seconds) > 0 || len(c.mids) > 0 {
 		s.load(c)
 		return 0
@@ -497,8 +497,8 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 	case errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrClosed):
 		c.drop()
 		s.again(c, code.Wrap(code.Unavailable, err))
-	case errors.Is(err, kv.ErrTooLarge):
-		s.log.Error("an append is too large for the store", "conversation", c.id, "messages", ru.stored, "bytes", ru.tx.Size(), "err", err)
+	case errors.Is(err, kv.ErrTooLarge), errors.Is(err, kv.ErrInvalid):
+		s.log.Error("the store does not take an append", "conversation", c.id, "messages", ru.stored, "bytes", ru.tx.Size(), "err", err)
 		c.drop()
 		if n := ru.end - ru.start; n > 1 {
 			c.limit = n / 2

@@ -99,7 +99,7 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 	if len(c.lanes) == 0 {
 		c.waiting = append(c.waiting, batch{msgs, c.arrivals + 1, 0})
 	} else {
-		c.waiting = c.arrive(c.waiting, msgs, c.arrivals+1)
+		c.waiting = c.split(c.waiting, msgs, c.arrivals+1)
 	}
 	c.arrivals += uint64(len(msgs))
 	c.count += len(msgs)
@@ -126,11 +126,16 @@ func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
 		p := &msgs[i]
 		c.arrivals++
 		l := c.lane(p.From.Conn)
-		burst := l.arrive(p, c.arrivals)
+		burst := c.arrive(l, p, c.arrivals)
 		behind[i] = blocked(l.refused, burst, c.arrivals)
 		l.refused, l.at = addRefused(l.refused, burst, c.arrivals), now
 	}
+	held := c.held
+	c.held = true
 	c.mu.Unlock()
+	if !held {
+		s.enqueue(c) // so that it is among those that are evicted one day
+	}
 	n := 0
 	for i := range msgs {
 		if behind[i] {
