@@ -164,3 +164,27 @@ func TestEngineLog(t *testing.T) {
 		t.Errorf("failed: %s", got)
 	}
 }
+
+// BenchmarkRequire is what it costs to judge the requirement of a head that is remembered.
+func BenchmarkRequire(b *testing.B) {
+	s, err := Open(Config{Dir: "store", FS: vfs.NewMem(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	const heads = 5000
+	txs := make([]kv.Tx, heads)
+	for i := range txs {
+		key, value := fmt.Appendf(nil, "conversation%011d", i), bytes.Repeat([]byte{byte(i)}, 80)
+		txs[i].Require(key, value)
+		s.group.recent.insert(s.group.recent.hash(key), key, value)
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if err := s.group.judge(&txs[i%heads]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}
