@@ -147,3 +147,23 @@ func TestRewriteFence(t *testing.T) {
 		t.Errorf("rewrite of what has changed: %v", tx.Err)
 	}
 }
+
+// A cursor never gets a countable number of messages above it, which would hide them.
+func TestCountableBetweenWrites(t *testing.T) {
+	for at := 1; at <= 3; at++ {
+		w := newWorld(t)
+		w.create(conv)
+		w.append(conv, "a", "b")
+		tl := NewTimeline(&between{Store: w.Store, at: at, run: func() { w.append(conv, "c", "d", "e") }}, w.keys)
+		if n, err := tl.CountableAt(ctx, conv, 2); err != nil || n > 2 {
+			t.Errorf("append before read %d: countable at 2 is %d, %v", at, n, err)
+		}
+	}
+	w := newWorld(t)
+	w.create(conv)
+	w.append(conv, "a", "b")
+	tl := NewTimeline(&between{Store: w.Store, at: 2, run: func() { w.append(conv, "c", "d", "e") }}, w.keys)
+	if n, err := tl.CountableAt(ctx, conv, 4); err != nil || n > 4 {
+		t.Errorf("above the end, append before the head is read: countable at 4 is %d, %v", n, err)
+	}
+}
