@@ -59,7 +59,8 @@ type run struct {
 	gaps     int64
 	ack      *measure.Latency
 	delivery *measure.Latency
-	stopped  bool
+	stopped  bool // nothing more is sent
+	underway int  // messages and echoes without an answer
 }
 
 type conn struct {
@@ -142,6 +143,12 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	if err != nil {
 		return nil, err
 	}
+	r.stopped = true
+	for end := lp.Now() + int64(10*time.Second); r.underway > 0 && lp.Now() < end; {
+		if err := r.poll(ctx); err != nil {
+			return nil, err
+		}
+	}
 	n := float64(max(r.acks, 1))
 	res := &Result{
 		Name: name, Acked: float64(r.acks) / seconds, Delivered: float64(r.dels) / seconds, Gaps: r.gaps,
@@ -212,6 +219,7 @@ func (c *conn) echo(now int64) {
 	c.Out = append(c.Out, frameEcho)
 	c.Out = binary.BigEndian.AppendUint64(c.Out, uint64(now))
 	c.Out = append(c.Out, filler[:c.r.Body]...)
+	c.r.underway++
 }
 
 var filler [64 << 10]byte
@@ -227,6 +235,7 @@ func (c *conn) send(now int64) {
 	c.Out = append(c.Out, filler[:c.r.Body]...)
 	c.sentAt[int(c.next)&(len(c.sentAt)-1)] = now
 	c.next++
+	c.r.underway++
 }
 
 func (c *conn) Input(b []byte) int {
@@ -247,7 +256,10 @@ func (c *conn) Input(b []byte) int {
 				r.acks++
 				r.ack.Record(now - c.sentAt[int(binary.BigEndian.Uint32(body))&(len(c.sentAt)-1)])
 			}
-			c.send(now)
+			r.underway--
+			if !r.stopped {
+				c.send(now)
+			}
 		case frameDeliver:
 			c.deliver(body, now)
 			delivered = true
@@ -284,13 +296,18 @@ func (c *conn) echoed(body []byte, now int64) {
 	if !c.hello {
 		c.hello = true
 		r.ready++
-		if !r.Echo || !c.sends {
-			return
+		if r.Echo && c.sends {
+			c.echo(now)
 		}
+		r.underway--
+		return
 	}
 	if r.counting {
 		r.acks++
 		r.ack.Record(now - int64(binary.BigEndian.Uint64(body)))
 	}
-	c.echo(now)
+	r.underway--
+	if !r.stopped {
+		c.echo(now)
+	}
 }

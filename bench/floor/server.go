@@ -290,7 +290,13 @@ func (c *client) flush() {
 	if len(b) == 0 {
 		return
 	}
-	// Netpoll may keep a large slice until it is written, so none is used again.
+	// Netpoll panics if the client goes in the middle of a write.
+	defer func() {
+		if e := recover(); e != nil && c.nc.IsActive() {
+			panic(e)
+		}
+	}()
+	// It may keep a large slice until it is written, so none is used again.
 	w := c.nc.Writer()
 	_, _ = w.WriteBinary(b)
 	_ = w.Flush() // of a connection that is gone: nothing to be done here

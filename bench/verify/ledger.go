@@ -121,12 +121,12 @@ func (l *Ledger) Stored(v *packet.MessageView) {
 		l.doubled++ // or reordered: a lane is first in, first out
 	} else {
 		l.last = number
+		if seq := l.came.Seq(number); seq != 0 && seq != v.Seq {
+			l.corrupt++ // the recipient was shown this message at another seq
+		}
 	}
-	if seq := l.acked.Seq(number); seq == v.Seq {
+	if l.acked.Seq(number) == v.Seq {
 		l.matched++
-	}
-	if seq := l.came.Seq(number); seq != 0 && seq != v.Seq {
-		l.corrupt++ // the recipient was shown another message at that seq
 	}
 }
 
