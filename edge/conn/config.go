@@ -33,7 +33,7 @@ type Config struct {
 	SendsPerSecond     int // of a connection, bursts of twice as many; 50
 	UserSendsPerSecond int // of all connections of a user, bursts of twice as many; 100
 	BytesPerSecond     int // of a connection, bursts of four times as many; 256 KiB
-	FramesPerSecond    int // of a connection, of any type, bursts of four times as many; 4 x SendsPerSecond + 100
+	FramesPerSecond    int // of a connection, of any type but RECVACK, bursts of four times as many; 4 x SendsPerSecond + 100
 	MaxInflight        int // SENDs of a connection without an answer; 256
 
 	QueueBytes  int           // outbound, beyond what is being written, before deliveries are dropped; 256 KiB

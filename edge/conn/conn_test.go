@@ -169,6 +169,18 @@ func TestFlooding(t *testing.T) {
 	}
 }
 
+func TestAcknowledgingMuchIsNoFlood(t *testing.T) {
+	b := newBench(t, conn.Config{})
+	p := b.login("alice", "d")
+	conv := conntest.Direct("alice", "bob")
+	for i := range uint64(5000) {
+		p.C.Input(conntest.Frame(frame.RecvAck, 0, 0, &wire.RecvAck{Acks: []*wire.ConversationSeq{{ConversationId: conv[:], Seq: i}}}))
+	}
+	if got := b.svc.ReceivedSeq("alice", conv); got != 4999 || p.Ended() {
+		t.Fatalf("acknowledged up to %d", got)
+	}
+}
+
 func TestInflight(t *testing.T) {
 	b := newBench(t, conn.Config{MaxInflight: 2})
 	a := b.login("alice", "d")

@@ -148,7 +148,8 @@ func (in *input) frames(b []byte) (n int) {
 		}
 		n++
 		limited := in.limited
-		if c.frames.take(in.now, 1, e.frameRate) > 0 {
+		// A client acknowledges what it is sent, however much that is: only its bytes count.
+		if f.Type != frame.RecvAck && c.frames.take(in.now, 1, e.frameRate) > 0 {
 			limited = true
 		}
 		if f.Type == frame.Send && c.state.Load() == stateConnected {
