@@ -17,8 +17,16 @@ import (
 // slow for seconds does not stop time.
 const (
 	clockAhead  = 10 * time.Second
-	clockPeriod = time.Second
+	clockPeriod = 500 * time.Millisecond
 	clockLeft   = 6 * time.Second
+
+	// A clock that is ahead already, after a crash, goes less far: a server that crashes again
+	// and again must not run away from the machine's time.
+	clockAheadMore = 2 * time.Second
+	clockLeftMore  = time.Second
+
+	// Further ahead than this, a start waits as long as the crash before it may have gained.
+	clockDrift = 30 * time.Second
 )
 
 // Clock gives out the node's time, which never runs back: not within the process, not
@@ -63,6 +71,14 @@ func OpenClock(ctx context.Context, cfg ClockConfig) (*Clock, error) {
 	stored, _, err := c.stored(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if d := time.Duration(stored-c.wall().UnixMilli()) * time.Millisecond; d > clockDrift {
+		c.log.Warn("clock: the stored time is ahead of the machine's", "by", d)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(min(d-clockDrift, clockAheadMore)):
+		}
 	}
 	c.seen = c.wall()
 	c.last = max(c.seen.UnixMilli(), stored)
@@ -112,9 +128,12 @@ func (c *Clock) Run(ctx context.Context) error {
 func (c *Clock) renew(ctx context.Context) error {
 	now := c.Now()
 	c.mu.Lock()
-	left := c.ceiling - max(now, c.seen.UnixMilli())
+	left, enough := c.ceiling-max(now, c.seen.UnixMilli()), clockLeft
+	if now > c.seen.UnixMilli() {
+		enough = clockLeftMore
+	}
 	c.mu.Unlock()
-	if left > clockLeft.Milliseconds() {
+	if left > enough.Milliseconds() {
 		return nil
 	}
 	return c.raise(ctx)
@@ -128,7 +147,11 @@ func (c *Clock) raise(ctx context.Context) error {
 			return err
 		}
 		c.mu.Lock()
-		want := max(c.last, c.seen.UnixMilli()) + clockAhead.Milliseconds()
+		ahead := clockAhead
+		if c.last > c.seen.UnixMilli() {
+			ahead = clockAheadMore
+		}
+		want := max(c.last, c.seen.UnixMilli()) + ahead.Milliseconds()
 		c.mu.Unlock()
 		var commit error
 		if stored < want { // else another node's is further ahead, and serves as well
