@@ -120,9 +120,6 @@ const (
 	MaxSegmentMessages = 256
 )
 
-// maxSegmentHeader is the most that stands before the messages in a segment row.
-const maxSegmentHeader = 1 + 3*binary.MaxVarintLen64 + MaxSegmentMessages/8
-
 // Segment is a run of messages, stored as one row under the seq of its last.
 //
 // Row: version, FirstSeq, Count, BaseCountable, the bitmap in (Count+7)/8 bytes, the messages to the end.
