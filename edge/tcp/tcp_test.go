@@ -99,6 +99,7 @@ func (s *server) next(c *conntest.Client) string {
 	s.t.Helper()
 	f, err := c.Next(patience)
 	if err != nil {
+		c.W.(net.Conn).Close() // a client that sees the end goes, too
 		return "end: " + err.Error()
 	}
 	return conntest.Describe(&f)
