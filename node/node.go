@@ -224,6 +224,7 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&backs, back, "gaps", n.fanout.Run)
 	start(&backs, back, "sweeps", n.sweeper.Run)
 	start(&backs, back, "connections", n.hub.Run)
+	start(&backs, back, "memory", n.trimMemory)
 	start(&fronts, front, "tcp", n.tcp.Run)
 	start(&fronts, front, "http", n.api.Run)
 	if n.admin != nil {
