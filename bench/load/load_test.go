@@ -117,7 +117,9 @@ func TestVerifierFinds(t *testing.T) {
 			return v.Gaps == 3 && v.Pulls >= 3 && v.Pulled >= 3 && v.Missing == 0 && v.Sound()
 		}},
 		{"hints instead of deliveries", func(f *fake) { f.hint = func(seq uint64) bool { return seq >= 5 } },
-			func(r *PairsResult) bool { return r.Hints > 0 && r.Verify.Missing == 0 && r.Verify.Sound() && !r.Verify.Clean() }},
+			func(r *PairsResult) bool {
+				return r.Hints > 0 && r.Verify.Missing == 0 && r.Verify.Sound() && !r.Verify.Clean()
+			}},
 		{"a refused message", func(f *fake) {
 			refused := map[uint64]int{}
 			f.refuse = func(seq uint64) code.Code {
