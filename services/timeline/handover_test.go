@@ -421,3 +421,21 @@ func TestLoadedWhileAway(t *testing.T) {
 	c.wait(dm, 2)
 	c.wait(other, 1)
 }
+
+// The bus is back, one conversation has found out, another still has its mark: what that one
+// appends now goes to the bus, what it appended before must not be forgotten for it.
+func TestAppendsBeforeItsMarkIsSwept(t *testing.T) {
+	st, b := apartStage(t, nil)
+	c := consume(t, b.log)
+	b.set(errors.New("gone"), false)
+	st.send(st.a.text(st.id(0), "1"))
+	st.a.expect(t, "1:seq=1")
+	b.set(nil, false)
+	st.seq.away.Store(false)
+	st.send(st.a.text(st.id(0), "2"))
+	st.a.expect(t, "2:seq=2")
+	st.send(st.a.text(st.id(0), "3"))
+	st.a.expect(t, "3:seq=3")
+	await(t, "the sweep", func() bool { return marks(t, st.store.Store, dm) == 0 })
+	c.wait(dm, 3)
+}

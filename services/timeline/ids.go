@@ -128,11 +128,6 @@ func (m *idMemory) reset(complete int64) {
 	m.seconds = nil
 }
 
-// known reports whether memory can tell whether an id of the time ms is stored.
-func (m *idMemory) known(ms int64) bool {
-	return ms >= m.complete || m.second(msgstore.IDSecondOf(ms)) != nil
-}
-
 func (m *idMemory) second(second int64) *idTable {
 	for i := range m.seconds {
 		if m.seconds[i].second == second {
@@ -142,8 +137,8 @@ func (m *idMemory) second(second int64) *idTable {
 	return nil
 }
 
-// find returns the entry of an id of the time ms, for which known holds; nil: it is new.
-// The entry may be written to until the next add.
+// find returns the entry of an id of the time ms, which is complete or later, or in a
+// second that is loaded; nil: it is new. The entry may be written to until the next add.
 func (m *idMemory) find(hash uint64, ms int64) *idEntry {
 	switch {
 	case ms > m.latest:
@@ -156,7 +151,7 @@ func (m *idMemory) find(hash uint64, ms int64) *idEntry {
 	return m.second(msgstore.IDSecondOf(ms)).find(hash)
 }
 
-// add takes an id of the time ms, for which known holds and that is new.
+// add takes a new id of the time ms, which is as for find.
 func (m *idMemory) add(ms int64, e idEntry) {
 	m.latest = max(m.latest, ms)
 	switch {
@@ -170,7 +165,7 @@ func (m *idMemory) add(ms int64, e idEntry) {
 }
 
 // turn begins a new generation if the recent one has come to its end. It is called between
-// runs: for all ids of a run, known stays as it was when the run was prepared.
+// runs: what is complete stays as it was when the run was prepared.
 func (m *idMemory) turn() {
 	n := len(m.recent.entries)
 	if m.latest-m.split >= generationSpan && n >= generationMin || n >= maxIDs/2 || len(m.old.entries) >= maxIDs {

@@ -370,165 +370,6 @@ func TestNegativeAnswersAreFenced(t *testing.T) {
 	st.a.expect(t, "4:seq=1")
 }
 
-func TestStoreErrors(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		err   error
-		times int
-		want  []string
-		later string // of the resend afterwards
-	}{
-		{"conflict", kv.ErrConflict, 1, []string{"1:seq=1", "2:seq=2"}, "1:dup=1"},
-		{"conflicts without end", kv.ErrConflict, 100, []string{"1:unavailable", "2:lane_blocked"}, "1:seq=1"},
-		{"undetermined", kv.ErrUndetermined, 2, []string{"1:seq=1", "2:seq=2"}, "1:dup=1"},
-		{"undetermined without end", kv.ErrUndetermined, 100, []string{"1:undetermined", "2:lane_blocked"}, "1:seq=1"},
-		{"unavailable", kv.ErrUnavailable, 2, []string{"1:seq=1", "2:seq=2"}, "1:dup=1"},
-		{"closed", kv.ErrClosed, 100, []string{"1:unavailable", "2:lane_blocked"}, "1:seq=1"},
-		{"unknown", errors.New("unknown"), 2, []string{"1:seq=1", "2:seq=2"}, "1:dup=1"},
-		{"full", kv.ErrFull, 1, []string{"1:storage_full", "2:lane_blocked"}, "1:seq=1"},
-		{"too large", kv.ErrTooLarge, 1, []string{"1:seq=1", "2:seq=2"}, "1:dup=1"},
-		{"too large even alone", kv.ErrTooLarge, 2, []string{"1:content_too_large", "2:seq=1"}, "1:seq=2"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var conflicts, undetermined atomic.Int32
-			st := newStage(t, func(c *Config) {
-				c.MaxAttempts = 4
-				c.Events.Conflict = func(id.ConversationID) { conflicts.Add(1) }
-				c.Events.Undetermined = func(id.ConversationID) { undetermined.Add(1) }
-			})
-			st.store.failNext(tc.times, tc.err, nil)
-			x := st.a.text(st.id(0), "x")
-			st.send(x, st.a.text(st.id(0), "y"))
-			st.a.expect(t, tc.want...)
-			st.store.onCommit(nil)
-			st.send(resend(x))
-			st.a.expect(t, tc.later)
-			if errors.Is(tc.err, kv.ErrConflict) != (conflicts.Load() > 0) {
-				t.Errorf("%d conflicts seen", conflicts.Load())
-			}
-			if (errors.Is(tc.err, kv.ErrUndetermined) || tc.name == "unknown") != (undetermined.Load() > 0) {
-				t.Errorf("%d undetermined seen", undetermined.Load())
-			}
-			messages(t, st.store, dm)
-		})
-	}
-}
-
-// A commit given up as undetermined is stored all the same, at once or late.
-func TestUndeterminedButStored(t *testing.T) {
-	for _, late := range []bool{false, true} {
-		st := newStage(t, nil)
-		var kept []*kv.Tx
-		st.store.onCommit(func(ctx context.Context, next kv.Store, txs []*kv.Tx) {
-			if kept == nil {
-				for _, tx := range txs {
-					kept = append(kept, copyTx(tx))
-					tx.Err = kv.ErrUndetermined
-				}
-				if late {
-					return
-				}
-			}
-			next.Commit(ctx, kept...) // before the one that follows
-			if kept[0].Err == nil {
-				for _, tx := range txs {
-					if tx.Err != nil {
-						return // this is the first call
-					}
-				}
-			}
-			next.Commit(ctx, txs...)
-		})
-		st.send(st.a.text(st.id(0), "x"), st.a.text(st.id(0), "y"))
-		got := st.a.hear(t, 2)
-		ms := messages(t, st.store, dm)
-		if len(ms) != 2 {
-			t.Fatalf("late %v: %d stored", late, len(ms))
-		}
-		for i, g := range got {
-			if g.ack.Seq != ms[i].Seq || g.ack.MessageID != ms[i].ID || !g.ack.Duplicate {
-				t.Errorf("late %v: acked %v, stored %d %d", late, g, ms[i].Seq, ms[i].ID)
-			}
-		}
-	}
-}
-
-func TestLoadErrors(t *testing.T) {
-	st := newStage(t, func(c *Config) { c.MaxAttempts = 3 })
-	fails := 2
-	st.store.onGet(func(context.Context, []byte) error {
-		if fails > 0 {
-			fails--
-			return kv.ErrUnavailable
-		}
-		return nil
-	})
-	st.send(st.a.text(st.id(0), "x"))
-	st.a.expect(t, "1:seq=1")
-	fails = 1000
-	st.restart()
-	y := st.a.text(st.id(0), "y")
-	st.send(y)
-	st.a.expect(t, "2:unavailable")
-	st.store.onGet(nil)
-	st.send(resend(y))
-	st.a.expect(t, "2:seq=2")
-}
-
-func TestOverload(t *testing.T) {
-	st := newStage(t, func(c *Config) { c.ConvPending = 3 })
-	release := make(chan struct{})
-	st.store.onCommit(func(ctx context.Context, next kv.Store, txs []*kv.Tx) {
-		<-release
-		next.Commit(ctx, txs...)
-	})
-	m := func() packet.Pending { return st.a.text(st.id(0), "x") }
-	st.send(m(), m())
-	fourth := m()
-	st.send(fourth, m())
-	st.a.expect(t, "3:overloaded", "4:lane_blocked")
-	st.send(m()) // there is room, but it comes after one that was refused
-	st.send(st.b.text(st.id(0), "z"))
-	st.b.expect(t, "1:overloaded")
-	close(release)
-	st.a.expect(t, "1:seq=1", "2:seq=2", "5:lane_blocked")
-	st.send(resend(fourth))
-	st.a.expect(t, "3:seq=3")
-	st.send(m())
-	st.a.expect(t, "6:seq=4")
-	st.send(m(), m(), m(), m())
-	st.a.expect(t, "7:overloaded", "8:lane_blocked", "9:lane_blocked", "10:lane_blocked")
-}
-
-func TestShutdown(t *testing.T) {
-	st := newStage(t, nil)
-	entered, release := make(chan struct{}), make(chan struct{})
-	st.store.onCommit(func(ctx context.Context, next kv.Store, txs []*kv.Tx) {
-		close(entered)
-		<-release
-		next.Commit(ctx, txs...)
-	})
-	st.send(st.a.text(st.id(0), "under way"))
-	<-entered
-	st.send(st.a.text(st.id(0), "waits"))
-	stopped := make(chan struct{})
-	go func() {
-		st.stop()
-		close(stopped)
-	}()
-	time.Sleep(10 * time.Millisecond) // lets the context end first; either order is right
-	close(release)
-	<-stopped
-	got := st.a.hear(t, 2)
-	if got[0].String() != "1:seq=1" || got[1].String() != "2:unavailable" && got[1].String() != "2:seq=2" {
-		t.Errorf("answers %v", got)
-	}
-	st.send(st.a.text(st.id(0), "too late"))
-	if got := st.a.hear(t, 1)[0]; got.err == nil || !got.err.Retryable() {
-		t.Errorf("after the end: %v", got)
-	}
-}
-
 func TestEventsAndSeen(t *testing.T) {
 	type seen struct {
 		user id.UserID
@@ -671,5 +512,33 @@ func TestConfig(t *testing.T) {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+func TestAppendAndResend(t *testing.T) {
+	store := newMemory(t)
+	conv := id.Direct("alice", "bob")
+	create(t, store, conv, nowMs())
+	s, _ := start(t, config(store))
+	a := newSender("alice", 1)
+	var batch []packet.Pending
+	now := nowMs()
+	for i := range 40 {
+		batch = append(batch, a.text(id.NewClientMsgID(now), fmt.Sprint("hello ", i)))
+	}
+	first, again := batch[0], resend(batch[7])
+	s.Append(conv, batch)
+	for i, got := range a.hear(t, 40) {
+		if want := fmt.Sprintf("%d:seq=%d", i+1, i+1); got.String() != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+	s.Append(conv, []packet.Pending{again})
+	a.expect(t, "8:dup=8")
+	other := a.text(first.ClientMsgID, "something else")
+	s.Append(conv, []packet.Pending{other})
+	a.expect(t, "41:id_conflict")
+	if n := len(messages(t, store, conv)); n != 40 {
+		t.Fatalf("%d messages stored", n)
 	}
 }
