@@ -154,12 +154,14 @@ func (c *common) parse(args []string) (done bool, err error) {
 	if c.json == "-" {
 		c.out = io.Discard
 	}
-	fmt.Fprintln(c.out, "machine   ", c.report.Machine)
 	return false, nil
 }
 
 // add finishes a run and tells it.
 func (c *common) add(r *report.Run) {
+	if len(c.report.Runs) == 0 {
+		fmt.Fprintln(c.out, "machine   ", c.report.Machine)
+	}
 	r.Finish()
 	c.report.Runs = append(c.report.Runs, r)
 	r.WriteText(c.out)

@@ -225,12 +225,16 @@ func bare(ctx context.Context, args []string, out io.Writer) error {
 	c := newCommon("floor", out)
 	windows := c.String("w", "1,8,32", "windows of 500 pairs, separated by commas; empty: none")
 	groups := c.String("groups", "100,1000,10000", "members of one group, separated by commas; empty: none")
-	d := c.Duration("d", 6*time.Second, "how long each is measured, after two seconds of load")
+	d := c.Duration("d", 6*time.Second, "how long each is measured")
+	warm := c.Duration("warm", 2*time.Second, "load before that")
 	raw := c.Bool("raw", true, "measure synced writes, too")
 	echo := c.Bool("echo", true, "measure echoes at depth 1, too")
 	rate := c.Float64("rate", 250, "pace of the second measurement of synced writes, a second")
 	if done, err := c.parse(args); done {
 		return err
+	}
+	if *d <= 0 || *warm < 0 || *rate < 0 {
+		return usage("-d, -warm and -rate: negative")
 	}
 	ws, err := numbers("-w", *windows)
 	if err != nil {
@@ -267,7 +271,7 @@ func bare(ctx context.Context, args []string, out io.Writer) error {
 		shapes = append(shapes, groupShapes(n)...)
 	}
 	for _, sh := range shapes {
-		sh.load.Body, sh.load.Warm, sh.load.Measure = 100, 2*time.Second, *d
+		sh.load.Body, sh.load.Warm, sh.load.Measure = 100, *warm, *d
 		f, err := floor.Run(ctx, sh.name, sh.load)
 		if err != nil {
 			return err

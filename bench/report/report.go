@@ -8,7 +8,6 @@ import (
 	"io"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -182,13 +181,4 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
-}
-
-// WriteRaised tells every limit that was raised for the load.
-func (r *Report) WriteRaised(w io.Writer) {
-	if len(r.Raised) == 0 {
-		fmt.Fprintln(w, "limits     as shipped")
-		return
-	}
-	fmt.Fprintf(w, "raised     %s\n", strings.Join(r.Raised, "\n           "))
 }

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/gochat-im/gochat/bench/floor"
+	"github.com/gochat-im/gochat/bench/load"
+	"github.com/gochat-im/gochat/bench/report"
+	"github.com/gochat-im/gochat/bench/target"
+)
+
+// TestMain lets the test binary be the floor's child.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == floor.ChildCommand {
+		if err := floor.RunChild(os.Args[2:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitEnvironment)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestUsage(t *testing.T) {
+	for _, c := range []struct{ args, says string }{
+		{"", "scenario is missing"},
+		{"everything", "no scenario"},
+		{"pairs extra", "unexpected"},
+		{"pairs -x", "not defined"},
+		{"pairs -w 0", "-w"},
+		{"pairs -w 1,many", "-w"},
+		{"pairs -pairs 0", "at least 1"},
+		{"pairs -d -1s", "negative"},
+		{"pairs -rate 10 -floor", "leave -rate out"},
+		{"pairs -assert rate", "threshold"},
+		{"pairs -assert speed>1", "no metric speed"},
+		{"pairs -addr 127.0.0.1:1", "-key"},
+		{"pairs -addr here -key k", "-addr"},
+		{"pairs -addr 127.0.0.1:1 -http here -key k", "-http"},
+		{"pairs -server /nowhere/gochat", "-server"},
+		{"pairs -cpus x", "-cpus"},
+		{"idle -n 0", "at least 1"},
+		{"idle -assert x", "threshold"},
+		{"floor -w x", "-w"},
+		{"floor -groups x", "-groups"},
+		{"floor -d 0s", "negative"},
+		{"all -x", "not defined"},
+		{"issuer -x", "not defined"},
+	} {
+		var out bytes.Buffer
+		err := run(t.Context(), strings.Fields(c.args), &out)
+		if err == nil || status(err) != exitUsage || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.args, err)
+		}
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"help"}, &out); err != nil || out.String() != help {
+		t.Errorf("help: %v\n%s", err, &out)
+	}
+	if err := run(t.Context(), []string{"pairs", "-h"}, &out); err != nil || !strings.Contains(out.String(), "-rounds") {
+		t.Errorf("pairs -h: %v\n%s", err, &out)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{usage("x"), exitUsage},
+		{environment(errors.New("x")), exitEnvironment},
+		{fmt.Errorf("wrapped: %w", &load.Failure{Err: errors.New("x")}), exitProduct},
+		{&load.Refused{Reason: "x"}, exitEnvironment},
+		{context.Canceled, exitHarness},
+	} {
+		if got := status(c.err); got != c.want {
+			t.Errorf("%v: %d, want %d", c.err, got, c.want)
+		}
+	}
+	for _, c := range []struct{ args, says string }{
+		{"pairs -pairs 1000000", "open files"},
+		{"idle -n 100000000", "open files"},
+		{"floor -raw=false -groups 100000000", "open files"},
+		{"pairs -addr 127.0.0.1:1 -key /nowhere", "issuer's key"},
+		{"pairs -cpus 1000", "CPUs"},
+		{"issuer -dir /nowhere/at/all", "issuer's key"},
+	} {
+		err := run(t.Context(), strings.Fields(c.args), &bytes.Buffer{})
+		if err == nil || status(err) != exitEnvironment || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.args, err)
+		}
+	}
+}
+
+func TestRaisedOnlyWhatTheLoadNeeds(t *testing.T) {
+	p := pairsFlags{}
+	p.Pairs.Pairs, p.Burst = 500, 1
+	names := func(s target.Settings) (list string) {
+		for _, x := range s {
+			list += strings.TrimPrefix(x.Name, "limits.") + " "
+		}
+		return list
+	}
+	if got := names(p.raise(32)); got != "sends_per_second user_sends_per_second bytes_per_second " {
+		t.Errorf("a window of 32 raises %s", got)
+	}
+	if got := names(p.raise(512)); !strings.Contains(got, "inflight") {
+		t.Errorf("a window of 512 raises %s", got)
+	}
+	if p.Rate = 1000; names(p.raise(1)) != "" {
+		t.Error("two messages a second a pair are within what is shipped")
+	}
+	if p.Rate = 100_000; names(p.raise(1)) == "" {
+		t.Error("200 messages a second a pair aren't")
+	}
+}
+
+// bench runs a command line against the server and returns its report.
+func bench(t *testing.T, line string, args ...string) (*report.Report, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "report.json")
+	var out bytes.Buffer
+	if err := run(t.Context(), append(append(strings.Fields(line), args...), "-json", path), &out); err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, &out)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report.Report
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	return &r, out.String()
+}
+
+// TestAgainstTheServer builds the real one and runs every scenario for a moment.
+func TestAgainstTheServer(t *testing.T) {
+	path, err := target.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	r, text := bench(t, "pairs -pairs 4 -w 1,4 -d 300ms -warm 50ms -floor -rounds 2 -alg HS256 -server", path,
+		"-assert", "loss==0,refused==0,unacked==0,rate>0.0001*floor")
+	if len(r.Runs) != 2 || len(r.Runs[1].Pairs) != 2 || len(r.Runs[1].Floor) != 2 || len(r.Checks) != 8 || len(r.Raised) == 0 {
+		t.Errorf("report: %+v\n%s", r, text)
+	}
+	for _, run := range r.Runs {
+		for _, p := range run.Pairs {
+			if !p.Verify.Clean() || p.Acked == 0 || p.PerCommit == 0 || p.RSS == 0 {
+				t.Errorf("%s: %+v", run.Name, p)
+			}
+		}
+	}
+	if !strings.Contains(text, "raised     limits.sends_per_second: 50 -> 1000000") || !strings.Contains(text, "medians") {
+		t.Errorf("text:\n%s", text)
+	}
+
+	r, text = bench(t, "idle -n 30 -beats 0 -rest 100ms -server", path)
+	if i := r.Runs[0].Idle; i.Conns != 30 || i.Heartbeat != 15 || i.Goroutines == 0 || len(r.Raised) != 0 {
+		t.Errorf("idle: %+v\n%s", i, text)
+	}
+
+	// The same server for two runs: each makes up users of its own.
+	s, err := target.Start(t.Context(), path, "EdDSA", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	attach := []string{"-addr", s.Addr.String(), "-http", s.HTTP.String(), "-pid", strconv.Itoa(s.PID), "-key", strings.TrimSuffix(s.Issuer.KeyFile, ".pem") + ".key"}
+	for range 2 {
+		r, text = bench(t, "pairs -pairs 4 -rate 40 -burst 2 -d 300ms -warm 50ms -assert loss==0,late_p99>=0", attach...)
+		if p := r.Runs[0].Pairs[0]; !p.Verify.Clean() || p.Late.Count == 0 || p.RSS == 0 || r.Runs[0].Name != "pairs/rate40x2" {
+			t.Errorf("attached: %+v\n%s", p, text)
+		}
+	}
+
+	var out bytes.Buffer
+	err = run(t.Context(), append([]string{"pairs", "-pairs", "2", "-rate", "20", "-d", "100ms", "-warm", "0s", "-assert", "rate>1M"}, attach...), &out)
+	if err == nil || status(err) != exitProduct || !strings.Contains(out.String(), "FAIL") {
+		t.Errorf("a threshold out of reach: %v\n%s", err, &out)
+	}
+	err = run(t.Context(), append([]string{"pairs", "-pairs", "2", "-w", "1000", "-d", "100ms"}, attach...), &out)
+	if err == nil || status(err) != exitEnvironment || !strings.Contains(err.Error(), "limits.inflight") {
+		t.Errorf("a window that the server doesn't allow: %v", err)
+	}
+}
+
+func TestFloor(t *testing.T) {
+	r, text := bench(t, "floor -w 2 -groups 10 -d 100ms -warm 20ms -rate 500")
+	var names []string
+	for _, run := range r.Runs {
+		names = append(names, run.Name)
+	}
+	want := "floor/raw floor/echo floor/pairs/w2 floor/group10/10x1 floor/group10/10x8 floor/group10/1x80"
+	if got := strings.Join(names, " "); got != want {
+		t.Errorf("ran %s, want %s\n%s", got, want, text)
+	}
+}
+
+func TestIssuer(t *testing.T) {
+	for _, c := range []struct{ alg, key string }{{"EdDSA", "issuer.key"}, {"HS256", "issuer.secret"}} {
+		dir := t.TempDir()
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{"issuer", "-dir", dir, "-alg", c.alg}, &out); err != nil {
+			t.Fatal(err)
+		}
+		key := filepath.Join(dir, c.key)
+		if !strings.Contains(out.String(), "-key "+key+"\n") {
+			t.Errorf("%s: %s", c.alg, &out)
+		}
+		if _, err := target.LoadIssuer("x", key); err != nil {
+			t.Error(err)
+		}
+	}
+}
