@@ -295,6 +295,31 @@ func TestIDMemory(t *testing.T) {
 	}
 }
 
+// A second that was looked up, and of which memory learned more afterwards, is looked up again
+// when memory forgets that.
+func TestSecondOnTheEdgeOfMemory(t *testing.T) {
+	var m idMemory
+	m.reset(10_500)
+	m.seconds = []idSecond{{second: 9}, {second: 10}} // nothing stored in them
+	m.add(10_200, idEntry{hash: 1})
+	m.add(10_700, idEntry{hash: 2})
+	for turn := range int64(2) {
+		for i := range int64(2 * generationMin) {
+			m.add(11_000+turn*10_000+i*generationSpan/generationMin, idEntry{hash: uint64(100 + turn*100 + i)})
+		}
+		m.turn()
+	}
+	if m.complete <= 10_700 {
+		t.Fatalf("complete from %d", m.complete)
+	}
+	if known(&m, 10_700) {
+		t.Errorf("10.7 s is known, entry %v", m.find(2, 10_700))
+	}
+	if !known(&m, 9_000) {
+		t.Error("a second that was complete was forgotten")
+	}
+}
+
 func TestClock(t *testing.T) {
 	k := clock{worker: 5}
 	seen := map[id.MessageID]bool{}
