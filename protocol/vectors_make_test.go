@@ -110,12 +110,16 @@ func makeFrames(t testing.TB) (vs []frameVector) {
 	client("connect, resuming", frame.Connect, 0, 0, &wire.Connect{Version: 1, Features: 1 << 63, DeviceId: "phone-1", DeviceKind: wire.DeviceKind_DEVICE_KIND_BOT, ResumeToken: "resume", SyncMark: t0 << 8, StoreEpoch: t0, Background: true, HeartbeatSeconds: 240, InboxLimit: 50})
 	client("connect, device of a later kind", frame.Connect, 0, 0, &wire.Connect{Version: 2, Token: "t", DeviceId: "d", DeviceKind: 77})
 	server("connack", frame.Connack, 0, 0, &wire.Connack{Version: 1, UserId: "1001", ServerTime: t0, StoreEpoch: t0, HeartbeatSeconds: 60, HeartbeatMinSeconds: 15, HeartbeatMaxSeconds: 600,
-		Limits:      &wire.Limits{MaxFrame: 131072, MaxContent: 12288, MaxExt: 1024, MaxMentions: 50, MaxInflight: 256, SendsPerSecond: 100, MaxPage: 100},
+		Limits:      &wire.Limits{MaxFrame: 131072, MaxContent: 12288, MaxExt: 1024, MaxMentions: 50, MaxInflight: 256, SendsPerSecond: 50, MaxPage: 200, BytesPerSecond: 262144},
 		ResumeToken: "resume", ResumeSeconds: 3600, Resumed: true, SyncMark: 1<<64 - 1, Conversations: []*wire.ConversationState{state, joined}, InboxCursor: "next", Server: "gochat/1"})
 	server("connack, the least", frame.Connack, 0, 0, &wire.Connack{Version: 1, UserId: "1001", ServerTime: t0, StoreEpoch: 1, HeartbeatSeconds: 60})
 
 	client("send to a user", frame.Send, req, 1, text("Hello, World!"))
 	client("send to a conversation, every field, flags", frame.Send, req|frame.FlagResend|frame.FlagInteractive, 1<<32-1, everything())
+	client("send, content at its limit", frame.Send, req, 1, text(strings.Repeat("a", packet.DefaultMaxContent)))
+	atLimit := text("x")
+	atLimit.Encryption = encryption(packet.DefaultMaxContent - 1)
+	client("send, content and encryption at their limit", frame.Send, req, 1, atLimit)
 	add("client", "send with a trace id", frame.AppendTraced(nil, frame.Send, req, 1, [16]byte{0xab, 15: 1}, body(t, text("x"))), true)
 	server("sendack", frame.SendAck, req, 1, &wire.SendAck{Seq: 7, MessageId: mid})
 	server("sendack to a user, duplicate", frame.SendAck, req, 300, &wire.SendAck{Seq: 1<<64 - 1, MessageId: 1<<63 - 1, ConversationId: conv[:], Duplicate: true})
@@ -172,7 +176,12 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 		vs = append(vs, frameVector{Name: name, From: "client", Frame: hex.EncodeToString(b), Error: want.String()})
 	}
 	refused := func(name string, want code.Code, typ frame.Type, b []byte) {
-		raw(name, want, frame.Append(nil, typ, req, 1, b))
+		flags := frame.Flags(0)
+		switch typ {
+		case frame.Send, frame.Sync, frame.Request: // the frames that have answers
+			flags = req
+		}
+		raw(name, want, frame.Append(nil, typ, flags, 1, b))
 	}
 	with := func(f func(*wire.Send)) []byte {
 		m := text("x")
@@ -183,6 +192,8 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 	raw("length 1", code.BadFrame, []byte{1, 13})
 	raw("length not in its shortest form", code.BadFrame, []byte{0x82, 0, 13, 0})
 	raw("length of five bytes", code.FrameTooLarge, []byte{0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F})
+	raw("length of five bytes, not in its shortest form", code.FrameTooLarge, []byte{0x80, 0x80, 0x80, 0x80, 0})
+	raw("length whose fourth byte isn't the last", code.FrameTooLarge, []byte{0x82, 0x80, 0x80, 0x80})
 	raw("length above the maximum", code.FrameTooLarge, []byte{0x81, 0x80, 8, 3, 1})
 	raw("request id missing", code.BadFrame, []byte{2, 3, 1})
 	raw("request id cut", code.BadFrame, []byte{3, 3, 1, 0x80})
@@ -190,6 +201,9 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 	raw("trace id cut", code.BadFrame, []byte{4, 3, 2, 1, 2})
 	raw("compressed", code.BadFrame, []byte{2, 13, 4})
 	raw("unknown frame type", code.UnknownFrame, []byte{3, 200, 1, 5})
+	raw("send without request id", code.BadFrame, frame.Append(nil, frame.Send, 0, 0, body(t, text("x"))))
+	raw("sync without request id", code.BadFrame, frame.Append(nil, frame.Sync, 0, 0, body(t, &wire.Sync{Ranges: []*wire.SyncRange{{ConversationId: conv[:], FromSeq: 1}}})))
+	raw("request without request id", code.BadFrame, frame.Append(nil, frame.Request, 0, 0, body(t, &wire.Request{Method: 2})))
 
 	refused("send, body cut", code.BadRequest, frame.Send, body(t, text("x"))[:20])
 	refused("send, field longer than the body", code.BadRequest, frame.Send, []byte{2<<3 | 2, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1})
@@ -211,6 +225,11 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 	refused("send, empty", code.BadRequest, frame.Send, with(func(m *wire.Send) { m.Content = "" }))
 	refused("send, content too large", code.ContentTooLarge, frame.Send, with(func(m *wire.Send) { m.Content = strings.Repeat("a", packet.DefaultMaxContent+1) }))
 	refused("send, ext too large", code.ContentTooLarge, frame.Send, with(func(m *wire.Send) { m.Ext = make([]byte, packet.DefaultMaxExt+1) }))
+	refused("send, encryption too large", code.ContentTooLarge, frame.Send, with(func(m *wire.Send) { m.Encryption = encryption(packet.DefaultMaxContent) }))
+	refused("send, unknown fields too large", code.ContentTooLarge, frame.Send, unknownField(with(func(*wire.Send) {}), packet.DefaultMaxContent))
+	refused("send, type above 32 bits", code.BadRequest, frame.Send, append(with(func(m *wire.Send) { m.MsgType, m.Content = 0, "" }), 5<<3, 0x81, 0x80, 0x80, 0x80, 0x10, 6<<3|2, 1, 'x'))
+	refused("send, a bool of 2", code.BadRequest, frame.Send, append(with(func(*wire.Send) {}), 13<<3, 2))
+	refused("send, expires_at beyond the year 9999", code.BadRequest, frame.Send, with(func(m *wire.Send) { m.ExpiresAt = 253402300800000 }))
 	refused("send, too many mentions", code.BadRequest, frame.Send, with(func(m *wire.Send) {
 		m.Mentions = strings.Split(strings.Repeat("a,", packet.DefaultMaxMentions)+"a", ",")
 	}))
@@ -220,6 +239,8 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 	refused("send, wrong wire type", code.BadRequest, frame.Send, append([]byte{3<<3 | 1}, append(make([]byte, 8), with(func(*wire.Send) {})...)...))
 
 	refused("connect, no version", code.BadRequest, frame.Connect, body(t, &wire.Connect{DeviceId: "d", Token: "t"}))
+	refused("connect, version above 32 bits", code.BadRequest, frame.Connect, append([]byte{1 << 3, 0x81, 0x80, 0x80, 0x80, 0x10}, body(t, &wire.Connect{DeviceId: "d", Token: "t"})...))
+	refused("connect, a bool of 2", code.BadRequest, frame.Connect, append(body(t, &wire.Connect{Version: 1, DeviceId: "d", Token: "t"}), 10<<3, 2))
 	refused("connect, no device", code.BadRequest, frame.Connect, body(t, &wire.Connect{Version: 1, Token: "t"}))
 	refused("connect, token not UTF-8", code.InvalidUTF8, frame.Connect, body(t, &wire.Connect{Version: 1, DeviceId: "d", Token: "\xff"}))
 	refused("connect, token too long", code.BadRequest, frame.Connect, body(t, &wire.Connect{Version: 1, DeviceId: "d", Token: strings.Repeat("t", packet.MaxToken+1)}))
@@ -233,6 +254,18 @@ func makeRefused(t testing.TB) (vs []frameVector) {
 	refused("request, open_direct with nobody", code.BadRequest, frame.Request, body(t, &wire.Request{Method: 4}))
 	refused("request, history of half an id", code.BadRequest, frame.Request, body(t, &wire.Request{Method: 1, Body: body(t, &wire.HistoryRequest{ConversationId: conv[:8]})}))
 	return vs
+}
+
+// encryption is one whose field has size bytes, which must take two for the header's length.
+func encryption(size int) *wire.Encryption {
+	return &wire.Encryption{Header: make([]byte, size-3)}
+}
+
+// unknownField appends field 50, of size bytes with its own tag and length.
+func unknownField(b []byte, size int) []byte {
+	n := size - 4
+	b = append(b, 0x92, 3, byte(n)|0x80, byte(n>>7))
+	return append(b, make([]byte, n)...)
 }
 
 func makeSends(t testing.TB) (vs []sendVector) {

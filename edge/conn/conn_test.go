@@ -542,3 +542,22 @@ func TestConfig(t *testing.T) {
 		t.Error("no services: no error")
 	}
 }
+
+func TestLimitsAreAnnounced(t *testing.T) {
+	b := newBench(t, conn.Config{SendsPerSecond: 7, BytesPerSecond: 4321, MaxInflight: 9, MaxPage: 11})
+	p := b.open()
+	c := conntest.Client{W: p.Client()}
+	p.C.Input(conntest.Connect("alice", "d"))
+	f, err := c.Next(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, cerr := packet.DecodeConnack(f.Body)
+	if cerr != nil {
+		t.Fatal(cerr)
+	}
+	want := wire.Limits{MaxFrame: 128 << 10, MaxContent: 12 << 10, MaxExt: 1 << 10, MaxMentions: 50, MaxInflight: 9, SendsPerSecond: 7, MaxPage: 11, BytesPerSecond: 4321}
+	if *m.Limits != want {
+		t.Fatalf("limits %+v", m.Limits)
+	}
+}

@@ -674,12 +674,13 @@ func (x *Connack) GetServer() string {
 
 type Limits struct {
 	MaxFrame       uint32 `protobuf:"varint,1,opt,name=max_frame" json:"max_frame,omitempty"`     // bytes of a frame, the length field aside
-	MaxContent     uint32 `protobuf:"varint,2,opt,name=max_content" json:"max_content,omitempty"` // bytes of content and data of a message together
+	MaxContent     uint32 `protobuf:"varint,2,opt,name=max_content" json:"max_content,omitempty"` // bytes of content, data, encryption and unknown fields of a message together
 	MaxExt         uint32 `protobuf:"varint,3,opt,name=max_ext" json:"max_ext,omitempty"`
 	MaxMentions    uint32 `protobuf:"varint,4,opt,name=max_mentions" json:"max_mentions,omitempty"`
-	MaxInflight    uint32 `protobuf:"varint,5,opt,name=max_inflight" json:"max_inflight,omitempty"` // SENDs without an answer a connection
-	SendsPerSecond uint32 `protobuf:"varint,6,opt,name=sends_per_second" json:"sends_per_second,omitempty"`
-	MaxPage        uint32 `protobuf:"varint,7,opt,name=max_page" json:"max_page,omitempty"` // messages a SYNC or HISTORY answer
+	MaxInflight    uint32 `protobuf:"varint,5,opt,name=max_inflight" json:"max_inflight,omitempty"`         // SENDs without an answer a connection
+	SendsPerSecond uint32 `protobuf:"varint,6,opt,name=sends_per_second" json:"sends_per_second,omitempty"` // of a connection; twice as many at once
+	MaxPage        uint32 `protobuf:"varint,7,opt,name=max_page" json:"max_page,omitempty"`                 // messages a SYNC or HISTORY answer
+	BytesPerSecond uint32 `protobuf:"varint,8,opt,name=bytes_per_second" json:"bytes_per_second,omitempty"` // from the client, of a connection; at least four times as many at once
 }
 
 func (x *Limits) Reset() { *x = Limits{} }
@@ -733,6 +734,13 @@ func (x *Limits) GetSendsPerSecond() uint32 {
 func (x *Limits) GetMaxPage() uint32 {
 	if x != nil {
 		return x.MaxPage
+	}
+	return 0
+}
+
+func (x *Limits) GetBytesPerSecond() uint32 {
+	if x != nil {
+		return x.BytesPerSecond
 	}
 	return 0
 }

@@ -232,10 +232,17 @@ func (r *run) bytes(body []byte) []byte {
 }
 
 // Validate checks the body of any frame, as whoever receives it would: a SEND against lim,
-// a REQUEST or RESPONSE with the method's own body. A frame of unknown type is unknown_frame.
+// a REQUEST or RESPONSE with the method's own body. A frame of unknown type is unknown_frame,
+// and one that asks for an answer without saying to which request is bad_frame.
 func Validate(f *frame.Frame, lim *Limits) *code.Error {
 	if !f.Type.Known() {
 		return code.New(code.UnknownFrame)
+	}
+	switch f.Type {
+	case frame.Send, frame.Sync, frame.Request:
+		if !f.HasReqID() {
+			return code.Newf(code.BadFrame, "a %v without request id", f.Type)
+		}
 	}
 	switch f.Type {
 	case frame.Ping, frame.Pong:

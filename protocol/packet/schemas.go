@@ -118,6 +118,7 @@ var (
 		{num: 5, name: "max_inflight", kind: kindNumber},
 		{num: 6, name: "sends_per_second", kind: kindNumber},
 		{num: 7, name: "max_page", kind: kindNumber},
+		{num: 8, name: "bytes_per_second", kind: kindNumber},
 	}}
 
 	conversationState = schema{name: "conversation", fields: []spec{
