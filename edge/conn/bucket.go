@@ -23,7 +23,7 @@ func perSecond(n, burst int) rate {
 type bucket int64
 
 // take spends n at the time now and reports 0, or leaves the bucket as it is and
-// returns how long to wait.
+// returns how long to wait until they are there.
 func (b *bucket) take(now int64, n int, r rate) (wait time.Duration) {
 	t := max(int64(*b), now) + int64(n)*r.each
 	if over := t - now - r.burst; over > 0 {
@@ -31,6 +31,11 @@ func (b *bucket) take(now int64, n int, r rate) (wait time.Duration) {
 	}
 	*b = bucket(t)
 	return 0
+}
+
+// quarter is how long to wait, from now, until a quarter of the burst is there.
+func (b bucket) quarter(now int64, r rate) time.Duration {
+	return time.Duration(max(int64(b)-now-r.burst/4*3, 0))
 }
 
 // Bucket is a token bucket that several connections share.
@@ -47,6 +52,10 @@ func (b *Bucket) take(now int64, n int, r rate) (wait time.Duration) {
 			return 0
 		}
 	}
+}
+
+func (b *Bucket) quarter(now int64, r rate) time.Duration {
+	return bucket(b.earned.Load()).quarter(now, r)
 }
 
 // Rate is a limit for a Bucket outside of this package.

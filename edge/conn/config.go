@@ -165,9 +165,16 @@ type Edge struct {
 
 // strikes a connection may collect by being refused before it is closed as flooding,
 // and how many of them are forgiven a second.
+//
+// A client that was refused part of what it sent has the rest of the lane refused as well,
+// and sends all of it again, as it should: up to MaxInflight SENDs, twice a second. So
+// SENDs that come behind a refused one, or again, count for little; for nothing they can't,
+// or the resend flag would make any amount of work free.
 const (
 	strikesAllowed   = 1024
 	strikesPerSecond = 64
+	strike           = 16 // what a refusal counts,
+	strikeResent     = 1  // and that of a SEND behind another one or sent again
 )
 
 // NewEdge checks cfg and returns the shared part of all connections that h keeps.
@@ -185,7 +192,7 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 		userRate:   perSecond(cfg.UserSendsPerSecond, 2),
 		byteRate:   perSecond(cfg.BytesPerSecond, 4),
 		frameRate:  perSecond(cfg.FramesPerSecond, 4),
-		strikeRate: perSecond(strikesPerSecond, strikesAllowed/strikesPerSecond),
+		strikeRate: perSecond(strike*strikesPerSecond, strikesAllowed/strikesPerSecond),
 		calls:      make(chan struct{}, cfg.Calls),
 		auths:      make(chan struct{}, cfg.Auths),
 	}

@@ -248,16 +248,17 @@ func (in *input) handLimited() {
 }
 
 // admit hands on those SENDs of a run that the lane, the rates and the number under
-// way allow, and refuses the others.
-func (c *Conn) admit(run []packet.Pending, now int64, wait int64) {
+// way allow, and refuses the others: all, until limited has passed, if that isn't 0.
+func (c *Conn) admit(run []packet.Pending, now int64, limited time.Duration) {
 	e := c.edge
-	if wait == 0 && c.admitAll(len(run), now) {
+	if limited == 0 && c.admitAll(len(run), now) {
 		e.svc.Conversations.Send(run)
 		return
 	}
 	first := 0 // of those that may pass
 	for i := range run {
 		p := &run[i]
+		wait := limited
 		var err *code.Error
 		c.mu.Lock()
 		switch {
@@ -266,14 +267,11 @@ func (c *Conn) admit(run []packet.Pending, now int64, wait int64) {
 		case int(c.inflight) >= e.cfg.MaxInflight:
 			err = code.New(code.Overloaded)
 		default:
-			w := wait
-			if w == 0 {
-				if w = int64(c.sent.take(now, 1, e.sendRate)); w == 0 {
-					w = int64(c.user.take(now, 1, e.userRate))
-				}
+			if wait == 0 {
+				wait = c.spend(now)
 			}
-			if w > 0 {
-				err = rateLimited(w)
+			if wait > 0 {
+				err = rateLimited(wait)
 			}
 		}
 		if err == nil {
@@ -283,7 +281,7 @@ func (c *Conn) admit(run []packet.Pending, now int64, wait int64) {
 		}
 		conv := c.laneOf(p)
 		ok := c.block(conv, p.ClientMsgID)
-		ok = ok && c.strikes.take(now, 1, e.strikeRate) == 0
+		ok = ok && !c.struck(now, strikeOf(p, err))
 		c.mu.Unlock()
 		if i > first {
 			e.svc.Conversations.Send(run[first:i:i])
@@ -307,6 +305,32 @@ func (c *Conn) admit(run []packet.Pending, now int64, wait int64) {
 	}
 }
 
+// spend takes one SEND from the rates, or returns how long to wait. That is until there is
+// room for more than this one, or a client with much to send would be refused message by
+// message. mu is held.
+func (c *Conn) spend(now int64) (wait time.Duration) {
+	e, before := c.edge, c.sent
+	if wait = c.sent.take(now, 1, e.sendRate); wait > 0 {
+		return max(wait, c.sent.quarter(now, e.sendRate))
+	}
+	if wait = c.user.take(now, 1, e.userRate); wait > 0 {
+		c.sent = before
+		return max(wait, c.user.quarter(now, e.userRate))
+	}
+	return 0
+}
+
+// strikeOf is what refusing p with err counts.
+func strikeOf(p *packet.Pending, err *code.Error) int {
+	if p.Resend || err.Code == code.LaneBlocked {
+		return strikeResent
+	}
+	return strike
+}
+
+// struck counts n of a strike, and reports whether that was one too many. mu is held.
+func (c *Conn) struck(now int64, n int) bool { return c.strikes.take(now, n, c.edge.strikeRate) > 0 }
+
 // admitAll takes a run of n SENDs as a whole if nothing stands against any of them.
 func (c *Conn) admitAll(n int, now int64) bool {
 	e := c.edge
@@ -329,11 +353,11 @@ func (c *Conn) admitAll(n int, now int64) bool {
 
 // limitedWait is what a client is told to wait for when it has sent too many bytes or
 // frames: the limits are per second.
-const limitedWait = int64(time.Second)
+const limitedWait = time.Second
 
-func rateLimited(wait int64) *code.Error {
+func rateLimited(wait time.Duration) *code.Error {
 	e := code.New(code.RateLimited)
-	e.RetryAfter = max(time.Duration(wait), 10*time.Millisecond)
+	e.RetryAfter = max(wait, 10*time.Millisecond)
 	return e
 }
 
@@ -346,7 +370,7 @@ func (c *Conn) answer(f *frame.Frame, err *code.Error) {
 	}
 	over := c.refuse(f.ReqID, f.HasReqID(), err, id.ConversationID{})
 	c.replied = true
-	flood := c.strikes.take(c.edge.now(), 1, c.edge.strikeRate) > 0
+	flood := c.struck(c.edge.now(), strike)
 	c.mu.Unlock()
 	switch {
 	case flood:

@@ -67,13 +67,13 @@ func (c *Conn) limit(f *frame.Frame, now int64) {
 		c.answer(f, rateLimited(limitedWait))
 		return
 	}
-	c.strike(now)
+	c.strikeOut(now)
 }
 
-// strike counts something refused without an answer.
-func (c *Conn) strike(now int64) {
+// strikeOut counts something refused without an answer.
+func (c *Conn) strikeOut(now int64) {
 	c.mu.Lock()
-	flood := c.strikes.take(now, 1, c.edge.strikeRate) > 0
+	flood := c.struck(now, strike)
 	c.mu.Unlock()
 	if flood {
 		c.Close(code.New(code.Flooding))
@@ -116,7 +116,7 @@ func (c *Conn) received(f *frame.Frame) {
 // unwelcome refuses a frame that has no answer unless it carries a request id.
 func (c *Conn) unwelcome(hasReq bool, reqID uint32, err *code.Error) {
 	if !hasReq {
-		c.strike(c.edge.now())
+		c.strikeOut(c.edge.now())
 		return
 	}
 	f := frame.Frame{Flags: frame.FlagRequestID, ReqID: reqID}
