@@ -103,7 +103,7 @@ func (c *Conn) Close(reason *code.Error) bool {
 	c.lag, c.lanes = nil, nil
 	o := c.buffer()
 	switch reason.Code {
-	case code.Replaced, code.SessionRevoked, code.Banned:
+	case code.SessionRevoked, code.Banned: // the client forgets its tokens
 		k := wire.Kick{Code: uint32(reason.Code), Reason: reason.Reason}
 		if body, err := k.Marshal(nil); err == nil {
 			o.b = frame.Append(o.b, frame.Kick, 0, 0, body)

@@ -194,7 +194,7 @@ func TestConnectionsOfAUser(t *testing.T) {
 	b.Close() // in the middle of the user's list
 	d := login(t, h, "u", "d")
 	again := login(t, h, "u", "a")
-	expect(t, a, "KICK replaced")
+	expect(t, a, "ERROR replaced")
 	a.Close()
 	if n := h.CloseUser("u", id.DeviceID("c"), code.New(code.SessionRevoked)); n != 1 {
 		t.Fatalf("%d closed", n)

@@ -192,7 +192,7 @@ func TestSameDeviceAgain(t *testing.T) {
 	old := s.login("alice", "phone")
 	other := s.login("alice", "laptop")
 	renewed := s.login("alice", "phone")
-	s.expect(old, "KICK replaced", "end: EOF")
+	s.expect(old, "ERROR replaced", "end: EOF")
 	eventually(t, "two connections", func() bool { return s.hub.Count() == 2 })
 	s.write(other, frame.Append(nil, frame.Ping, 0, 0, nil))
 	s.write(renewed, frame.Append(nil, frame.Ping, 0, 0, nil))
@@ -442,7 +442,7 @@ func TestDoor(t *testing.T) {
 	s.expect(b, "ERROR too_many_connections", "end: EOF")
 	eventually(t, "one connection", func() bool { return s.hub.Count() == 1 })
 	again := s.login("a", "d1") // takes its own place
-	s.expect(a, "KICK replaced", "end: EOF")
+	s.expect(a, "ERROR replaced", "end: EOF")
 	eventually(t, "one connection", func() bool { return s.hub.Count() == 1 })
 	s.dial()
 	eventually(t, "two connections", func() bool { return s.hub.Count() == 2 })
