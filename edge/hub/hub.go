@@ -34,7 +34,7 @@ type Config struct {
 	StrangersPerAddress int // from one address, not logged in; a quarter of Strangers
 
 	// Told to clients when this edge leaves.
-	DrainJitter  time.Duration // clients wait a random part of it before they connect again; 2 s
+	DrainJitter  time.Duration // clients wait a random part of it, within the time left, before they connect again; 2 s
 	Alternatives []string      // host:port of other edges
 
 	Logger *slog.Logger // nothing is logged by default
@@ -291,7 +291,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	linger := h.edge.Config().Linger
 	left := max(time.Until(deadline)-linger, 0)
 	body, err := (&wire.Drain{
-		DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(h.cfg.DrainJitter.Milliseconds()), Alternatives: h.cfg.Alternatives,
+		DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(min(h.cfg.DrainJitter, left).Milliseconds()), Alternatives: h.cfg.Alternatives,
 	}).Marshal(nil)
 	if err != nil {
 		return fmt.Errorf("encoding DRAIN: %w", err)

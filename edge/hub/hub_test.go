@@ -14,6 +14,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 func newHub(t testing.TB, cfg hub.Config) (*hub.Hub, *conntest.Services) {
@@ -277,7 +278,18 @@ func TestShutdownForces(t *testing.T) {
 	if err := h.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, p, "DRAIN", "ERROR draining")
+	cl := conntest.Client{W: p.Client()}
+	f, err := cl.Next(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, cerr := packet.DecodeDrain(f.Body)
+	if cerr != nil || d.JitterMs == 0 || d.JitterMs > d.DeadlineMs || d.DeadlineMs > 300 {
+		t.Fatalf("DRAIN %+v, %v", d, cerr)
+	}
+	if f, err = cl.Next(0); err != nil || conntest.Describe(&f) != "ERROR draining" {
+		t.Fatalf("%s, %v", conntest.Describe(&f), err)
+	}
 	if _, err := open(h); err == nil || err.Code != code.Draining {
 		t.Fatalf("admitted after the end: %v", err)
 	}
