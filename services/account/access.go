@@ -29,8 +29,12 @@ func (s *Service) VerifyAccess(ctx context.Context, token string) (Identity, *co
 	if err != nil {
 		return Identity{}, err
 	}
+	st, err := s.standing(ctx, who.User, who.Device)
+	if err != nil {
+		return Identity{}, err
+	}
 	sess := session{user: who.User, device: who.Device, generation: who.generation, issued: unixMilli(who.IssuedAt)}
-	if err := s.admit(ctx, &sess); err != nil {
+	if err := st.admit(&sess); err != nil {
 		return Identity{}, err
 	}
 	return who, nil
@@ -44,33 +48,46 @@ type session struct {
 	issued     int64  // Unix ms when the access token was issued; 0: unknown
 }
 
-// admit reads the rows that tell whether the session still stands. It is one read of the
+// standing is what the rows of a user and a device say about sessions.
+type standing struct {
+	account []byte // its row, nil: none
+	device  deviceRow
+	now     int64
+}
+
+// standing reads the rows that tell whether a session still stands. It is one read of the
 // store for each CONNECT, so a revocation counts from the moment it is durable.
-func (s *Service) admit(ctx context.Context, x *session) *code.Error {
-	keys := [][]byte{s.cfg.Keys.Account(nil, x.user)}
-	if x.device != "" {
-		keys = append(keys, s.cfg.Keys.Device(nil, x.user, x.device))
+func (s *Service) standing(ctx context.Context, user id.UserID, device id.DeviceID) (st standing, _ *code.Error) {
+	keys := [][]byte{s.cfg.Keys.Account(nil, user)}
+	if device != "" {
+		keys = append(keys, s.cfg.Keys.Device(nil, user, device))
 	}
 	rows, err := s.cfg.Store.MultiGet(ctx, keys)
 	if err != nil {
-		return storeError("reading a session", err)
+		return st, storeError("reading a session", err)
 	}
-	var dev deviceRow
+	st.account, st.now = rows[0], s.nowMS()
 	if len(rows) > 1 && rows[1] != nil {
-		if dev, err = parseDevice(rows[1]); err != nil {
-			return code.Wrap(code.Internal, err)
+		if st.device, err = parseDevice(rows[1]); err != nil {
+			return st, code.Wrap(code.Internal, err)
 		}
 	}
+	return st, nil
+}
+
+// admit returns why a session of this user and device doesn't stand any more, or nil.
+func (st *standing) admit(x *session) *code.Error {
+	dev := &st.device
 	if x.generation != 0 {
-		if rows[0] == nil || dev.Generation != x.generation || !dev.live(s.nowMS()) {
+		if st.account == nil || dev.Generation != x.generation || !dev.live(st.now) {
 			return code.New(code.SessionRevoked)
 		}
 		return nil
 	}
 	// A token that names no session carries its time in whole seconds, so one issued in the
 	// second of the revocation, even after it, is refused: the next one is good.
-	if rows[0] != nil {
-		acc, err := parseAccount(rows[0])
+	if st.account != nil {
+		acc, err := parseAccount(st.account)
 		if err != nil {
 			return code.Wrap(code.Internal, err)
 		}
@@ -87,8 +104,8 @@ func (s *Service) admit(ctx context.Context, x *session) *code.Error {
 // Authenticate is CONNECT: it says who a connection belongs to and returns the resume
 // token for its CONNACK. A token that is given must be good, but for having expired where a
 // good resume token says who it was; with a good resume token it may be empty. resumed
-// tells that the resume token was good for this user and device; a bad one beside a good
-// token is ignored.
+// tells that the resume token was good for this user and device, its session not revoked;
+// a bad one beside a good token is ignored.
 //
 // kind is not recorded: a connect writes nothing.
 func (s *Service) Authenticate(ctx context.Context, token, resume string, device id.DeviceID, kind uint8) (user id.UserID, resumeToken string, resumed bool, _ *code.Error) {
@@ -96,12 +113,14 @@ func (s *Service) Authenticate(ctx context.Context, token, resume string, device
 		return "", "", false, code.Newf(code.BadRequest, "the device id is missing or malformed")
 	}
 	var (
-		r  resumeClaims
-		ok bool
+		r     resumeClaims
+		shown session // the resume token's
+		ok    bool
 	)
 	if resume != "" {
 		r, ok = s.openResume(resume)
 		ok = ok && r.device == device
+		shown = r.session
 	}
 	if token == "" && !ok {
 		return "", "", false, code.New(code.Unauthenticated)
@@ -119,10 +138,15 @@ func (s *Service) Authenticate(ctx context.Context, token, resume string, device
 			return "", "", false, err
 		}
 	}
-	if err := s.admit(ctx, &r.session); err != nil {
+	st, err := s.standing(ctx, r.user, device)
+	if err != nil {
 		return "", "", false, err
 	}
-	return r.user, s.sealResume(&r), ok, nil
+	if err := st.admit(&r.session); err != nil {
+		return "", "", false, err
+	}
+	resumed = ok && st.admit(&shown) == nil
+	return r.user, s.sealResume(&r), resumed, nil
 }
 
 // MintToken signs an access token as the server itself does: `gochat token`. It needs no

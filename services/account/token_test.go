@@ -377,6 +377,16 @@ func TestAuthenticate(t *testing.T) {
 	if resumed || err != nil {
 		t.Errorf("a bad resume token beside a good token: %v, %v", resumed, err)
 	}
+	e.clock.pass(time.Second)
+	g = e.login("alice", "phone") // ends the session that the resume token belongs to
+	u, next, resumed, err = e.Authenticate(ctx, g.AccessToken, resume, "phone", 1)
+	if u != "alice" || resumed || err != nil {
+		t.Errorf("a revoked resume token beside a good token: %q, %v, %v", u, resumed, err)
+	}
+	if _, _, resumed, err = e.Authenticate(ctx, "", next, "phone", 1); !resumed || err != nil {
+		t.Errorf("the next resume token: %v, %v", resumed, err)
+	}
+	resume = next
 	if _, c := e.connect("rubbish", resume, "phone"); c != code.Unauthenticated {
 		t.Errorf("a bad token beside a good resume token: %s", c)
 	}
