@@ -188,6 +188,24 @@ func TestTheWholeWay(t *testing.T) {
 	}
 }
 
+// A device's kind is a number, or the name that it has in a frame's JSON form.
+func TestDeviceKinds(t *testing.T) {
+	r := newRig(t)
+	for i, c := range []struct{ kind, refused string }{
+		{"1", ""}, {"0", ""}, {"5", ""}, {"200", ""}, {"70000", ""}, {`"phone"`, ""}, {`"unknown"`, ""}, {`"toaster"`, ""}, {`"\u0070hone"`, ""}, {"null", ""},
+		{"-1", "bad_request"}, {"1.5", "bad_request"}, {"4294967296", "bad_request"}, {"true", "bad_request"}, {"[]", "bad_request"}, {"{}", "bad_request"},
+	} {
+		body := fmt.Sprintf(`{"name":"user%d","password":"correct horse","device_kind":%s}`, i, c.kind)
+		resp, answer := r.do("POST", "/api/v1/auth/register", jsonType, body)
+		if got := resp.StatusCode == 200; got != (c.refused == "") {
+			t.Errorf("%s: %d %s", c.kind, resp.StatusCode, answer)
+		}
+		if c.refused != "" && r.refusal(resp, answer).Name != c.refused {
+			t.Errorf("%s: %s", c.kind, answer)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Ready = func(context.Context) error { return errors.New("the store is away") } })
 	var g auth.Grant

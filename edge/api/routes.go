@@ -123,14 +123,14 @@ func (s *Server) limited(ctx context.Context, c *app.RequestContext) {
 func (s *Server) register(ctx context.Context, c *app.RequestContext) {
 	var in auth.Credentials
 	if s.read(c, &in) {
-		s.granted(c)(s.cfg.Accounts.Register(ctx, in.Name, in.Password, id.DeviceID(in.DeviceID), in.DeviceKind))
+		s.granted(c)(s.cfg.Accounts.Register(ctx, in.Name, in.Password, id.DeviceID(in.DeviceID), uint8(in.DeviceKind)))
 	}
 }
 
 func (s *Server) login(ctx context.Context, c *app.RequestContext) {
 	var in auth.Credentials
 	if s.read(c, &in) {
-		s.granted(c)(s.cfg.Accounts.Login(ctx, in.Name, in.Password, id.DeviceID(in.DeviceID), in.DeviceKind))
+		s.granted(c)(s.cfg.Accounts.Login(ctx, in.Name, in.Password, id.DeviceID(in.DeviceID), uint8(in.DeviceKind)))
 	}
 }
 

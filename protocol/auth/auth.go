@@ -9,12 +9,44 @@
 // Every refusal is a Refused body with the HTTP status of its code.
 package auth
 
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
 // Credentials are what a person signs in with, and on which device.
 type Credentials struct {
-	Name       string `json:"name"`     // the user id; brought to Unicode NFC by the server
-	Password   string `json:"password"` // 8 to 256 bytes of UTF-8
-	DeviceID   string `json:"device_id,omitempty"`
-	DeviceKind uint8  `json:"device_kind,omitempty"` // as in CONNECT
+	Name       string     `json:"name"`     // the user id; brought to Unicode NFC by the server
+	Password   string     `json:"password"` // 8 to 256 bytes of UTF-8
+	DeviceID   string     `json:"device_id,omitempty"`
+	DeviceKind DeviceKind `json:"device_kind,omitempty"`
+}
+
+// DeviceKind is a wire.DeviceKind. It is written as its number and read as that or as the
+// name that it has in a frame's JSON form; kinds of a later version are read as unknown.
+type DeviceKind uint8
+
+// kinds are the names by number.
+var kinds = [...]string{"unknown", "phone", "tablet", "desktop", "web", "bot"}
+
+// UnmarshalJSON reads a number or a name.
+func (k *DeviceKind) UnmarshalJSON(b []byte) error {
+	var name string
+	var number uint32
+	if bytes.HasPrefix(b, []byte{'"'}) {
+		if err := json.Unmarshal(b, &name); err != nil {
+			return fmt.Errorf("device_kind: %w", err)
+		}
+		number = uint32(max(slices.Index(kinds[:], name), 0))
+	} else if err := json.Unmarshal(b, &number); err != nil {
+		return fmt.Errorf("device_kind: %w", err)
+	}
+	if *k = DeviceKind(number); number >= uint32(len(kinds)) {
+		*k = 0
+	}
+	return nil
 }
 
 // Grant is a signed-in device: who it is and the tokens that say so.
