@@ -244,7 +244,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown field", "POST", "login", jsonType, `{"name":"alice","password":"correct horse","admin":true}`, 400, code.BadRequest, nil},
 		{"a field in other letters", "POST", "login", jsonType, `{"Name":"alice","password":"correct horse"}`, 400, code.BadRequest, nil},
 		{"wrong type", "POST", "login", jsonType, `{"name":1,"password":"correct horse"}`, 400, code.BadRequest, nil},
-		{"kind out of range", "POST", "login", jsonType, `{"name":"alice","password":"correct horse","device_kind":256}`, 400, code.BadRequest, nil},
+		{"kind out of range", "POST", "login", jsonType, `{"name":"alice","password":"correct horse","device_kind":4294967296}`, 400, code.BadRequest, nil},
 		{"invalid UTF-8", "POST", "login", jsonType, "{\"name\":\"\xff\",\"password\":\"correct horse\"}", 400, code.InvalidUTF8, nil},
 		{"a lone surrogate", "POST", "register", jsonType, `{"name":"a\ud800b","password":"correct horse"}`, 400, code.BadRequest, nil},
 		{"a control character", "POST", "login", jsonType, "{\"name\":\"a\nb\",\"password\":\"correct horse\"}", 400, code.BadRequest, nil},
