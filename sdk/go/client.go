@@ -182,6 +182,10 @@ func (c *Client) run() {
 		if final(err) {
 			c.log.Warn("client stopped", "error", err)
 			c.mu.Lock()
+			if endsTokens(err) && c.session.ResumeToken != "" {
+				c.session.ResumeToken = ""
+				c.saveSession()
+			}
 			c.stop(fmt.Errorf("%w: %w", ErrStopped, err))
 			c.mu.Unlock()
 			c.emit(Stopped{Err: err})
@@ -204,6 +208,13 @@ func (c *Client) run() {
 func final(err error) bool {
 	var d *dismissal
 	return errors.As(err, &d) && d.told.Code.Class() == code.Terminal
+}
+
+// endsTokens reports whether the device was signed out, and not merely replaced by another
+// connection of its own.
+func endsTokens(err error) bool {
+	var d *dismissal
+	return errors.As(err, &d) && (d.told.Code == code.SessionRevoked || d.told.Code == code.Banned)
 }
 
 // backoff is a random time below a bound that doubles, and not before the server wants it.

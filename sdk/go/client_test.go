@@ -496,7 +496,7 @@ func TestDismissals(t *testing.T) {
 			noLeaks(t)
 			s, r := newScripted(t), newRecorder()
 			c := open(t, s.address(), r, nil)
-			p, _ := s.welcome(nil)
+			p, _ := s.welcome(&wire.Connack{ResumeToken: "resume"})
 			a := mustSend(t, c, "one")
 			p.expectSend("one")
 			if e.Code == code.SessionRevoked {
@@ -521,6 +521,10 @@ func TestDismissals(t *testing.T) {
 			}
 			if len(c.Outbox()) != 1 {
 				t.Error("the outbox was emptied")
+			}
+			st, err := c.store.Load()
+			if kept := st.Session.ResumeToken == "resume"; err != nil || kept != (e.Code == code.Replaced) {
+				t.Errorf("the resume token is now %q (%v)", st.Session.ResumeToken, err)
 			}
 		})
 	}

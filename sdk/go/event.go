@@ -26,7 +26,7 @@ type Disconnected struct {
 
 // Stopped: the client won't connect again by itself. Err is why: usually a *code.Error
 // (signed out, the same device connected elsewhere, a token that is no good). What waits
-// in the outbox stays there.
+// in the outbox stays there, and so does the resume token unless the device was signed out.
 type Stopped struct{ Err error }
 
 // MessageReceived: the next message of its conversation. Own messages come too, those of
@@ -50,7 +50,7 @@ type ConversationChanged struct{ Conversation Conversation }
 
 // SignalReceived: somebody types, moves a cursor, and the like.
 type SignalReceived struct {
-	Conversation id.ConversationID // zero: sent to the user alone
+	Conversation id.ConversationID
 	Sender       id.UserID
 	Device       id.DeviceID
 	Kind         uint32

@@ -41,6 +41,8 @@ type link struct {
 	inflight  int // SENDs without an answer
 	heartbeat time.Duration
 	limits    wire.Limits
+	sends     pace // SENDs
+	bytes     pace // their bytes
 	lastWrite time.Time
 	lastRead  time.Time
 	closing   bool // write what is there, then close
@@ -242,6 +244,7 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 	if l.limits.MaxInflight == 0 {
 		l.limits.MaxInflight = 64
 	}
+	l.sends, l.bytes = newPace(l.limits.SendsPerSecond, burstSends), newPace(l.limits.BytesPerSecond, burstBytes)
 	c.offset = time.UnixMilli(int64(ack.ServerTime)).Sub(sent)
 	c.me = id.UserID(ack.UserId)
 	c.adoptLanes()

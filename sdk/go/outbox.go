@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -267,6 +268,7 @@ func (c *Client) adoptLanes() {
 func (c *Client) pump(l *link, now time.Time) (next time.Time) {
 	next = now.Add(time.Hour)
 	kept := c.order[:0]
+	turn, late := 0, false // behind the last lane that sent something; the pace held one back
 	for _, s := range c.order {
 		if len(s.queue) == 0 {
 			s.listed = false
@@ -295,6 +297,12 @@ func (c *Client) pump(l *link, now time.Time) (next time.Time) {
 			if o.sent {
 				continue
 			}
+			if t := l.mayAt(); now.Before(t) {
+				if late = true; t.Before(next) {
+					next = t
+				}
+				break
+			}
 			flags := frame.FlagRequestID
 			if o.tried {
 				flags |= frame.FlagResend
@@ -303,14 +311,29 @@ func (c *Client) pump(l *link, now time.Time) (next time.Time) {
 				flags |= frame.FlagInteractive
 			}
 			o.req = l.request(o)
+			before := len(l.out)
 			l.out = frame.Append(l.out, frame.Send, flags, o.req, o.Body)
+			l.sends.spend(now, 1)
+			l.bytes.spend(now, len(l.out)-before)
 			l.inflight++
 			o.sent, o.tried = true, true
+			turn = len(kept)
 		}
 	}
 	clear(c.order[len(kept):])
 	c.order = kept
+	if late && turn > 0 && turn < len(kept) { // the next lane's turn: a long one must not hold up the others
+		c.order = append(slices.Clone(kept[turn:]), kept[:turn]...)
+	}
 	return next
+}
+
+// mayAt is when the pace lets the next SEND go.
+func (l *link) mayAt() time.Time {
+	if b := l.bytes.next(); b.After(l.sends.next()) {
+		return b
+	}
+	return l.sends.next()
 }
 
 // acked takes in a SENDACK: the message is stored, and has arrived here too.
@@ -388,8 +411,12 @@ func (c *Client) sendRefused(l *link, o *outgoing, req uint32, e *code.Error) {
 		if s.queue[0] == o {
 			wait = max(wait, 50*time.Millisecond)
 		}
-		if until := time.Now().Add(wait + jitter(wait/2)); until.After(s.blocked) {
+		until := time.Now().Add(wait + jitter(wait/2))
+		if until.After(s.blocked) {
 			s.blocked = until
+		}
+		if e.Code == code.RateLimited { // the rates are of all lanes together
+			l.sends.hold(until)
 		}
 		c.list(s)
 	case e.Code == code.IDInFuture:
