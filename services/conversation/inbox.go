@@ -254,7 +254,10 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.Con
 		st.LastTime = uint64(l.head.LastTime)
 	}
 	if seq := l.head.PreviewSeq; seq > 0 && l.who.Sees(seq) {
-		st.Preview = &wire.Preview{Seq: seq, SenderId: string(l.head.PreviewSender), MsgType: l.head.PreviewType, Text: string(l.head.PreviewText)}
+		st.Preview = &wire.Preview{Seq: seq, SenderId: string(l.head.PreviewSender), MsgType: l.head.PreviewType}
+		if t := l.head.PreviewType; t < packet.TypeImage || t > packet.TypeVideo { // the beginning of a JSON object is of no use
+			st.Preview.Text = string(l.head.PreviewText)
+		}
 	}
 	if l.peer != "" {
 		p, err := cursorOf(l.theirs, l.theirsWant, &l.head)

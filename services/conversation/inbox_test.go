@@ -8,6 +8,7 @@ import (
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/msgstore/kv/memory"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
@@ -185,4 +186,25 @@ func TestOpenDirect(t *testing.T) {
 	wantCode(t, err, code.NoSuchUser)
 	_, err = w.svc.OpenDirect(w.ctx, alive("alice"), "")
 	wantCode(t, err, code.BadRequest)
+}
+
+// The beginning of an image's JSON isn't shown to anybody.
+func TestPreviewOfWhatIsNoText(t *testing.T) {
+	w := newWorld(t, memory.New(memory.Config{}))
+	w.say("alice", "me", 1)
+	conv := id.Direct("alice", "me")
+	for typ, want := range map[uint32]string{1: "m1", 2: "", 3: "", 4: "", 5: "", 6: "m1", 1000: "m1"} {
+		h, _, err := w.seq.timeline.Head(w.ctx, conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.PreviewType = typ
+		tx := new(kv.Tx)
+		tx.Set(w.svc.cfg.Keys.Head(nil, conv), h.Append(nil))
+		w.commit(tx)
+		states, _ := w.inbox("me", 0, 0)
+		if p := states[0].Preview; p == nil || p.Text != want || p.MsgType != typ || p.Seq != 1 {
+			t.Errorf("type %d: preview %+v", typ, p)
+		}
+	}
 }
