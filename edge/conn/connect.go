@@ -97,7 +97,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 			MaxFrame: uint32(e.cfg.MaxFrame), MaxContent: uint32(e.cfg.Packet.MaxContent), MaxExt: uint32(e.cfg.Packet.MaxExt),
 			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.cfg.MaxInflight),
 			SendsPerSecond: uint32(e.cfg.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
-			BytesPerSecond: uint32(min(e.cfg.BytesPerSecond, math.MaxUint32)),
+			BytesPerSecond: uint32(min(int64(e.cfg.BytesPerSecond), math.MaxUint32)),
 		},
 		ResumeToken: resume, ResumeSeconds: seconds(e.cfg.Resume), Resumed: resumed, Server: e.cfg.Server,
 	}

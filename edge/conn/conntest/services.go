@@ -82,8 +82,13 @@ func (s *Services) Authenticate(ctx context.Context, token, resume string, devic
 	if token == "panic" {
 		panic("an authenticator that panics")
 	}
-	if token == "expired" {
+	switch token {
+	case "expired":
 		return "", "", false, code.New(code.TokenExpired)
+	case "revoked":
+		return "", "", false, code.New(code.SessionRevoked)
+	case "banned":
+		return "", "", false, code.New(code.Banned)
 	}
 	return "", "", false, code.New(code.Unauthenticated)
 }
