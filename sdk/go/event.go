@@ -124,8 +124,9 @@ type Conversation struct {
 	RecvSeq     uint64
 	Unread      int
 	LastTime    time.Time // zero: no message yet
-	Preview     string
+	Preview     string    // the beginning of the last message's content; empty for types 2 to 5
 	PreviewFrom id.UserID
+	PreviewType uint32 // 0: no message yet
 	PeerReadSeq uint64
 	PeerRecvSeq uint64
 	JoinedSeq   uint64
@@ -138,7 +139,7 @@ func conversationOf(me id.UserID, s *wire.ConversationState) Conversation {
 	c := Conversation{
 		ID: id.ConversationID(s.ConversationId), Name: s.Name, LastSeq: s.LastSeq, FirstSeq: s.FirstSeq, ReadSeq: s.ReadSeq, RecvSeq: s.RecvSeq,
 		Unread: int(s.Unread), PeerReadSeq: s.PeerReadSeq, PeerRecvSeq: s.PeerRecvSeq, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Pinned: s.Pinned, Muted: s.Muted,
-		Preview: s.Preview.GetText(), PreviewFrom: id.UserID(s.Preview.GetSenderId()),
+		Preview: s.Preview.GetText(), PreviewFrom: id.UserID(s.Preview.GetSenderId()), PreviewType: s.Preview.GetMsgType(),
 	}
 	for _, u := range s.Users {
 		c.Users = append(c.Users, id.UserID(u))
