@@ -29,6 +29,7 @@ type pair struct {
 	idAt, content int    // where they are in body
 
 	asking asking // what the recipient's SYNC under way is for
+	again  bool   // something new called for a pull during one
 	syncID uint32
 	from   uint64 // where that SYNC begins
 	head   uint64 // as the last SYNCED told

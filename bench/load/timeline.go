@@ -41,8 +41,12 @@ func (r *pairsRun) walk(ctx context.Context) error {
 
 // pull asks for what a gap or a hint says is missing, one SYNC at a time.
 func (p *pair) pull() {
+	if p.asking == pull {
+		p.again = true // the answer under way may have been read before
+		return
+	}
 	if p.asking == nothing {
-		p.asking = pull
+		p.asking, p.again = pull, false
 		p.run.pulls++
 		p.ask()
 	}
@@ -108,7 +112,7 @@ func (p *pair) synced(f *frame.Frame) {
 	}
 	if p.asking == pull {
 		p.asking = nothing
-		if from, _ := p.book.Missing(); from != 0 {
+		if from, _ := p.book.Missing(); from != 0 || p.again {
 			p.pull()
 		}
 		return

@@ -46,9 +46,6 @@ type Loop struct {
 	buf    []byte
 	start  time.Time
 	pwait2 bool
-
-	// Written counts the bytes sent, Reads and Writes the system calls.
-	Written, Reads, Writes int64
 }
 
 // New returns a Loop. Close it.
@@ -68,9 +65,6 @@ func New() (*Loop, error) {
 
 // Now returns nanoseconds since the loop was made, by the monotonic clock.
 func (l *Loop) Now() int64 { return int64(time.Since(l.start)) }
-
-// Start returns the time that Now counts from.
-func (l *Loop) Start() time.Time { return l.start }
 
 // Open returns the number of open connections, those still connecting included.
 func (l *Loop) Open() int { return l.open }
@@ -186,7 +180,6 @@ func (l *Loop) connected(c *Conn) {
 
 func (l *Loop) input(c *Conn) {
 	n, errno := sysRead(c.fd, l.buf)
-	l.Reads++
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 		return
@@ -215,11 +208,9 @@ func (l *Loop) input(c *Conn) {
 func (c *Conn) Flush() {
 	for c.sent < len(c.Out) && !c.blocked && !c.connecting && c.fd >= 0 {
 		n, errno := sysWrite(c.fd, c.Out[c.sent:])
-		c.loop.Writes++
 		switch errno {
 		case 0:
 			c.sent += n
-			c.loop.Written += int64(n)
 		case unix.EAGAIN:
 			c.blocked = true
 			c.interest(unix.EPOLLIN | unix.EPOLLOUT)
@@ -233,9 +224,6 @@ func (c *Conn) Flush() {
 		c.Out, c.sent = c.Out[:0], 0
 	}
 }
-
-// Unsent returns how many bytes wait for the socket.
-func (c *Conn) Unsent() int { return len(c.Out) - c.sent }
 
 // Alive reports whether the connection is open or being opened.
 func (c *Conn) Alive() bool { return c.loop != nil && c.fd >= 0 }

@@ -97,8 +97,8 @@ func TestEcho(t *testing.T) {
 		t.Errorf("alive %v, %d open", c.Alive(), l.Open())
 	}
 	pollUntil(t, l, func() bool { return len(c.got) == len(want) })
-	if !bytes.Equal(c.got, want) || c.Unsent() != 0 || l.Written != int64(len(want)) {
-		t.Errorf("%d bytes came back, %d unsent, %d written", len(c.got), c.Unsent(), l.Written)
+	if !bytes.Equal(c.got, want) || len(c.Out) != 0 {
+		t.Errorf("%d bytes came back, %d are unsent", len(c.got), len(c.Out))
 	}
 	c.Shrink()
 	c.Close()
@@ -193,9 +193,6 @@ func TestPollWaits(t *testing.T) {
 		if took := l.Now() - before; took < int64(2*time.Millisecond) {
 			t.Errorf("Poll came back after %d ns", took)
 		}
-	}
-	if l.Start().IsZero() {
-		t.Error("no start")
 	}
 }
 

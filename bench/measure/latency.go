@@ -24,9 +24,6 @@ func (l *Latency) Record(ns int64) {
 	_ = l.h.RecordValue(min(max(ns, 0), highest)) // in range
 }
 
-// Reset empties the histogram.
-func (l *Latency) Reset() { l.h.Reset() }
-
 // Quantiles is what is reported of a histogram. The durations are in milliseconds.
 type Quantiles struct {
 	Count int64   `json:"count"`
