@@ -149,11 +149,21 @@ func (c *Conn) unhold() {
 	}
 }
 
-// crowded reports whether so much is waiting that large answers must not be added.
+// crowded reports whether so much is waiting that large answers must not be added, even
+// after the client was given what it takes. It is for the goroutine of Input.
 func (c *Conn) crowded() bool {
+	if c.waiting() <= c.edge.cfg.QueueBytes {
+		return false
+	}
+	c.Flush()
+	return c.waiting() > c.edge.cfg.QueueBytes
+}
+
+// waiting is how many bytes are still to be written.
+func (c *Conn) waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.out.waiting()+c.writing.waiting() > c.edge.cfg.QueueBytes
+	return c.out.waiting() + c.writing.waiting()
 }
 
 // Flush writes what is queued, as far as the transport takes it. When another

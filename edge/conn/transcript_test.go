@@ -1,7 +1,9 @@
 package conn_test
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gochat-im/gochat/edge/conn"
@@ -111,6 +113,25 @@ func TestRefusalOvertakesAcks(t *testing.T) {
 	b.expect(a, "ERROR #2 invalid_utf8")
 	b.svc.Release()
 	b.expect(a, "SENDACK #1 seq 1", "SENDACK #3 seq 2")
+}
+
+// Who reads is answered every range of a SYNC, however much that is.
+func TestManyRanges(t *testing.T) {
+	b := newBench(t, conn.Config{QueueBytes: 4 << 10, QueueFrames: 10})
+	p := b.login("alice", "d")
+	m := new(wire.Sync)
+	for i := range 30 {
+		user := fmt.Sprint("user", i)
+		p.C.Input(conntest.Send(uint32(i), 0, user, uint64(i), strings.Repeat("x", 1000)))
+		conv := conntest.Direct("alice", user)
+		m.Ranges = append(m.Ranges, &wire.SyncRange{ConversationId: conv[:], FromSeq: 1})
+	}
+	p.Discard()
+	p.C.Input(conntest.Frame(frame.Sync, frame.FlagRequestID, 7, m))
+	got, err := p.Take()
+	if err != nil || len(got) != 30 || strings.Contains(strings.Join(got, " "), "overloaded") {
+		t.Fatalf("%d answers: %.300q (%v)", len(got), got, err)
+	}
 }
 
 // One lane, however its conversation is named.
