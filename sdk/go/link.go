@@ -49,6 +49,7 @@ type link struct {
 	moveAt    time.Time
 	move      *redirect                  // the server is leaving
 	pulls     int                        // SYNCs without an answer
+	ranges    int                        // of one SYNC, at most
 	acked     map[*conversation]struct{} // named in a RECVACK
 
 	pages struct { // reading the inbox since the sync mark
@@ -237,7 +238,7 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 	defer c.mu.Unlock()
 	now := time.Now()
 	l.heartbeat = time.Duration(max(ack.HeartbeatSeconds, 1)) * time.Second
-	l.lastRead, l.lastWrite = now, now
+	l.lastRead, l.lastWrite, l.ranges = now, now, maxRanges
 	if ack.Limits != nil {
 		l.limits = *ack.Limits
 	}

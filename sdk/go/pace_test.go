@@ -161,3 +161,49 @@ func TestRateLimitedHoldsAllLanes(t *testing.T) {
 		t.Errorf("the next lane waits %v", wait)
 	}
 }
+
+// A server that finds the ranges of a SYNC too many is asked for as many as it answered, and
+// for more again when that goes well.
+func TestFewerRanges(t *testing.T) {
+	c, l := idle(wire.Limits{})
+	now := time.Now()
+	for i := range 100 {
+		v := c.conversation(id.Direct(alice, id.UserID(fmt.Sprint("user", i))))
+		v.known, v.head = true, 1
+		c.look(v)
+	}
+	c.mu.Lock()
+	l.out = l.out[:0]
+	c.mu.Unlock()
+	for round, want := range []struct{ ranges, answer int }{{32, 3}, {3, 3}, {6, 6}, {12, 0}, {1, 1}, {2, 2}} {
+		now = now.Add(time.Hour)
+		c.mu.Lock()
+		c.pullDue(l, now)
+		out := slices.Clone(l.out)
+		l.out = l.out[:0]
+		c.mu.Unlock()
+		f, _, err := frame.Parse(out, frame.DefaultMax)
+		if err != nil || f.Type != frame.Sync {
+			t.Fatalf("round %d: %v, %v", round, f.Type, err)
+		}
+		m, cerr := packet.DecodeSync(f.Body)
+		if cerr != nil || len(m.Ranges) != want.ranges {
+			t.Fatalf("round %d: %d ranges (%v), want %d", round, len(m.Ranges), cerr, want.ranges)
+		}
+		for i, r := range m.Ranges {
+			p := packet.Page{Conversation: id.ConversationID(r.ConversationId), FromSeq: 1, ToSeq: 1, FirstSeq: 2, LastSeq: 1}
+			var refused *code.Error
+			if i >= want.answer {
+				refused = code.New(code.Overloaded)
+			}
+			b := packet.AppendSynced(nil, f.ReqID, i < len(m.Ranges)-1, &p, refused)
+			answer, _, _ := frame.Parse(b, frame.DefaultMax)
+			if err := c.frame(l, &answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := len(c.behind); n != 100-15 {
+		t.Errorf("%d conversations are behind, want 85", n)
+	}
+}

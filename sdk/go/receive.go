@@ -12,7 +12,7 @@ import (
 
 const (
 	maxAside   = 256 // messages of one conversation that wait for earlier ones
-	maxRanges  = 32  // of one SYNC
+	maxRanges  = 32  // of one SYNC, fewer while the server finds them too many
 	maxPulls   = 4   // SYNCs under way
 	acksAFrame = 256 // entries of one RECVACK
 )
@@ -36,8 +36,9 @@ type conversation struct {
 
 // pull is a SYNC under way: for these conversations, or for a search.
 type pull struct {
-	convs  map[id.ConversationID]*conversation
-	search *search
+	convs    map[id.ConversationID]*conversation
+	answered int // ranges that could be read
+	search   *search
 }
 
 func (c *Client) conversation(conv id.ConversationID) *conversation {
@@ -219,7 +220,7 @@ func (c *Client) pullDue(l *link, now time.Time) (next time.Time) {
 			}
 			continue
 		}
-		if len(ranges) == maxRanges {
+		if len(ranges) == l.ranges {
 			next = now
 			break
 		}
@@ -276,9 +277,14 @@ func (c *Client) synced(l *link, f *frame.Frame) error {
 	}
 	v.pulling = false
 	if refused != nil {
+		if refused.Code == code.Overloaded {
+			l.ranges = max(w.answered, 1)
+		}
 		c.unreadable(v, refused)
 		return nil
 	}
+	w.answered++
+	l.ranges = min(l.ranges+1, maxRanges)
 	return c.page(v, &p)
 }
 
