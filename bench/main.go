@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/gochat-im/gochat/bench/floor"
+	"github.com/gochat-im/gochat/bench/hostile"
 	"github.com/gochat-im/gochat/bench/load"
 	"github.com/gochat-im/gochat/bench/report"
 )
@@ -31,8 +32,9 @@ const help = `usage: bench SCENARIO [flags]
 
   pairs    one-to-one conversations: -w WINDOWS as fast as the answers come, or -rate R whatever they do
   idle     connections that only stay, each of its own user, with heartbeats
+  hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
   floor    the bare program alone: pairs, groups, echoes, synced writes
-  all      short versions of all of them, within three minutes
+  all      short versions of all but hostile, within three minutes
   issuer   write the key of a token issuer, and the configuration with which a server takes its tokens
 
 bench SCENARIO -h lists the flags. Without -addr a server is built and started, with data that are removed afterwards.
@@ -58,6 +60,13 @@ func main() {
 		if err := floor.RunChild(os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(exitEnvironment)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == hostile.ChildCommand {
+		if err := hostile.RunChild(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitHarness)
 		}
 		return
 	}
@@ -99,6 +108,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return pairs(ctx, args, out)
 	case "idle":
 		return idle(ctx, args, out)
+	case "hostile":
+		return underAttack(ctx, args, out)
 	case "floor":
 		return bare(ctx, args, out)
 	case "all":

@@ -24,6 +24,7 @@ type Pairs struct {
 	Burst   int     // with Rate: messages that a pair sends at once; 0: 1
 	Warm    time.Duration
 	Measure time.Duration
+	Begun   func() error // called when all connections stand and the load begins; may be nil
 }
 
 // PairsResult is what a load of pairs showed.
@@ -251,6 +252,11 @@ func (r *pairsRun) outstanding() string {
 
 // load runs the load and measures its second part.
 func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
+	if r.Begun != nil {
+		if err := r.Begun(); err != nil {
+			return err
+		}
+	}
 	r.phase = loading
 	now := r.loop.Now()
 	if r.Rate > 0 {

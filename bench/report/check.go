@@ -24,7 +24,7 @@ type Check struct {
 
 // Threshold is a parsed `[run:]metric op operand`, where operand is a number with an
 // optional unit, or [number*]other, other being a metric of the same run, or floor:
-// what the same metric was on the floor of the same round.
+// what the same metric was on the floor of the same round, or calm: what it was before the attack.
 type Threshold struct {
 	text   string
 	scope  string
@@ -64,7 +64,7 @@ func ParseThresholds(list string) ([]Threshold, error) {
 			t.factor = v * unit
 		}
 		for _, name := range []string{t.metric, t.other} {
-			if name != "" && name != "floor" && !slices.Contains(known(), name) {
+			if name != "" && name != "floor" && name != "calm" && !slices.Contains(known(), name) {
 				return nil, fmt.Errorf("threshold %q: no metric %s; there are %s", text, name, strings.Join(known(), ", "))
 			}
 		}
@@ -77,7 +77,7 @@ func ParseThresholds(list string) ([]Threshold, error) {
 var known = sync.OnceValue(func() []string {
 	all := map[string]float64{}
 	for _, m := range []map[string]float64{
-		pairsMetrics(&load.PairsResult{}), floorMetrics(&floor.Result{}), idleMetrics(&load.IdleResult{}), rawMetrics([]*floor.Raw{{}}),
+		pairsMetrics(&load.PairsResult{}), floorMetrics(&floor.Result{}), idleMetrics(&load.IdleResult{}), rawMetrics([]*floor.Raw{{}}), hostileMetrics(&Hostile{}),
 	} {
 		maps.Copy(all, m)
 	}
@@ -124,6 +124,11 @@ func (t *Threshold) judge(run *Run) (Check, error) {
 			return c, fmt.Errorf("threshold %q: %s ran without a floor (-floor), or its %s is 0", t.text, run.Name, t.metric)
 		}
 		c.Said = fmt.Sprintf("%s is %.3f of the floor's", t.metric, have)
+	case "calm":
+		if have, ok = run.ToCalm[t.metric]; !ok {
+			return c, fmt.Errorf("threshold %q: %s has no calm, or its %s is 0", t.text, run.Name, t.metric)
+		}
+		c.Said = fmt.Sprintf("%s is %.3f of the calm one", t.metric, have)
 	default:
 		base, ok := run.Metrics[t.other]
 		if !ok {

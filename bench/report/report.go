@@ -32,11 +32,13 @@ type Run struct {
 	Idle   *load.IdleResult    `json:"idle,omitempty"`
 	Floor  []*floor.Result     `json:"floor,omitempty"` // by round; beside Pairs: the floor of the same round
 	Raw    []*floor.Raw        `json:"raw,omitempty"`
-	Faults bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
+	Under  []*Hostile          `json:"hostile,omitempty"` // by round; beside Pairs: what they went on under
+	Faults bool                `json:"faults,omitempty"`  // faults were expected: only what must hold then is judged
 
-	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round.
+	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round, ToCalm to its calm.
 	Metrics map[string]float64 `json:"metrics"`
 	Ratios  map[string]float64 `json:"ratios,omitempty"`
+	ToCalm  map[string]float64 `json:"to_calm,omitempty"`
 }
 
 // New returns an empty report about this machine.
@@ -65,6 +67,9 @@ func (r *Run) Finish() {
 	if r.Idle != nil {
 		r.Metrics = idleMetrics(r.Idle)
 	}
+	if len(r.Under) > 0 {
+		r.finishHostile(rounds)
+	}
 	for name, v := range rawMetrics(r.Raw) {
 		r.Metrics[name] = v
 	}
@@ -83,7 +88,7 @@ func (r *Run) Finish() {
 }
 
 // worst is for counts that must be 0 in every round: their median would hide one.
-var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints"}
+var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected"}
 
 func medians(rounds []map[string]float64) map[string]float64 {
 	all := map[string][]float64{}
@@ -168,6 +173,11 @@ func (r *Run) Broken() string {
 	for _, f := range r.Floor {
 		if f.Gaps > 0 {
 			return fmt.Sprintf("%s: the floor delivered with %d gaps", r.Name, f.Gaps)
+		}
+	}
+	for _, h := range r.Under {
+		if s := h.broken(); s != "" {
+			return r.Name + ": " + s
 		}
 	}
 	if r.Idle != nil && r.Idle.Lost > 0 {

@@ -15,8 +15,16 @@ import (
 // WriteText writes the run for people.
 func (r *Run) WriteText(w io.Writer) {
 	fmt.Fprintf(w, "\n%s\n", r.Name)
-	for _, p := range r.Pairs {
+	for i, p := range r.Pairs {
+		if i < len(r.Under) {
+			fmt.Fprintf(w, "  calm\n")
+			writePairs(w, r.Under[i].Calm)
+			fmt.Fprintf(w, "  attacked\n")
+		}
 		writePairs(w, p)
+		if i < len(r.Under) {
+			writeHostile(w, r.Under[i], p)
+		}
 	}
 	for _, f := range r.Floor {
 		writeFloor(w, f)
@@ -29,6 +37,9 @@ func (r *Run) WriteText(w io.Writer) {
 	}
 	if len(r.Ratios) > 0 {
 		fmt.Fprintf(w, "  to floor   %.0f %% of its rate at %.2f times its server CPU%s\n", 100*r.Ratios["rate"], r.Ratios["cpu"], rounds(len(r.Pairs)))
+	}
+	if len(r.ToCalm) > 0 {
+		fmt.Fprintf(w, "  to calm    ack p50 %.2f, p99 %.2f times; RSS %.2f times%s\n", r.ToCalm["ack_p50"], r.ToCalm["ack_p99"], r.ToCalm["rss"], rounds(len(r.Under)))
 	}
 	if len(r.Pairs) > 1 {
 		m := r.Metrics

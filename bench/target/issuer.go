@@ -117,3 +117,12 @@ func (is *Issuer) Token(user string) (string, error) {
 	}
 	return s, nil
 }
+
+// Sign returns a token of any claims: for those that a server must refuse.
+func (is *Issuer) Sign(claims jwt.Claims) (string, error) {
+	s, err := jwt.NewWithClaims(is.method, claims).SignedString(is.key)
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	return s, nil
+}
