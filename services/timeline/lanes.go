@@ -20,9 +20,12 @@ import (
 // that arrived last, in the order in which they first arrived. A message passes unless one of
 // its own burst was refused before it.
 //
-// A lane is remembered from its first refusal until a later burst passes.
+// A lane is remembered from its first refusal until a run in which a later burst passes
+// and none of it is refused. Not for less, though its queue tells an order too: the end of an
+// earlier burst may stand there before the next one.
 type lane struct {
 	rank    map[uint64]int // by hash of sender and id: the order of first arrival
+	ranks   int            // ranks given out
 	last    int            // rank of what arrived last
 	burst   uint64         // arrival number that the current burst began with; 0: the lane's beginning
 	refused []uint64       // arrival numbers, ascending: of each burst the first that was refused
@@ -58,10 +61,25 @@ func (l *lane) note(p *packet.Pending) (r int, known bool) {
 	if r, known = l.rank[hash]; known {
 		return r, true
 	}
-	if r = len(l.rank); r < maxRanks {
+	if r = l.ranks; len(l.rank) < maxRanks {
 		l.rank[hash] = r
+		l.ranks++
 	}
 	return r, false
+}
+
+// forget drops the ranks of what is behind a message that has passed: those have passed
+// before, or were given up. A lane may be in use for as long as there is no room for all.
+func (l *lane) forget(passed uint64) {
+	r, known := l.rank[passed]
+	if !known {
+		return
+	}
+	for hash, other := range l.rank {
+		if other < r {
+			delete(l.rank, hash)
+		}
+	}
 }
 
 // queues reports whether anything of the connection waits. c is locked.
@@ -100,7 +118,8 @@ type gates map[uint64][]uint64
 // laneChange is what a run does to a lane once its outcomes are final.
 type laneChange struct {
 	conn, burst, arrival uint64
-	passes               bool // else it is refused
+	passes               bool   // else it is refused
+	hash                 uint64 // of what passes, see lane
 }
 
 // gates returns the refusals of the conversation's lanes; nil if there are none. c is locked.
@@ -190,13 +209,28 @@ func (c *conversation) change(changes []laneChange, now int64) {
 			l.refused, l.at = addRefused(l.refused, ch.burst, ch.arrival), now
 			continue
 		}
-		l := c.lanes[ch.conn]
-		if l == nil {
+		if l := c.lanes[ch.conn]; l != nil {
+			i, _ := slices.BinarySearch(l.refused, ch.burst)
+			l.refused = l.refused[i:]
+		}
+	}
+}
+
+// openLanes forgets the lanes in which a burst passed, and of the others what is no longer
+// needed. It is called after everything that the run refuses is noted: a lane that is shut
+// again keeps its order. stored says that what passed is stored. c is locked.
+func (c *conversation) openLanes(changes []laneChange, stored bool) {
+	for i := len(changes) - 1; i >= 0; i-- {
+		ch := &changes[i]
+		if !ch.passes {
 			continue
 		}
-		i, _ := slices.BinarySearch(l.refused, ch.burst)
-		if l.refused = l.refused[i:]; len(l.refused) == 0 {
+		switch l := c.lanes[ch.conn]; {
+		case l == nil:
+		case len(l.refused) == 0:
 			delete(c.lanes, ch.conn)
+		case stored && len(l.rank) >= maxRanks/2:
+			l.forget(ch.hash) // the last that passed is the first here
 		}
 	}
 }

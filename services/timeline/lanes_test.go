@@ -3,6 +3,7 @@ package timeline
 import (
 	"testing"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -65,7 +66,7 @@ func (l *laneScript) decides(refuse ...string) (passed string) {
 			ru.refuse(&o, code.New(code.LaneBlocked))
 		} else {
 			if l.c.gated != nil && len(l.c.gated[1]) > 0 {
-				ru.lanes = append(ru.lanes, laneChange{conn: 1, burst: o.burst, passes: true})
+				ru.lanes = append(ru.lanes, laneChange{conn: 1, burst: o.burst, passes: true, hash: msgstore.IDHash(o.p.From.User, o.p.ClientMsgID)})
 			}
 			name := string(o.p.Content)
 			for _, r := range refuse {
@@ -80,6 +81,7 @@ func (l *laneScript) decides(refuse ...string) (passed string) {
 		outs = append(outs, o)
 	}
 	l.c.change(ru.lanes, 0)
+	l.c.openLanes(ru.lanes, true)
 	l.c.done(len(outs))
 	return passed
 }

@@ -301,7 +301,7 @@ func (s *Sequencer) judge(ru *run, n, bytes int) {
 			continue
 		}
 		if c.gated != nil && len(c.gated[p.From.Conn]) > 0 {
-			ru.lanes = append(ru.lanes, laneChange{conn: p.From.Conn, burst: o.burst, passes: true})
+			ru.lanes = append(ru.lanes, laneChange{conn: p.From.Conn, burst: o.burst, passes: true, hash: hash})
 		}
 		if err := s.admit(c, p, ms, ahead); err != nil {
 			if o.err = err; err.Code.Scope() == code.ScopeLane { // what follows in the lane is refused too

@@ -356,6 +356,7 @@ func (s *Sequencer) settle(c *conversation, outs []outcome, lanes []laneChange, 
 	if refused {
 		c.shutLanes(outs, now)
 	}
+	c.openLanes(lanes, !refused)
 	c.done(len(outs))
 	c.count -= len(outs)
 	c.bytes -= bytes
