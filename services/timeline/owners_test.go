@@ -405,7 +405,7 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64, apart bool) {
 				thaw()
 			case 1, 2, 3, 4:
 				c := clients[rng.IntN(len(clients))]
-				if err := raiseFloor(ctx, store, c.conv, c.user, max(0, int(c.highest.Load())-rng.IntN(8))); err != nil {
+				if err := raiseFloor(ctx, store, c.conv, c.user, max(0, int(c.highest.Load())+2-rng.IntN(10))); err != nil {
 					t.Errorf("raise floor: %v", err)
 				}
 			}
