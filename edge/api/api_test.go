@@ -573,10 +573,10 @@ func TestSlowClients(t *testing.T) {
 	})
 	silent.closed("one that never says anything")
 	idle.closed("one that was idle")
-	if b, err := io.ReadAll(half.r); err == nil && len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 4") {
+	if b, err := io.ReadAll(half.r); err == nil && len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 408 ") {
 		t.Errorf("half a request: %q", b)
 	}
-	if b, _ := io.ReadAll(loris.r); len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 4") {
+	if b, _ := io.ReadAll(loris.r); len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 408 ") {
 		t.Errorf("a dripping request: %q", b)
 	}
 	stop.Store(true)

@@ -243,8 +243,10 @@ func (c *conn) Flush() error {
 	if c.phase.Load() != phaseRead || len(c.refused) == 0 {
 		return c.Conn.Flush()
 	}
+	d := c.deadline.Load()
+	late := d != 0 && time.Now().UnixNano() >= d // the sweep has ended it: to the engine, the client went away
 	c.enter(phaseWrite, c.t.cfg.WriteTimeout)
-	if _, err := c.Conn.WriteBinary(unreadable(c.refused, c.t.cfg)); err != nil {
+	if _, err := c.Conn.WriteBinary(unreadable(c.refused, late, c.t.cfg)); err != nil {
 		return err
 	}
 	if err := c.Conn.Flush(); err != nil {
@@ -254,13 +256,16 @@ func (c *conn) Flush() error {
 	return nil
 }
 
-// unreadable is the answer to a request that couldn't be read; by its status line, engine says why.
-func unreadable(engine []byte, cfg *Config) []byte {
+// unreadable is the answer to a request that couldn't be read; by its status line, engine says why, unless it was late.
+func unreadable(engine []byte, late bool, cfg *Config) []byte {
 	httpStatus := 400
 	if f := bytes.Fields(engine); len(f) > 1 {
 		if n, err := strconv.Atoi(string(f[1])); err == nil && n >= 400 && n < 600 {
 			httpStatus = n
 		}
+	}
+	if late {
+		httpStatus = 408
 	}
 	e := code.Newf(code.BadRequest, "the request can't be read")
 	switch httpStatus {
