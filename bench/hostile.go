@@ -24,6 +24,7 @@ type hostileFlags struct {
 	settle time.Duration
 	rounds int
 	kinds  string
+	nice   int
 }
 
 // underAttack is the scenario hostile: the same load calm and attacked, and the server's
@@ -44,6 +45,7 @@ func underAttack(ctx context.Context, args []string, out io.Writer) error {
 	c.DurationVar(&f.settle, "settle", 60*time.Second, "rest after the attack, before the memory is read")
 	c.IntVar(&f.rounds, "rounds", 1, "rounds, each with a fresh server; medians are compared with thresholds")
 	c.StringVar(&f.kinds, "kinds", "", "only the kinds of attack whose name this regular expression finds")
+	c.IntVar(&f.nice, "nice", 0, "niceness of the process of the hostile clients, which would have machines of their own")
 	if done, err := c.parse(args); done {
 		return err
 	}
@@ -121,7 +123,7 @@ func (f *hostileFlags) against(ctx context.Context, server *target.Server) (h *r
 	}
 	child, err := hostile.StartChild(hostile.Config{
 		Addr: server.Addr, HTTP: server.HTTP, PID: server.PID, Issuer: server.Issuer.Name, KeyFile: private, Public: server.Issuer.KeyFile,
-		Users: "hostile", Kinds: f.kinds, For: f.Warm + f.attack,
+		Users: "hostile", Kinds: f.kinds, Nice: f.nice, For: f.Warm + f.attack,
 	})
 	if err != nil {
 		return nil, nil, err

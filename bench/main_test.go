@@ -13,17 +13,25 @@ import (
 	"testing"
 
 	"github.com/gochat-im/gochat/bench/floor"
+	"github.com/gochat-im/gochat/bench/hostile"
 	"github.com/gochat-im/gochat/bench/load"
 	"github.com/gochat-im/gochat/bench/report"
 	"github.com/gochat-im/gochat/bench/target"
 )
 
-// TestMain lets the test binary be the floor's child.
+// TestMain lets the test binary be the floor's child, or the hostile clients.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == floor.ChildCommand {
 		if err := floor.RunChild(os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(exitEnvironment)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == hostile.ChildCommand {
+		if err := hostile.RunChild(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitHarness)
 		}
 		return
 	}
@@ -50,6 +58,11 @@ func TestUsage(t *testing.T) {
 		{"pairs -cpus x", "-cpus"},
 		{"idle -n 0", "at least 1"},
 		{"idle -assert x", "threshold"},
+		{"hostile -pairs 0", "at least 1"},
+		{"hostile -attack 0s", "more than 0"},
+		{"hostile -rate 100000", "shipped"},
+		{"hostile -kinds (", "-kinds"},
+		{"hostile -addr 127.0.0.1:1", "not defined"},
 		{"floor -w x", "-w"},
 		{"floor -groups x", "-groups"},
 		{"floor -d 0s", "negative"},
@@ -169,6 +182,17 @@ func TestAgainstTheServer(t *testing.T) {
 	r, text = bench(t, "idle -n 30 -beats 0 -rest 100ms -server", path)
 	if i := r.Runs[0].Idle; i.Conns != 30 || i.Heartbeat != 15 || i.Goroutines == 0 || len(r.Raised) != 0 {
 		t.Errorf("idle: %+v\n%s", i, text)
+	}
+
+	r, text = bench(t, "hostile -pairs 4 -rate 40 -d 300ms -warm 50ms -attack 2s -rest 10ms -settle 10ms -kinds before|newcomers -server", path,
+		"-assert", "unexpected==0,loss==0,ack_p99<=1000000*calm,rss<=1000*calm,hostile_conns>0")
+	if h := r.Runs[0].Under[0]; !r.Runs[0].Pairs[0].Verify.Clean() || len(h.Attack.Kinds) != 3 || h.Before.RSS == 0 || h.After.RSS == 0 || len(r.Raised) != 0 {
+		t.Errorf("hostile: %+v\n%s", h, text)
+	}
+	for _, want := range []string{"  calm\n", "  attacked\n", "frames before CONNECT", "end not_connected", "to calm"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("hostile: no %q in\n%s", want, text)
+		}
 	}
 
 	// The same server for two runs: each makes up users of its own.

@@ -17,16 +17,9 @@ import (
 // hostile clients: a process of its own, so that the good load's clock isn't theirs.
 const ChildCommand = "hostile-clients"
 
-// niceness of the hostile clients: elsewhere they would have machines of their own, so here
-// they take what processor time the server and the good load leave.
-const niceness = 10
-
 // RunChild is the child: it reads its Config, waits for another line, attacks, and
 // writes its Result. It ends early when in does, so it never outlives its parent.
 func RunChild(in io.Reader, out io.Writer) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceness); err != nil {
-		return fmt.Errorf("lower the priority: %w", err)
-	}
 	lines := bufio.NewReader(in)
 	line, err := lines.ReadBytes('\n')
 	if err != nil {
@@ -35,6 +28,9 @@ func RunChild(in io.Reader, out io.Writer) error {
 	var cfg Config
 	if err := json.Unmarshal(line, &cfg); err != nil {
 		return fmt.Errorf("read what to attack: %w", err)
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, cfg.Nice); err != nil {
+		return fmt.Errorf("lower the priority: %w", err)
 	}
 	if _, err := lines.ReadBytes('\n'); err != nil {
 		return nil // called off

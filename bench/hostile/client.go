@@ -61,7 +61,7 @@ func (c *client) dialTo(ctx context.Context, to netip.AddrPort, small bool) bool
 	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.source, 0))
 	nc, err := d.DialContext(ctx, "tcp4", to.String())
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && time.Until(c.until) > 0 { // the dialer may be the first to see the end
 			c.fault(fmt.Errorf("connect: %w", err))
 			wait(ctx, time.Second)
 		}

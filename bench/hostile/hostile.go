@@ -31,6 +31,7 @@ type Config struct {
 
 	Kinds string        `json:"kinds"` // only those whose name this regular expression finds
 	For   time.Duration `json:"for"`
+	Nice  int           `json:"nice"` // how far the hostile clients' process steps back; elsewhere they would have a machine of their own
 }
 
 // Result is what the server made of it all.
@@ -56,17 +57,19 @@ type KindResult struct {
 // Labels of what isn't a frame of the server. Others are the frame's type in lower case; a code's name, for an
 // ERROR with a request id; `end NAME`, for an ERROR without one; `kick NAME`; `http STATUS NAME`.
 const (
-	cut      = "cut"      // the connection ended without a reason
-	silence  = "silence"  // an answer was due and didn't come
-	lingers  = "lingers"  // the server told the end and didn't close
-	garbled  = "garbled"  // what came is no frame, or no HTTP
-	moved    = "moved"    // a resend was acked with another seq, or deliveries aren't in order
-	httpCut  = "http cut" // an HTTP connection ended without an answer
-	goodbye  = "end "
-	patience = 20 * time.Second // for an answer: the machine is busy
+	cut     = "cut"      // the connection ended without a reason
+	silence = "silence"  // an answer was due and didn't come
+	lingers = "lingers"  // the server told the end and didn't close
+	garbled = "garbled"  // what came is no frame, or no HTTP
+	moved   = "moved"    // a resend was acked with another seq, or deliveries aren't in order
+	httpCut = "http cut" // an HTTP connection ended without an answer
+	goodbye = "end "
 )
 
-// Judge compares the answers with what the kind allows. long: the attack lasted long
+// patience is for an answer: the machine is busy.
+var patience = 20 * time.Second
+
+// judge compares the answers with what the kind allows. long: the attack lasted long
 // enough for everything that must come.
 func (k *KindResult) judge(allowed, want []string, long bool) {
 	for label, n := range k.Answers {
