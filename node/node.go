@@ -153,7 +153,8 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 	if n.hub, err = hub.New(hub.Config{
 		Worker: worker, Connections: cfg.Limits.Connections, PerUser: cfg.Limits.ConnectionsPerUser, PerAddress: cfg.Limits.ConnectionsPerAddress,
 		ConnectsPerAddress: cfg.Limits.ConnectsPerAddress, Strangers: cfg.Limits.Unauthenticated,
-		StrangersPerAddress: min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated), Logger: logger,
+		// Half of them, so that one address can never keep everybody else from logging in.
+		StrangersPerAddress: max(1, min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated/2)), Logger: logger,
 		Conn: conn.Config{
 			Server: "gochat " + version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
 			Handshake: cfg.Limits.Handshake, Heartbeat: cfg.Limits.Heartbeat, HeartbeatMin: cfg.Limits.HeartbeatMin, HeartbeatMax: cfg.Limits.HeartbeatMax,
