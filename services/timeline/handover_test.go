@@ -274,6 +274,45 @@ func TestDiesBetweenCommitAndPublish(t *testing.T) {
 	}
 }
 
+// hookGuard allows all and calls load whenever rules are read: after the head and what
+// the bus lacks up to there, before the ids.
+type hookGuard struct{ load func() }
+
+func (g hookGuard) Rules(context.Context, id.ConversationID) (Rules, error) {
+	g.load()
+	return allowAll, nil
+}
+
+// An append that was given up as undetermined is stored while another owner loads the
+// conversation: its head is without the message, its look-up of ids finds it. An ack then
+// must not leave before the bus has the message.
+func TestStoredWhileItIsLoaded(t *testing.T) {
+	st, b := apartStage(t, func(c *Config) { c.MaxAttempts = 1 })
+	c := consume(t, b.log)
+	x := st.a.text(st.id(time.Second), "x") // older than the latest id: it is looked up
+	st.send(st.a.text(st.id(0), "before"))
+	st.a.expect(t, "2:seq=1")
+	var kept []*kv.Tx
+	st.store.failNext(1, kv.ErrUndetermined, &kept)
+	st.send(x)
+	st.a.expect(t, "1:undetermined")
+	st.stop()
+
+	st.cfg.MaxAttempts = 0
+	st.cfg.Guard = hookGuard{func() {
+		for _, tx := range kept {
+			if st.store.Store.Commit(context.Background(), tx); tx.Err != nil {
+				t.Errorf("the late append: %v", tx.Err)
+			}
+		}
+		kept = nil
+	}}
+	st.seq, st.stop = start(t, st.cfg)
+	st.send(resend(x))
+	st.a.expect(t, "1:dup=2")
+	c.wait(dm, 2)
+}
+
 // The bus goes away and comes back: nobody waits for it, and nothing is missed.
 func TestBusAway(t *testing.T) {
 	var direct atomic.Int64

@@ -464,6 +464,11 @@ func (s *Sequencer) mention(tx *kv.Tx, conv id.ConversationID, o *outcome) {
 func (s *Sequencer) decide(ru *run, stale bool) {
 	c := ru.c
 	if ru.tx == nil {
+		if s.behind(ru) {
+			c.drop()
+			s.again(c, code.New(code.Unavailable))
+			return
+		}
 		s.finish(ru)
 		return
 	}
@@ -515,6 +520,20 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 		c.doubt = true
 		s.again(c, code.Wrap(code.Undetermined, err))
 	}
+}
+
+// behind reports whether a look-up found a message that the head in memory is without: it
+// was stored after the head was read, late or by another owner. Such a message may be acked
+// only once the head is read again: only that sees to it that a bus apart has it. (A run that
+// has a transaction learns by a conflict that its head is behind.)
+func (s *Sequencer) behind(ru *run) bool {
+	outs := s.round.outs[ru.start:ru.end]
+	for i := range outs {
+		if outs[i].dup && outs[i].seq > ru.c.head.LastSeq {
+			return true
+		}
+	}
+	return false
 }
 
 // finish makes the run's outcomes final.
