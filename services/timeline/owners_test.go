@@ -360,6 +360,9 @@ func twoOwners(t *testing.T, store kv.Store, seed uint64, apart bool) {
 		faulty, owners, stops = append(faulty, f), append(owners, s), append(stops, stop)
 	}
 
+	if err := raiseFloor(ctx, store, convs[0], "user0", 5); err != nil { // some is forbidden in any case
+		t.Fatal(err)
+	}
 	var clients []*client
 	var conns atomic.Uint64
 	var wg sync.WaitGroup
