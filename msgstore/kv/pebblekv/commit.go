@@ -114,6 +114,8 @@ func (q *queue) close() bool {
 
 // group is what the goroutine that commits works with; the queue gives it to one at a time.
 type group struct {
+	broken bool // a write failed: nothing is written any more
+
 	s       *Store
 	limit   int // bytes of a batch at which it is written
 	txs     []*kv.Tx
@@ -353,6 +355,9 @@ func (g *group) lookUp(h uint64, key []byte) ([]byte, error) {
 
 // write makes what was added durable, then visible.
 func (g *group) write() {
+	if g.broken {
+		return // everything was refused; the batch is still Pebble's, and touching it panics
+	}
 	g.appendStamps()
 	if g.stamp != g.stored {
 		var v [kv.StampLen]byte
@@ -364,6 +369,7 @@ func (g *group) write() {
 	if !g.batch.Empty() {
 		g.stats.Bytes = g.batch.Len()
 		if err := g.apply(); err != nil {
+			g.broken = true
 			g.s.fail(err)
 			for _, tx := range g.txs {
 				tx.Err = fmt.Errorf("commit: %w: %w", kv.ErrUndetermined, err)
