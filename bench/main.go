@@ -55,19 +55,28 @@ func usage(format string, args ...any) error { return &exit{exitUsage, fmt.Error
 
 func environment(err error) error { return &exit{exitEnvironment, err} }
 
-func main() {
+// ranAsChild is the whole life of a process that was started as the floor or as the hostile clients,
+// and reports whether this is one.
+func ranAsChild() bool {
 	if len(os.Args) > 1 && os.Args[1] == floor.ChildCommand {
 		if err := floor.RunChild(os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(exitEnvironment)
 		}
-		return
+		return true
 	}
 	if len(os.Args) > 1 && os.Args[1] == hostile.ChildCommand {
 		if err := hostile.RunChild(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(exitHarness)
 		}
+		return true
+	}
+	return false
+}
+
+func main() {
+	if ranAsChild() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

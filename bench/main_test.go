@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gochat-im/gochat/bench/floor"
-	"github.com/gochat-im/gochat/bench/hostile"
 	"github.com/gochat-im/gochat/bench/load"
 	"github.com/gochat-im/gochat/bench/report"
 	"github.com/gochat-im/gochat/bench/target"
@@ -21,18 +19,7 @@ import (
 
 // TestMain lets the test binary be the floor's child, or the hostile clients.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == floor.ChildCommand {
-		if err := floor.RunChild(os.Args[2:], os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(exitEnvironment)
-		}
-		return
-	}
-	if len(os.Args) > 1 && os.Args[1] == hostile.ChildCommand {
-		if err := hostile.RunChild(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(exitHarness)
-		}
+	if ranAsChild() {
 		return
 	}
 	os.Exit(m.Run())

@@ -12,6 +12,7 @@
 package frame
 
 import (
+	"encoding/binary"
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
@@ -185,10 +186,10 @@ func AppendHeader(dst []byte, t Type, flags Flags, reqID uint32, bodyLen int) []
 	if flags&FlagRequestID != 0 {
 		size += uvarintLen(uint64(reqID))
 	}
-	dst = appendUvarint(dst, uint64(size))
+	dst = binary.AppendUvarint(dst, uint64(size))
 	dst = append(dst, byte(t), byte(flags))
 	if flags&FlagRequestID != 0 {
-		dst = appendUvarint(dst, uint64(reqID))
+		dst = binary.AppendUvarint(dst, uint64(reqID))
 	}
 	return dst
 }
@@ -205,21 +206,13 @@ func AppendTraced(dst []byte, t Type, flags Flags, reqID uint32, trace [16]byte,
 	if flags&FlagRequestID != 0 {
 		size += uvarintLen(uint64(reqID))
 	}
-	dst = appendUvarint(dst, uint64(size))
+	dst = binary.AppendUvarint(dst, uint64(size))
 	dst = append(dst, byte(t), byte(flags|FlagTrace))
 	if flags&FlagRequestID != 0 {
-		dst = appendUvarint(dst, uint64(reqID))
+		dst = binary.AppendUvarint(dst, uint64(reqID))
 	}
 	dst = append(dst, trace[:]...)
 	return append(dst, body...)
-}
-
-func appendUvarint(dst []byte, v uint64) []byte {
-	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80)
-		v >>= 7
-	}
-	return append(dst, byte(v))
 }
 
 func uvarintLen(v uint64) int {

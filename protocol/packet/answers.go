@@ -207,7 +207,7 @@ func AppendSynced(dst []byte, reqID uint32, more bool, p *Page, e *code.Error) [
 	dst = append(dst, p.Messages...)
 	if e != nil {
 		dst = append(dst, 9<<3|wtBytes)
-		dst = appendUvarint(dst, uint64(elen))
+		dst = binary.AppendUvarint(dst, uint64(elen))
 		dst = appendErrorBody(dst, e, id.ConversationID{})
 	}
 	return dst
@@ -221,7 +221,7 @@ func AppendHistory(dst []byte, reqID uint32, p *Page) []byte {
 	}
 	dst = frame.AppendHeader(dst, frame.Response, frame.FlagRequestID, reqID, bytesLen(size)+2)
 	dst = append(dst, 1<<3|wtBytes)
-	dst = appendUvarint(dst, uint64(size))
+	dst = binary.AppendUvarint(dst, uint64(size))
 	dst = appendConversation(dst, p.Conversation, nil)
 	dst = appendVarint(dst, 5, p.FirstSeq)
 	dst = appendVarint(dst, 6, p.LastSeq)

@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"runtime"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func allocated(fn func()) uint64 {
 func TestHostileLengthsAllocateNothing(t *testing.T) {
 	huge := []byte{0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F}
 	for num := uint64(1); num <= 34; num++ {
-		body := append(appendUvarint(nil, num<<3|wtBytes), huge...)
+		body := append(binary.AppendUvarint(nil, num<<3|wtBytes), huge...)
 		for typ := frame.Connect; typ.Known(); typ++ {
 			f := frame.Frame{Type: typ, Body: body}
 			n := allocated(func() {

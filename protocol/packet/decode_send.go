@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"encoding/binary"
 	"slices"
 	"unicode/utf8"
 
@@ -213,8 +214,8 @@ func reorder(body []byte) (out []byte, err *code.Error) {
 				f, _ := next(body[p.start:p.end])
 				merged = append(merged, f.data...)
 			}
-			out = appendUvarint(out, fieldEncryption<<3|wtBytes)
-			out = appendUvarint(out, uint64(len(merged)))
+			out = binary.AppendUvarint(out, fieldEncryption<<3|wtBytes)
+			out = binary.AppendUvarint(out, uint64(len(merged)))
 			out = append(out, merged...)
 		} else {
 			last := spans[same-1]

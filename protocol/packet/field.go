@@ -90,14 +90,6 @@ func uvarintSlow(b []byte) (v uint64, n int) {
 	return 0, 0
 }
 
-func appendUvarint(dst []byte, v uint64) []byte {
-	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80)
-		v >>= 7
-	}
-	return append(dst, byte(v))
-}
-
 func uvarintLen(v uint64) int {
 	n := 1
 	for v >= 0x80 {
@@ -110,7 +102,7 @@ func uvarintLen(v uint64) int {
 // appendBytes appends a length-delimited field of a one-byte tag.
 func appendBytes(dst []byte, num uint32, data string) []byte {
 	dst = append(dst, byte(num<<3|wtBytes))
-	dst = appendUvarint(dst, uint64(len(data)))
+	dst = binary.AppendUvarint(dst, uint64(len(data)))
 	return append(dst, data...)
 }
 
@@ -122,7 +114,7 @@ func appendVarint(dst []byte, num uint32, v uint64) []byte {
 	if v == 0 {
 		return dst
 	}
-	return appendUvarint(append(dst, byte(num<<3|wtVarint)), v)
+	return binary.AppendUvarint(append(dst, byte(num<<3|wtVarint)), v)
 }
 
 // varintLen is the length of what appendVarint writes.

@@ -308,15 +308,15 @@ func (sp *spec) valueFromJSON(dst []byte, raw json.RawMessage) ([]byte, error) {
 	if val == 0 && sp.attr&repeated == 0 {
 		return dst, nil
 	}
-	dst = appendUvarint(dst, uint64(sp.num)<<3|uint64(sp.kind.wireType()))
+	dst = binary.AppendUvarint(dst, uint64(sp.num)<<3|uint64(sp.kind.wireType()))
 	if sp.kind == kindMessage {
 		return binary.LittleEndian.AppendUint64(dst, val), nil
 	}
-	return appendUvarint(dst, val), nil
+	return binary.AppendUvarint(dst, val), nil
 }
 
 func appendTag(dst []byte, sp *spec, length int) []byte {
-	return appendUvarint(appendUvarint(dst, uint64(sp.num)<<3|wtBytes), uint64(length))
+	return binary.AppendUvarint(binary.AppendUvarint(dst, uint64(sp.num)<<3|wtBytes), uint64(length))
 }
 
 func (sp *spec) textFromJSON(s string) ([]byte, error) {

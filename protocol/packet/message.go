@@ -64,7 +64,7 @@ var ErrMalformed = errors.New("malformed message")
 func AppendMessage(dst []byte, seq uint64, mid id.MessageID, sender id.UserID, tail []byte) []byte {
 	size := varintLen(seq) + 9 + bytesLen(len(sender)) + len(tail)
 	dst = append(dst, tagMessages)
-	dst = appendUvarint(dst, uint64(size))
+	dst = binary.AppendUvarint(dst, uint64(size))
 	dst = appendVarint(dst, fieldSeq, seq)
 	dst = append(dst, fieldMessageID<<3|wtFixed64)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(mid))
@@ -85,16 +85,16 @@ func AppendChanged(dst []byte, seq uint64, mid id.MessageID, sender id.UserID, l
 		size += 2 + uvarintLen(target)
 	}
 	dst = append(dst, tagMessages)
-	dst = appendUvarint(dst, uint64(size))
+	dst = binary.AppendUvarint(dst, uint64(size))
 	dst = appendVarint(dst, fieldSeq, seq)
 	dst = append(dst, fieldMessageID<<3|wtFixed64)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(mid))
 	dst = appendBytes(dst, fieldSender, string(sender))
 	if lastChange != 0 {
-		dst = appendUvarint(appendUvarint(dst, fieldLastChange<<3|wtVarint), lastChange)
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, fieldLastChange<<3|wtVarint), lastChange)
 	}
 	if target != 0 {
-		dst = appendUvarint(appendUvarint(dst, fieldTarget<<3|wtVarint), target)
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, fieldTarget<<3|wtVarint), target)
 	}
 	return append(dst, tail...)
 }

@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"testing"
 
@@ -114,7 +115,7 @@ func TestDecodeSendReorders(t *testing.T) {
 func TestDecodeSendKeepsUnknownFields(t *testing.T) {
 	for _, num := range []uint64{18, 31, 50, 1000, 1<<29 - 1} {
 		body := marshal(t, &wire.Send{ToUserId: "1002", ClientMsgId: testCMID[:], MsgType: 1, Content: "x"})
-		extra := append(appendUvarint(nil, num<<3|wtBytes), 3, 'a', 'b', 0xFF)
+		extra := append(binary.AppendUvarint(nil, num<<3|wtBytes), 3, 'a', 'b', 0xFF)
 		body = append(body, extra...)
 		var s Send
 		if err := DecodeSend(&s, body, &DefaultLimits); err != nil {
@@ -164,7 +165,7 @@ func TestDecodeSendRefuses(t *testing.T) {
 		"header counts": {with(func(m *wire.Send) {
 			m.Encryption = &wire.Encryption{Header: make([]byte, DefaultMaxContent)}
 		}), code.ContentTooLarge},
-		"unknown counts": {append(append(with(func(*wire.Send) {}), appendUvarint(appendUvarint(nil, 50<<3|wtBytes), DefaultMaxContent)...),
+		"unknown counts": {append(append(with(func(*wire.Send) {}), binary.AppendUvarint(binary.AppendUvarint(nil, 50<<3|wtBytes), DefaultMaxContent)...),
 			make([]byte, DefaultMaxContent)...), code.ContentTooLarge},
 		"ext large":      {with(func(m *wire.Send) { m.Ext = make([]byte, DefaultMaxExt+1) }), code.ContentTooLarge},
 		"mentions":       {with(func(m *wire.Send) { m.Mentions = strings.Split(strings.Repeat("a,", 51)[:101], ",") }), code.BadRequest},
