@@ -112,7 +112,9 @@ func (p *pair) synced(f *frame.Frame) {
 	}
 	if p.asking == pull {
 		p.asking = nothing
-		if from, _ := p.book.Missing(); from != 0 || p.again {
+		// A page may end below the head, with no further hint to come for the rest.
+		unfinished := page.ToSeq >= page.FromSeq && page.ToSeq < page.LastSeq
+		if from, _ := p.book.Missing(); from != 0 || p.again || unfinished {
 			p.pull()
 		}
 		return
