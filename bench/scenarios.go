@@ -33,6 +33,7 @@ func (p *pairsFlags) flags(c *common) {
 	c.StringVar(&p.windowArg, "w", "1", "messages under way a sender; several separated by commas run one after the other")
 	c.Float64Var(&p.Rate, "rate", 0, "messages a second in all, sent at their time whatever the answers; latencies count from then")
 	c.IntVar(&p.Burst, "burst", 1, "with -rate: messages that a pair sends at once")
+	c.DurationVar(&p.RecvAck, "recvack", time.Second, "how often a recipient confirms what came; 0: after every read")
 	c.DurationVar(&p.Measure, "d", 10*time.Second, "how long is measured")
 	c.DurationVar(&p.Warm, "warm", 2*time.Second, "load before that")
 	c.BoolVar(&p.floor, "floor", false, "run the bare program beside each round, for the ratio")
@@ -52,10 +53,8 @@ func (p *pairsFlags) check() error {
 	switch {
 	case p.Pairs.Pairs < 1 || p.Body < 1 || p.rounds < 1 || p.Burst < 1:
 		return usage("-pairs, -body, -burst and -rounds: want at least 1")
-	case p.Measure <= 0 || p.Warm < 0 || p.Rate < 0:
-		return usage("-d, -warm and -rate: negative")
-	case p.Rate > 0 && p.floor:
-		return usage("-floor runs by window; leave -rate out")
+	case p.Measure <= 0 || p.Warm < 0 || p.Rate < 0 || p.RecvAck < 0:
+		return usage("-d, -warm, -rate and -recvack: negative")
 	}
 	if p.Rate > 0 {
 		p.windows = p.windows[:1]
@@ -152,7 +151,7 @@ func (p *pairsFlags) run(ctx context.Context, c *common, s *servers, window int)
 		if !p.floor {
 			return nil
 		}
-		f, err := floor.Run(ctx, "floor", floor.Load{Conns: 2 * cfg.Pairs, Window: window, Body: cfg.Body, Warm: cfg.Warm, Measure: cfg.Measure})
+		f, err := floor.Run(ctx, "floor", floor.Load{Conns: 2 * cfg.Pairs, Window: window, Rate: cfg.Rate, Burst: cfg.Burst, Body: cfg.Body, Warm: cfg.Warm, Measure: cfg.Measure, RecvAck: cfg.RecvAck})
 		if err == nil {
 			r.Floor = append(r.Floor, f)
 		}
@@ -229,12 +228,13 @@ func bare(ctx context.Context, args []string, out io.Writer) error {
 	warm := c.Duration("warm", 2*time.Second, "load before that")
 	raw := c.Bool("raw", true, "measure synced writes, too")
 	echo := c.Bool("echo", true, "measure echoes at depth 1, too")
+	recvAck := c.Duration("recvack", time.Second, "how often a recipient confirms what came; 0: after every read")
 	rate := c.Float64("rate", 250, "pace of the second measurement of synced writes, a second")
 	if done, err := c.parse(args); done {
 		return err
 	}
-	if *d <= 0 || *warm < 0 || *rate < 0 {
-		return usage("-d, -warm and -rate: negative")
+	if *d <= 0 || *warm < 0 || *rate < 0 || *recvAck < 0 {
+		return usage("-d, -warm, -rate and -recvack: negative")
 	}
 	ws, err := numbers("-w", *windows)
 	if err != nil {
@@ -271,7 +271,7 @@ func bare(ctx context.Context, args []string, out io.Writer) error {
 		shapes = append(shapes, groupShapes(n)...)
 	}
 	for _, sh := range shapes {
-		sh.load.Body, sh.load.Warm, sh.load.Measure = 100, *warm, *d
+		sh.load.Body, sh.load.Warm, sh.load.Measure, sh.load.RecvAck = 100, *warm, *d, *recvAck
 		f, err := floor.Run(ctx, sh.name, sh.load)
 		if err != nil {
 			return err
@@ -324,7 +324,7 @@ func all(ctx context.Context, args []string, out io.Writer) error {
 	var s servers
 	s.flags(c)
 	p := pairsFlags{windows: []int{1, 8, 32}, floor: true, rounds: 1}
-	p.Pairs = load.Pairs{Pairs: 500, Body: 100, Burst: 1, Warm: time.Second, Measure: 4 * time.Second}
+	p.Pairs = load.Pairs{Pairs: 500, Body: 100, Burst: 1, RecvAck: time.Second, Warm: time.Second, Measure: 4 * time.Second}
 	if done, err := c.parse(args); done {
 		return err
 	}

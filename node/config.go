@@ -107,7 +107,7 @@ func Default() Config {
 			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000,
 		},
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
-		Storage:  Storage{Cache: 64 << 20, Memtable: 64 << 20, DiskReserve: 256 << 20},
+		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 	}
 }
 

@@ -31,6 +31,7 @@ func TestLoads(t *testing.T) {
 	}{
 		{"pairs at window 1", Load{Conns: 20, Window: 1, Body: 100}},
 		{"pairs at window 300", Load{Conns: 8, Window: 300, Body: 1000}},
+		{"pairs by rate", Load{Conns: 8, Window: 1, Rate: 400, Burst: 4, Body: 10, RecvAck: 10 * time.Millisecond}},
 		{"group", Load{Conns: 10, Senders: 3, Window: 2, Body: 10}},
 		{"echo", Load{Conns: 10, Senders: 10, Window: 1, Body: 100, Echo: true}},
 	} {
@@ -53,7 +54,7 @@ func TestLoads(t *testing.T) {
 }
 
 func TestWrongLoads(t *testing.T) {
-	for _, l := range []Load{{Conns: 2, Window: 0}, {Conns: 2, Window: MaxWindow + 1}, {Conns: 2, Window: 1, Body: 1 << 20}} {
+	for _, l := range []Load{{Conns: 2, Window: 0}, {Conns: 2, Window: 1, Rate: 1, Echo: true}, {Conns: 2, Window: MaxWindow + 1}, {Conns: 2, Window: 1, Body: 1 << 20}} {
 		if _, err := Run(t.Context(), "wrong", l); err == nil {
 			t.Errorf("%+v ran", l)
 		}

@@ -13,13 +13,16 @@ import (
 
 // Load says what is to be sent. All fields are needed, except as noted.
 type Load struct {
-	Conns   int // connections; 2k and 2k+1 are a pair
-	Senders int // the first N connections send, to everybody (group); 0: the first of each pair
-	Window  int // messages under way a sender, at most 1024
-	Body    int // bytes
+	Conns   int     // connections; 2k and 2k+1 are a pair
+	Senders int     // the first N connections send, to everybody (group); 0: the first of each pair
+	Window  int     // messages under way a sender, at most 1024
+	Rate    float64 // messages a second in all, at their time whatever the answers; 0: by Window
+	Burst   int     // with Rate: messages that a sender sends at once; 0: 1
+	Body    int     // bytes
 	Warm    time.Duration
 	Measure time.Duration
-	Echo    bool // echoes at depth 1 instead of messages
+	Echo    bool          // echoes at depth 1 instead of messages
+	RecvAck time.Duration // how often a recipient confirms; 0: whenever something came
 }
 
 // Result is what one run of the floor showed.
@@ -59,8 +62,10 @@ type run struct {
 	gaps     int64
 	ack      *measure.Latency
 	delivery *measure.Latency
-	stopped  bool // nothing more is sent
-	underway int  // messages and echoes without an answer
+	confirm  loop.Round
+	plan     loop.Schedule // with Rate: of the bursts
+	stopped  bool          // nothing more is sent
+	underway int           // messages and echoes without an answer
 }
 
 type conn struct {
@@ -71,6 +76,7 @@ type conn struct {
 	hello  bool // answered
 	next   uint32
 	last   uint64 // the last seq delivered
+	told   uint64 // the last one confirmed
 	sentAt []int64
 }
 
@@ -88,6 +94,9 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	if load.Window < 1 || load.Window > MaxWindow {
 		return nil, fmt.Errorf("a window of %d: want 1 to %d", load.Window, MaxWindow)
 	}
+	if load.Rate > 0 && (load.Senders > 0 || load.Echo) {
+		return nil, fmt.Errorf("a rate is for pairs")
+	}
 	if load.Body < 0 || load.Body > len(filler) {
 		return nil, fmt.Errorf("bodies of %d bytes: want at most %d", load.Body, len(filler))
 	}
@@ -97,12 +106,13 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	}
 	defer lp.Close()
 	r := &run{Load: load, loop: lp, conns: make([]conn, load.Conns), ack: measure.NewLatency(), delivery: measure.NewLatency()}
+	r.confirm = loop.NewRound(lp.Now(), max(load.Conns, 1), max(load.RecvAck, 1))
 	for i := range r.conns {
 		c := &r.conns[i]
 		c.r, c.index = r, uint32(i)
 		c.sends = load.Senders == 0 && i%2 == 0 || i < load.Senders
 		if c.sends {
-			c.sentAt = make([]int64, ringSize(load.Window))
+			c.sentAt = make([]int64, ringSize(load.Window, load.Rate))
 		}
 		if err := lp.Dial(&c.Conn, c, addr, netip.Addr{}); err != nil {
 			return nil, err
@@ -110,21 +120,14 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	}
 	deadline := lp.Now() + int64(30*time.Second)
 	for r.ready < load.Conns {
-		if err := r.poll(ctx); err != nil {
+		if err := r.poll(ctx, 100*time.Millisecond); err != nil {
 			return nil, err
 		}
 		if lp.Now() > deadline {
 			return nil, fmt.Errorf("floor: %d of %d connections stand after 30 s", r.ready, load.Conns)
 		}
 	}
-	for i := range r.conns {
-		if c := &r.conns[i]; c.sends && !r.Echo {
-			for range load.Window {
-				c.send(lp.Now())
-			}
-			c.Flush()
-		}
-	}
+	r.begin()
 	if err := r.until(ctx, lp.Now()+int64(load.Warm)); err != nil {
 		return nil, err
 	}
@@ -145,7 +148,7 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	}
 	r.stopped = true
 	for end := lp.Now() + int64(10*time.Second); r.underway > 0 && lp.Now() < end; {
-		if err := r.poll(ctx); err != nil {
+		if err := r.poll(ctx, 100*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
@@ -162,8 +165,11 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	return res, nil
 }
 
-func ringSize(window int) int {
+func ringSize(window int, rate float64) int {
 	n := 256
+	if rate > 0 {
+		n = 4096 // what may be under way when nothing waits for answers
+	}
 	for n < 4*window {
 		n *= 2
 	}
@@ -186,23 +192,73 @@ func snapshot(pid int, counters func() (Counters, error)) (s state, err error) {
 	return s, nil
 }
 
+// begin lets the senders send.
+func (r *run) begin() {
+	if r.Rate > 0 {
+		r.plan = loop.NewSchedule(r.loop.Now(), r.Rate/float64(max(r.Burst, 1)))
+		return
+	}
+	for i := range r.conns {
+		if c := &r.conns[i]; c.sends && !r.Echo {
+			for range r.Window {
+				c.send(r.loop.Now())
+			}
+			c.Flush()
+		}
+	}
+}
+
 func (r *run) until(ctx context.Context, end int64) error {
 	for r.loop.Now() < end {
-		if err := r.poll(ctx); err != nil {
+		wait := 100 * time.Millisecond
+		if r.Rate > 0 {
+			r.sendDue()
+			wait = min(wait, r.plan.Wait(r.loop.Now()))
+		}
+		if err := r.poll(ctx, wait); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *run) poll(ctx context.Context) error {
-	if _, err := r.loop.Poll(100 * time.Millisecond); err != nil {
+func (r *run) sendDue() {
+	for {
+		event, at, ok := r.plan.Due(r.loop.Now())
+		if !ok {
+			return
+		}
+		c := &r.conns[2*int(event%int64(len(r.conns)/2))]
+		for range max(r.Burst, 1) {
+			c.send(at)
+		}
+		c.Flush()
+	}
+}
+
+func (r *run) poll(ctx context.Context, wait time.Duration) error {
+	if _, err := r.loop.Poll(wait); err != nil {
 		return err
 	}
 	if r.failed != nil {
 		return r.failed
 	}
+	if r.RecvAck > 0 {
+		r.confirm.Turn(r.loop.Now(), func(i int) {
+			if c := &r.conns[i]; c.told < c.last {
+				c.recvAck()
+				c.Flush()
+			}
+		})
+	}
 	return ctx.Err()
+}
+
+func (c *conn) recvAck() {
+	c.told = c.last
+	c.Out = binary.BigEndian.AppendUint32(c.Out, 1+8)
+	c.Out = append(c.Out, frameRecvAck)
+	c.Out = binary.BigEndian.AppendUint64(c.Out, c.last)
 }
 
 func (c *conn) Connected() {
@@ -257,7 +313,7 @@ func (c *conn) Input(b []byte) int {
 				r.ack.Record(now - c.sentAt[int(binary.BigEndian.Uint32(body))&(len(c.sentAt)-1)])
 			}
 			r.underway--
-			if !r.stopped {
+			if !r.stopped && r.Rate == 0 {
 				c.send(now)
 			}
 		case frameDeliver:
@@ -267,10 +323,8 @@ func (c *conn) Input(b []byte) int {
 			c.echoed(body, now)
 		}
 	}
-	if delivered {
-		c.Out = binary.BigEndian.AppendUint32(c.Out, 1+8)
-		c.Out = append(c.Out, frameRecvAck)
-		c.Out = binary.BigEndian.AppendUint64(c.Out, c.last)
+	if delivered && r.RecvAck == 0 {
+		c.recvAck()
 	}
 	return used
 }

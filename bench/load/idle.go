@@ -124,10 +124,10 @@ func (r *idleRun) hold(ctx context.Context, res *IdleResult) error {
 		return err
 	}
 	now := r.loop.Now()
-	h := newHeart(now, r.Conns, interval)
+	h := loop.NewRound(now, r.Conns, interval)
 	end := now + int64(interval)*int64(r.Beats) + int64(r.Rest)
 	for now < end {
-		h.beat(now, r.Conns, func(i int) {
+		h.Turn(now, func(i int) {
 			if c := &r.conns[i]; c.Alive() {
 				c.Out = append(c.Out, ping...)
 				c.Flush()
@@ -135,7 +135,7 @@ func (r *idleRun) hold(ctx context.Context, res *IdleResult) error {
 				r.pings++
 			}
 		})
-		if err := r.poll(ctx, time.Duration(min(h.due-now, end-now, int64(100*time.Millisecond)))); err != nil {
+		if err := r.poll(ctx, time.Duration(min(h.Due()-now, end-now, int64(100*time.Millisecond)))); err != nil {
 			return err
 		}
 		now = r.loop.Now()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/bench/loop"
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
@@ -26,6 +27,7 @@ func TestPairsWithAnHonestServer(t *testing.T) {
 		set  func(*Pairs, *fake)
 	}{
 		{"by window", func(*Pairs, *fake) {}},
+		{"RECVACKs now and then", func(p *Pairs, _ *fake) { p.RecvAck = 30 * time.Millisecond }},
 		{"by rate", func(p *Pairs, _ *fake) { p.Rate = 200 }},
 		{"in bursts", func(p *Pairs, _ *fake) { p.Rate, p.Burst = 200, 8 }},
 		{"more due than the server lets under way", func(p *Pairs, f *fake) {
@@ -268,11 +270,11 @@ func TestSources(t *testing.T) {
 	}
 }
 
-func TestHeartGoesRoundEvenly(t *testing.T) {
-	h := newHeart(0, 4, time.Second)
+func TestRound(t *testing.T) {
+	h := loop.NewRound(0, 4, time.Second)
 	beats := map[int]int{}
 	for now := int64(0); now <= int64(2*time.Second); now += int64(10 * time.Millisecond) {
-		h.beat(now, 4, func(i int) { beats[i]++ })
+		h.Turn(now, func(i int) { beats[i]++ })
 	}
 	for i := range 4 {
 		if beats[i] != 2 {

@@ -22,6 +22,7 @@ type pair struct {
 	book    verify.Ledger
 	refused uint64
 	highest uint64  // seq of the latest ack
+	told    uint64  // seq of the latest RECVACK
 	sentAt  []int64 // when each number was (to be) sent; a ring
 	waiting []int64 // with Rate: due, while as many are under way as the server allows
 
@@ -161,13 +162,26 @@ func (c *end) Input(b []byte) int {
 			c.other(&f, now)
 		}
 	}
-	if delivered {
-		// One cumulative ack for all that this read brought.
-		var ack [32]byte
-		body := packet.AppendConversationSeq(ack[:0], c.p.conv, c.p.book.Mark())
-		c.Out = frame.Append(c.Out, frame.RecvAck, 0, 0, body)
+	if delivered && r.RecvAck == 0 {
+		c.p.recvAck() // one for all that this read brought
 	}
 	return used
+}
+
+// confirm sends the RECVACK that is due, if anything has come since the last one.
+func (p *pair) confirm() {
+	if p.told < p.book.Mark() {
+		p.recvAck()
+		p.recipient().Flush()
+	}
+}
+
+func (p *pair) recvAck() {
+	var ack [32]byte
+	p.told = p.book.Mark()
+	body := packet.AppendConversationSeq(ack[:0], p.conv, p.told)
+	c := p.recipient()
+	c.Out = frame.Append(c.Out, frame.RecvAck, 0, 0, body)
 }
 
 func (p *pair) acked(f *frame.Frame, now int64) {

@@ -18,10 +18,11 @@ import (
 type Pairs struct {
 	Target  Target
 	Pairs   int
-	Body    int     // bytes of each message's content, at least 1
-	Window  int     // messages under way a sender; without Rate
-	Rate    float64 // messages a second in all, sent at their time whatever the answers; 0: by Window
-	Burst   int     // with Rate: messages that a pair sends at once; 0: 1
+	Body    int           // bytes of each message's content, at least 1
+	Window  int           // messages under way a sender; without Rate
+	Rate    float64       // messages a second in all, sent at their time whatever the answers; 0: by Window
+	Burst   int           // with Rate: messages that a pair sends at once; 0: 1
+	RecvAck time.Duration // how often a recipient confirms with RECVACK; 0: whenever something came
 	Warm    time.Duration
 	Measure time.Duration
 	Begun   func() error // called when all connections stand and the load begins; may be nil
@@ -53,19 +54,12 @@ const (
 	stillness    = 15 * time.Second // without any progress
 )
 
-// A processor that sleeps wakes up late, on a virtual machine by a few tenths of a
-// millisecond: at low rates the load generator stays awake for the last bit before a
-// message is due, which costs a few percent of a processor.
-const (
-	spinBefore = 200 * time.Microsecond
-	spinBelow  = 500 // bursts a second
-)
-
 type pairsRun struct {
 	Pairs
 	loop    *loop.Loop
 	dial    dialer
-	heart   heart
+	heart   loop.Round
+	confirm loop.Round // of RECVACKs
 	pairs   []pair
 	salt    uint16
 	ready   int
@@ -76,10 +70,8 @@ type pairsRun struct {
 	beating bool
 
 	phase    phase
-	next     int64 // with Rate: when the next burst is due
-	event    int64
-	first    int64 // with Rate: when the first was
-	from, to int64 // latencies of messages sent in between are recorded
+	plan     loop.Schedule // with Rate: of the bursts
+	from, to int64         // latencies of messages sent in between are recorded
 
 	counting              bool
 	sent, acked, received int64 // while counting
@@ -172,7 +164,8 @@ func (r *pairsRun) connect(ctx context.Context) error {
 	if err := r.permitted(); err != nil {
 		return err
 	}
-	r.heart = newHeart(r.loop.Now(), n, r.silence/3)
+	r.heart = loop.NewRound(r.loop.Now(), n, r.silence/3)
+	r.confirm = loop.NewRound(r.loop.Now(), len(r.pairs), max(r.RecvAck, 1))
 	r.beating = true
 	return nil
 }
@@ -260,7 +253,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	r.phase = loading
 	now := r.loop.Now()
 	if r.Rate > 0 {
-		r.first, r.next = now, now
+		r.plan = loop.NewSchedule(now, r.Rate/float64(r.Burst))
 	} else {
 		for i := range r.pairs {
 			p := &r.pairs[i]
@@ -317,7 +310,11 @@ func (r *pairsRun) drain(ctx context.Context) error {
 		r.pairs[i].waiting = nil // never sent
 	}
 	// What stays unanswered is in the verifier's result.
-	return r.settle(ctx, r.loop.Now()+int64(10*time.Minute), func() error { return nil })
+	err := r.settle(ctx, r.loop.Now()+int64(10*time.Minute), func() error { return nil })
+	for i := range r.pairs {
+		r.pairs[i].confirm()
+	}
+	return err
 }
 
 // until drives the load up to end.
@@ -327,35 +324,34 @@ func (r *pairsRun) until(ctx context.Context, end int64) error {
 		if now >= end {
 			return nil
 		}
-		wait := end - now
+		wait := min(time.Duration(end-now), 100*time.Millisecond)
 		if r.Rate > 0 && r.phase == loading {
-			r.schedule(now)
-			wait = min(wait, max(r.next-r.loop.Now(), 0))
-			if r.Rate/float64(r.Burst) <= spinBelow {
-				wait = max(wait-int64(spinBefore), 0)
-			}
+			r.sendDue(now)
+			wait = min(wait, r.plan.Wait(r.loop.Now()))
 		}
-		if err := r.poll(ctx, time.Duration(min(wait, int64(100*time.Millisecond)))); err != nil {
+		if err := r.poll(ctx, wait); err != nil {
 			return err
 		}
 	}
 }
 
-// schedule sends what is due. The time of each message is the one it was due at, so a
+// sendDue sends what is due. The time of each message is the one it was due at, so a
 // stall counts for everything that should have been sent meanwhile.
-func (r *pairsRun) schedule(now int64) {
-	for r.next <= now {
-		if r.counting {
-			r.late.Record(now - r.next)
+func (r *pairsRun) sendDue(now int64) {
+	for {
+		event, at, ok := r.plan.Due(now)
+		if !ok {
+			return
 		}
-		p := &r.pairs[int(r.event%int64(len(r.pairs)))]
+		if r.counting {
+			r.late.Record(now - at)
+		}
+		p := &r.pairs[int(event%int64(len(r.pairs)))]
 		for range r.Burst {
-			p.sendDue(r.next)
+			p.sendDue(at)
 		}
 		p.sender().Flush()
 		now = r.loop.Now()
-		r.event++
-		r.next = r.first + int64(float64(r.event)*float64(r.Burst)/r.Rate*1e9)
 	}
 }
 
@@ -369,11 +365,14 @@ func (r *pairsRun) poll(ctx context.Context, wait time.Duration) error {
 	}
 	now := r.loop.Now()
 	if r.beating {
-		r.heart.beat(now, 2*len(r.pairs), func(i int) {
+		r.heart.Turn(now, func(i int) {
 			c := &r.pairs[i/2].ends[i%2]
 			c.Out = append(c.Out, ping...)
 			c.Flush()
 		})
+		if r.RecvAck > 0 {
+			r.confirm.Turn(now, func(i int) { r.pairs[i].confirm() })
+		}
 	}
 	for len(r.retries) > 0 && r.retries[0].at <= now {
 		p := r.retries[0].p

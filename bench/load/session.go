@@ -144,29 +144,6 @@ func (s *session) ended(f *frame.Frame) error {
 
 var ping = frame.Append(nil, frame.Ping, 0, 0, nil)
 
-// heart keeps connections alive: it goes round them once an interval, evenly, so
-// that thousands of PINGs don't fall into one moment.
-type heart struct {
-	next int
-	due  int64
-	step int64
-}
-
-// newHeart begins at now with n connections that each are to be heard every interval.
-func newHeart(now int64, n int, interval time.Duration) heart {
-	step := int64(interval) / int64(max(n, 1))
-	return heart{due: now + step, step: max(step, 1)}
-}
-
-// beat calls ping for each connection whose turn has come.
-func (h *heart) beat(now int64, n int, ping func(i int)) {
-	for h.due <= now {
-		ping(h.next)
-		h.next = (h.next + 1) % n
-		h.due += h.step
-	}
-}
-
 // dialer opens connections, a limited number at a time, since a server's accept
 // queue and its limit on unauthenticated connections are limited, too.
 type dialer struct {

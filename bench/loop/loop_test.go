@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -218,5 +219,32 @@ func TestMessagesAllocateNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("a round trip allocates %v times", n)
+	}
+}
+
+func TestScheduleKeepsItsTimes(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	s := NewSchedule(7*ms, 100)
+	var due []int64
+	for _, now := range []int64{7 * ms, 8 * ms, 17 * ms, 50 * ms} { // a stall, in the end
+		for {
+			event, at, ok := s.Due(now)
+			if !ok {
+				break
+			}
+			if int(event) != len(due) || at > now {
+				t.Errorf("event %d of %d, due at %d, at %d", event, len(due), at, now)
+			}
+			due = append(due, at)
+		}
+	}
+	if want := []int64{7 * ms, 17 * ms, 27 * ms, 37 * ms, 47 * ms}; !slices.Equal(due, want) {
+		t.Errorf("due at %v, want %v", due, want)
+	}
+	if w := s.Wait(50 * ms); w != 7*time.Millisecond-spinBefore {
+		t.Errorf("waits %v for what is due in 7 ms, at a low rate", w)
+	}
+	if w := s.Wait(60 * ms); w != 0 {
+		t.Errorf("waits %v for what is overdue", w)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 )
@@ -101,9 +102,10 @@ func (s *Store) options() *pebble.Options {
 		MemTableSize:                uint64(s.cfg.MemTableBytes),
 		MemTableStopWritesThreshold: 4,
 
-		// A burst may run ahead of the compactions: reads then look into more
-		// tables, which costs less than senders who wait.
-		L0CompactionThreshold: 4,
+		// Tables gather before they are compacted, which makes each compaction rewrite less of what is
+		// there, and a burst may run ahead of them: reads then look into more tables, most of
+		// which their bloom filters rule out, and that costs less than senders who wait.
+		L0CompactionThreshold: 12,
 		L0StopWritesThreshold: 1000,
 		LBaseMaxBytes:         256 << 20,
 		CompactionConcurrencyRange: func() (int, int) {
@@ -121,6 +123,8 @@ func (s *Store) options() *pebble.Options {
 		o.Levels[i].BlockSize = 16 << 10
 		o.Levels[i].IndexBlockSize = 128 << 10
 	}
+	// What a flush writes is soon written again by a compaction, which compresses it.
+	o.Levels[0].Compression = func() *block.CompressionProfile { return block.NoCompression }
 	// Row blocks cost about a tenth less CPU an append than columnar ones, which Pebble would
 	// write by itself at this format; each table says which it has, so this may change.
 	o.Experimental.EnableColumnarBlocks = func() bool { return false }
