@@ -35,7 +35,6 @@ func TestUsage(t *testing.T) {
 		{"pairs -w 1,many", "-w"},
 		{"pairs -pairs 0", "at least 1"},
 		{"pairs -d -1s", "negative"},
-		{"pairs -rate 10 -floor", "leave -rate out"},
 		{"pairs -assert rate", "threshold"},
 		{"pairs -assert speed>1", "no metric speed"},
 		{"pairs -addr 127.0.0.1:1", "-key"},

@@ -73,7 +73,7 @@ type Accounts struct {
 	AccessToken  time.Duration `koanf:"access_token" doc:"How long an access token holds."`
 	RefreshToken time.Duration `koanf:"refresh_token" doc:"How long a device stays signed in without being used."`
 	Resume       time.Duration `koanf:"resume" doc:"How long after a connection was made the next one may resume it without an access token."`
-	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each. 0: half the cores, so that a flood of sign-ins leaves room for messages."`
+	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each, in processes of their own that step back (nice). 0: half the cores."`
 }
 
 // Issuer is an outside system whose tokens are accepted.

@@ -27,6 +27,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/account"
+	"github.com/gochat-im/gochat/services/account/pwhash"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
 	"github.com/gochat-im/gochat/services/session"
@@ -57,6 +58,7 @@ type Node struct {
 	clock    *msgstore.Clock
 	sweeper  *msgstore.Sweeper
 	accounts *account.Service
+	hasher   *pwhash.Pool // nil: passwords are hashed in this process
 	convs    *conversation.Service
 	seq      *timeline.Sequencer
 	bus      *log.Log
@@ -70,9 +72,17 @@ type Node struct {
 	fatal chan error // the store's last word
 }
 
-// New opens the data directory and binds every listener. level, if not nil, can be
-// changed while the node runs. What New opened it closes again when it fails.
-func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) (_ *Node, err error) {
+// Program is what a Node has to know of the program that it runs in.
+type Program struct {
+	Version     string
+	Logger      *slog.Logger
+	Level       *slog.LevelVar // of Logger, to be changed while the node runs; may be nil
+	HashCommand []string       // starts a process that calls pwhash.Serve; none: passwords are hashed in this one
+}
+
+// New opens the data directory and binds every listener. What it opened it closes again when it fails.
+func New(cfg Config, in Program) (_ *Node, err error) {
+	logger := in.Logger
 	n := &Node{cfg: cfg, log: logger, fatal: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -112,10 +122,16 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 	if err != nil {
 		return nil, err
 	}
+	hashes := hashesAtOnce(cfg.Accounts)
+	derive := account.Argon.Key
+	if len(in.HashCommand) > 0 {
+		n.hasher = pwhash.NewPool(pwhash.PoolConfig{Command: in.HashCommand, Children: hashes, Logger: logger})
+		derive = n.hasher.Key
+	}
 	if n.accounts, err = account.New(account.Config{
-		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers),
+		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers), Derive: derive,
 		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
-		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashesAtOnce(cfg.Accounts), OnRevoke: n.revoked, Logger: logger,
+		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashes, OnRevoke: n.revoked, Logger: logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -156,7 +172,7 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 		// Half of them, so that one address can never keep everybody else from logging in.
 		StrangersPerAddress: max(1, min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated/2)), Logger: logger,
 		Conn: conn.Config{
-			Server: "gochat " + version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
+			Server: "gochat " + in.Version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
 			Handshake: cfg.Limits.Handshake, Heartbeat: cfg.Limits.Heartbeat, HeartbeatMin: cfg.Limits.HeartbeatMin, HeartbeatMax: cfg.Limits.HeartbeatMax,
 			Resume: cfg.Accounts.Resume, SendsPerSecond: cfg.Limits.SendsPerSecond, UserSendsPerSecond: cfg.Limits.UserSendsPerSecond,
 			BytesPerSecond: int(cfg.Limits.BytesPerSecond), MaxInflight: cfg.Limits.Inflight, QueueBytes: int(cfg.Limits.Outbound), Stalled: cfg.Limits.Stalled,
@@ -182,7 +198,7 @@ func New(cfg Config, logger *slog.Logger, level *slog.LevelVar, version string) 
 	}); err != nil {
 		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)
 	}
-	if n.admin, err = admin.New(admin.Config{Path: filepath.Join(cfg.Data, "admin.sock"), Stats: n.stats, Level: level, Logger: logger}); err != nil {
+	if n.admin, err = admin.New(admin.Config{Path: filepath.Join(cfg.Data, "admin.sock"), Stats: n.stats, Level: in.Level, Logger: logger}); err != nil {
 		// A deep directory makes a path that no socket can have. Chatting goes on without the operator's door.
 		logger.Warn("no administration socket", "err", err)
 		n.admin, err = nil, nil
@@ -303,6 +319,9 @@ func (n *Node) close() {
 	}
 	if n.accounts != nil {
 		n.accounts.Close()
+	}
+	if n.hasher != nil {
+		n.hasher.Close()
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())

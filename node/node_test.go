@@ -26,7 +26,7 @@ func start(t *testing.T, data string) *running {
 	cfg := Default()
 	cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen = data, "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Storage.Memtable = 4 << 20
-	n, err := New(cfg, slog.New(slog.DiscardHandler), nil, "test")
+	n, err := New(cfg, Program{Version: "test", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,14 +149,14 @@ func TestStartingFailsClean(t *testing.T) {
 		cfg := Default()
 		cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
 		change(&cfg)
-		if _, err := New(cfg, slog.New(slog.DiscardHandler), nil, "test"); err == nil {
+		if _, err := New(cfg, Program{Version: "test", Logger: slog.New(slog.DiscardHandler)}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		// What a failed start opened is closed: the same directory opens at once.
 		if cfg.Data != data {
 			cfg2 := Default()
 			cfg2.Data, cfg2.TCP.Listen, cfg2.HTTP.Listen = cfg.Data, "127.0.0.1:0", "127.0.0.1:0"
-			again, err := New(cfg2, slog.New(slog.DiscardHandler), nil, "test")
+			again, err := New(cfg2, Program{Version: "test", Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Errorf("%s: afterwards: %v", name, err)
 				continue

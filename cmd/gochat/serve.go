@@ -56,7 +56,11 @@ func serve(ctx context.Context, cfg node.Config, out io.Writer) error {
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
-	n, err := node.New(cfg, logger, level, version)
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program's file: %w", err)
+	}
+	n, err := node.New(cfg, node.Program{Version: version, Logger: logger, Level: level, HashCommand: []string{self, hashCommandName}})
 	if err != nil {
 		return err
 	}

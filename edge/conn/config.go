@@ -157,8 +157,9 @@ type Edge struct {
 	partial atomic.Int64 // bytes of unfinished frames
 	held    atomic.Int64 // bytes that wait for clients that read slowly
 
-	bufs  bufferPool
-	stats counters
+	bufs     bufferPool
+	flooders flooders
+	stats    counters
 
 	now func() int64 // nanoseconds since start
 }
@@ -174,7 +175,7 @@ const (
 	strikesAllowed   = 1024
 	strikesPerSecond = 64
 	strike           = 16 // what a refusal counts,
-	strikeResent     = 1  // and that of a SEND behind another one or sent again
+	strikeResent     = 3  // and that of a SEND behind another one or sent again: 340 a second are forgiven
 )
 
 // NewEdge checks cfg and returns the shared part of all connections that h keeps.

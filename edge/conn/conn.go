@@ -119,6 +119,9 @@ func (c *Conn) Close(reason *code.Error) bool {
 
 	if registered {
 		c.edge.svc.Sessions.Unregister(user, c.origin.Conn)
+		if reason.Code == code.Flooding {
+			c.edge.flooders.add(user, c.edge.now())
+		}
 	}
 	c.edge.stats.closed(reason.Code)
 	c.edge.log.LogAttrs(context.Background(), slog.LevelDebug, "closing a connection", slog.String("user", string(user)),

@@ -64,6 +64,11 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	if cerr != nil {
 		return cerr
 	}
+	if left := e.flooders.left(user, e.now()); left > 0 {
+		cerr = code.New(code.Flooding)
+		cerr.RetryAfter = left
+		return cerr
+	}
 	user = id.UserID(strings.Clone(string(user))) // the rest of the token it was cut from is let go
 	c.mu.Lock()                                   // the sweep may be looking
 	c.origin.User, c.origin.Device = user, device

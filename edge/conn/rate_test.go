@@ -233,7 +233,7 @@ func TestFlooding(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, conn.Config{})
-			clock(b)
+			now := clock(b)
 			p := b.login("mallory", "d")
 			for i := 1; !p.Ended(); i++ {
 				if i > 40_000 {
@@ -245,6 +245,12 @@ func TestFlooding(t *testing.T) {
 			if err != nil || got[len(got)-1] != "ERROR flooding" {
 				t.Fatalf("ended with %q (%v)", got[len(got)-1], err)
 			}
+			again := b.open()
+			again.C.Input(conntest.Connect("mallory", "d"))
+			b.expect(again, "ERROR flooding")
+			b.login("bob", "d")
+			*now += int64(5 * time.Second)
+			b.login("mallory", "d")
 		})
 	}
 }

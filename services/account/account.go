@@ -29,7 +29,6 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
@@ -56,7 +55,10 @@ type Config struct {
 	RegistrationOff bool     // nobody may register; so it is by itself with an outside issuer without a prefix
 	Issuers         []Issuer // outside systems whose tokens are accepted
 
-	Argon          Argon         // cost of new password hashes; default 19 MiB, 2 passes, 1 lane
+	Argon Argon // cost of new password hashes; default 19 MiB, 2 passes, 1 lane
+	// Derive computes the argon2id key of n bytes, which takes a core for tens of
+	// milliseconds; default: in this process. See pwhash.Pool.
+	Derive         func(a Argon, password, salt []byte, n int) []byte
 	HashesAtOnce   int           // password hashes computed at once; default: one a core
 	HashesWaiting  int           // more that may wait for their turn; default 32 for each at once
 	HashWait       time.Duration // longest wait for a turn; default 5 s
@@ -87,7 +89,7 @@ func (c *Config) Validate() error {
 	if c.HashesAtOnce < 0 || c.HashesWaiting < 0 || c.DevicesPerUser < 0 || c.ExistsCache < 0 {
 		errs = append(errs, errors.New("account: a limit is negative"))
 	}
-	if err := c.Argon.withDefaults().validate(); err != nil {
+	if err := checkCost(withDefaults(c.Argon)); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -113,7 +115,10 @@ func (c *Config) setDefaults() {
 	num(&c.HashesWaiting, 32*c.HashesAtOnce)
 	num(&c.DevicesPerUser, 32)
 	num(&c.ExistsCache, 10_000)
-	c.Argon = c.Argon.withDefaults()
+	c.Argon = withDefaults(c.Argon)
+	if c.Derive == nil {
+		c.Derive = Argon.Key
+	}
 	if c.Issuer == "" {
 		c.Issuer = DefaultIssuer
 	}
@@ -136,9 +141,6 @@ type Service struct {
 	dummy  string // a hash that no password has, so that unknown names cost as much
 	known  knownUsers
 	settle settler
-
-	lastHash  atomic.Int64 // Unix ns
-	returning atomic.Bool  // returnMemory is due
 }
 
 // New returns a Service. It computes one password hash, and reads the issuers' keys.

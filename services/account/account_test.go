@@ -222,52 +222,21 @@ func TestHashesAreBounded(t *testing.T) {
 	want(t, "change of password", e.ChangePassword(ctx, tok, password, password+"x"), code.Overloaded)
 }
 
-// The memory of hashes is given back once, when things are quiet.
-func TestHashMemoryIsReturned(t *testing.T) {
-	e := newEnv(t)
-	e.register("alice", "phone")
-	e.login("alice", "phone")
-	pending := func() int {
-		e.settle.mu.Lock()
-		defer e.settle.mu.Unlock()
-		return len(e.settle.pending)
-	}
-	if !e.returning.Load() || pending() != 1 {
-		t.Errorf("returning %v, %d pending", e.returning.Load(), pending())
-	}
-	e.returnMemory() // too early: once more later
-	if !e.returning.Load() || pending() != 2 {
-		t.Errorf("returning %v, %d pending", e.returning.Load(), pending())
-	}
-	e.lastHash.Store(0)
-	e.returnMemory()
-	if e.returning.Load() {
-		t.Error("it wasn't returned")
-	}
-	e.Close()
-	e.hashes.turns <- struct{}{}
-	e.hashes.waiting <- struct{}{}
-	e.hashed()
-	if e.returning.Load() {
-		t.Error("something is due after the end")
-	}
-}
-
 func TestHashFormat(t *testing.T) {
-	prod := Argon{}.withDefaults()
-	h := hashPassword(password, prod)
+	prod := withDefaults(Argon{})
+	h := hashPassword(password, prod, Argon.Key)
 	if !strings.HasPrefix(h, "$argon2id$v=19$m=19456,t=2,p=1$") {
 		t.Errorf("a hash begins %.40q", h)
 	}
-	ok, stale, err := checkPassword(password, h, prod)
+	ok, stale, err := checkPassword(password, h, prod, Argon.Key)
 	if !ok || stale || err != nil {
 		t.Errorf("checked: %v, %v, %v", ok, stale, err)
 	}
-	ok, stale, _ = checkPassword(password+"x", h, cheap)
+	ok, stale, _ = checkPassword(password+"x", h, cheap, Argon.Key)
 	if ok || !stale {
 		t.Errorf("another password at another cost: %v, %v", ok, stale)
 	}
-	if h == hashPassword(password, prod) {
+	if h == hashPassword(password, prod, Argon.Key) {
 		t.Error("two hashes have one salt")
 	}
 	for _, bad := range []string{
@@ -276,7 +245,7 @@ func TestHashFormat(t *testing.T) {
 		"$argon2id$v=19$m=64,t=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA", "$argon2id$v=19$m=64,t=1,p=1$!$aGFzaGhhc2hoYXNoaGFzaA",
 		"$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$YQ",
 	} {
-		if _, _, err := checkPassword(password, bad, cheap); err == nil {
+		if _, _, err := checkPassword(password, bad, cheap, Argon.Key); err == nil {
 			t.Errorf("the stored hash %q was read", bad)
 		}
 	}
@@ -388,7 +357,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.cfg.Argon != (Argon{19 << 10, 2, 1}) || s.cfg.AccessTTL != 15*time.Minute || cap(s.hashes.turns) < 1 {
+	if s.cfg.Argon != (Argon{KiB: 19 << 10, Passes: 2, Lanes: 1}) || s.cfg.AccessTTL != 15*time.Minute || cap(s.hashes.turns) < 1 {
 		t.Errorf("defaults: %+v", s.cfg)
 	}
 }

@@ -7,27 +7,21 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/argon2"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/services/account/pwhash"
 )
 
-// Argon is the cost of an argon2id hash. It is stored with each hash, so it may be
-// changed at any time: a password is hashed anew at the next sign-in.
-type Argon struct {
-	KiB    uint32 // memory; default 19 MiB
-	Passes uint32 // default 2
-	Lanes  uint8  // default 1
-}
+// Argon is the cost of a password's hash.
+type Argon = pwhash.Argon
 
-func (a Argon) withDefaults() Argon {
+func withDefaults(a Argon) Argon {
 	if a.KiB == 0 {
 		a.KiB = 19 << 10
 	}
@@ -40,18 +34,23 @@ func (a Argon) withDefaults() Argon {
 	return a
 }
 
-// validate bounds the cost: what stands in a row is computed by the server, so a damaged
+// checkCost bounds the cost: what stands in a row is computed by the server, so a damaged
 // row must not make it take all memory.
-func (a Argon) validate() error {
+func checkCost(a Argon) error {
 	if a.KiB < 8*uint32(a.Lanes) || a.KiB > 1<<20 || a.Passes < 1 || a.Passes > 64 || a.Lanes < 1 || a.Lanes > 16 {
 		return fmt.Errorf("account: argon2id cost of %d KiB, %d passes, %d lanes is out of bounds", a.KiB, a.Passes, a.Lanes)
 	}
 	return nil
 }
 
+// deriveFunc computes the argon2id key of n bytes.
+type deriveFunc func(a Argon, password, salt []byte, n int) []byte
+
 const (
 	saltLen = 16
 	hashLen = 32
+
+	argonVersion = 0x13
 
 	minPassword = 8
 	maxPassword = 256
@@ -71,20 +70,20 @@ func normalPassword(p string) (string, *code.Error) {
 }
 
 // hashPassword returns the PHC string of password: $argon2id$v=19$m=KiB,t=passes,p=lanes$salt$hash.
-func hashPassword(password string, a Argon) string {
+func hashPassword(password string, a Argon, derive deriveFunc) string {
 	salt := make([]byte, saltLen)
 	_, _ = rand.Read(salt) // never fails
-	return encodeHash(a, salt, argon2.IDKey([]byte(password), salt, a.Passes, a.KiB, a.Lanes, hashLen))
+	return encodeHash(a, salt, derive(a, []byte(password), salt, hashLen))
 }
 
 func encodeHash(a Argon, salt, hash []byte) string {
 	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, a.KiB, a.Passes, a.Lanes, b64.EncodeToString(salt), b64.EncodeToString(hash))
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argonVersion, a.KiB, a.Passes, a.Lanes, b64.EncodeToString(salt), b64.EncodeToString(hash))
 }
 
 // dummyHash returns a hash that no password matches but for luck, at the cost of a real one to check.
 func dummyHash(a Argon) (string, error) {
-	if err := a.validate(); err != nil {
+	if err := checkCost(a); err != nil {
 		return "", err
 	}
 	salt, hash := make([]byte, saltLen), make([]byte, hashLen)
@@ -97,13 +96,13 @@ var errHashFormat = errors.New("account: a stored password hash can't be read")
 
 func parseHash(s string) (a Argon, salt, hash []byte, err error) {
 	part := strings.Split(s, "$")
-	if len(part) != 6 || part[0] != "" || part[1] != "argon2id" || part[2] != "v="+strconv.Itoa(argon2.Version) {
+	if len(part) != 6 || part[0] != "" || part[1] != "argon2id" || part[2] != "v="+strconv.Itoa(argonVersion) {
 		return a, nil, nil, errHashFormat
 	}
 	if n, err := fmt.Sscanf(part[3], "m=%d,t=%d,p=%d", &a.KiB, &a.Passes, &a.Lanes); err != nil || n != 3 {
 		return a, nil, nil, errHashFormat
 	}
-	if err := a.validate(); err != nil {
+	if err := checkCost(a); err != nil {
 		return a, nil, nil, err
 	}
 	salt, err1 := base64.RawStdEncoding.DecodeString(part[4])
@@ -115,12 +114,12 @@ func parseHash(s string) (a Argon, salt, hash []byte, err error) {
 }
 
 // checkPassword reports whether stored is the hash of password, and whether it was made at another cost than want.
-func checkPassword(password, stored string, want Argon) (ok, stale bool, err error) {
+func checkPassword(password, stored string, want Argon, derive deriveFunc) (ok, stale bool, err error) {
 	a, salt, hash, err := parseHash(stored)
 	if err != nil {
 		return false, false, err
 	}
-	got := argon2.IDKey([]byte(password), salt, a.Passes, a.KiB, a.Lanes, uint32(len(hash)))
+	got := derive(a, []byte(password), salt, len(hash))
 	return subtle.ConstantTimeCompare(got, hash) == 1, a != want || len(hash) != hashLen, nil
 }
 
@@ -170,8 +169,8 @@ func (s *Service) hash(ctx context.Context, password string) (string, *code.Erro
 	if err := s.hashes.enter(ctx); err != nil {
 		return "", err
 	}
-	defer s.hashed()
-	return hashPassword(password, s.cfg.Argon), nil
+	defer s.hashes.leave()
+	return hashPassword(password, s.cfg.Argon, s.cfg.Derive), nil
 }
 
 // check compares when it is its turn. An empty stored hash (no such account) costs the same and never matches.
@@ -179,36 +178,14 @@ func (s *Service) check(ctx context.Context, password, stored string) (ok, stale
 	if err := s.hashes.enter(ctx); err != nil {
 		return false, false, err
 	}
-	defer s.hashed()
+	defer s.hashes.leave()
 	unknown := stored == ""
 	if unknown {
 		stored = s.dummy
 	}
-	ok, stale, err := checkPassword(password, stored, s.cfg.Argon)
+	ok, stale, err := checkPassword(password, stored, s.cfg.Argon, s.cfg.Derive)
 	if err != nil {
 		return false, false, code.Wrap(code.Internal, err)
 	}
 	return ok && !unknown, stale, nil
-}
-
-// returnAfter is how long no password may have been hashed before the memory goes back to the system.
-const returnAfter = 10 * time.Second
-
-// hashed ends a turn. Each hash leaves its memory as garbage, and a server that has nothing
-// else to do would keep the garbage of a flood of sign-ins for minutes; so it is given back
-// once things are quiet.
-func (s *Service) hashed() {
-	s.hashes.leave()
-	s.lastHash.Store(time.Now().UnixNano())
-	if s.returning.CompareAndSwap(false, true) && !s.settle.later(returnAfter, s.returnMemory) {
-		s.returning.Store(false)
-	}
-}
-
-func (s *Service) returnMemory() {
-	if left := returnAfter - time.Since(time.Unix(0, s.lastHash.Load())); left > 0 && s.settle.later(left, s.returnMemory) {
-		return
-	}
-	s.returning.Store(false)
-	debug.FreeOSMemory()
 }

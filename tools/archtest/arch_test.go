@@ -40,7 +40,8 @@ var rooms = []room{
 	{"bus", 1, 0},
 	{"bus/log", 1, 1},
 
-	{"services/account", 2, 0},
+	{"services/account/pwhash", 2, 0},
+	{"services/account", 2, 1},
 	{"services/timeline", 2, 0},
 	{"services/conversation", 2, 0},
 	{"services/session", 2, 0},
