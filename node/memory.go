@@ -8,11 +8,13 @@ import (
 )
 
 // When the node allocates less than quietRate, and worthTrimming was allocated since the
-// last time, what a busy time left behind is given back to the system.
+// last time, what a busy time left behind is given back to the system; and once more a
+// little later, when what clients and the store kept for a while is let go as well.
 const (
 	trimEvery     = 10 * time.Second
 	quietRate     = 2 << 20 // bytes a second
 	worthTrimming = 16 << 20
+	settleTicks   = 3 // of trimEvery
 )
 
 // trimMemory gives memory back after busy times, until ctx ends. The runtime collects
@@ -23,6 +25,7 @@ func (n *Node) trimMemory(ctx context.Context) error {
 	defer t.Stop()
 	sample := []gometrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	var before, trimmed uint64
+	settling := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,10 +34,24 @@ func (n *Node) trimMemory(ctx context.Context) error {
 		}
 		gometrics.Read(sample)
 		now := sample[0].Value.Uint64()
-		if now-before < quietRate*uint64(trimEvery/time.Second) && now-trimmed > worthTrimming {
-			debug.FreeOSMemory()
-			trimmed = now
-		}
+		quiet := now-before < quietRate*uint64(trimEvery/time.Second)
 		before = now
+		switch {
+		case !quiet:
+			continue
+		case now-trimmed > worthTrimming:
+			settling = settleTicks
+		case settling > 0:
+			if settling--; settling > 0 {
+				continue
+			}
+		default:
+			continue
+		}
+		if err := n.store.Relax(); err != nil {
+			n.log.Warn("giving memory back", "err", err)
+		}
+		debug.FreeOSMemory()
+		trimmed = now
 	}
 }

@@ -43,6 +43,14 @@ func newRecent(n int) *recent {
 	}
 }
 
+// forget empties the table, and gives its memory back.
+func (r *recent) forget() {
+	clear(r.tags)
+	clear(r.used)
+	r.tick = 0
+	r.slots = make([]byte, len(r.slots))
+}
+
 func (r *recent) hash(key []byte) uint64 { return maphash.Bytes(r.seed, key) }
 
 func tagOf(h uint64) uint32 { return uint32(h>>32) | 1 }

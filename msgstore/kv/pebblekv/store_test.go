@@ -287,3 +287,55 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 }
+
+// Relax gives memory back and changes nothing that is stored, while others commit.
+func TestRelax(t *testing.T) {
+	s := open(t, pebblekv.Config{Dir: "store", FS: vfs.NewMem()})
+	key := func(i int) []byte { return fmt.Appendf(nil, "key %04d", i) }
+	write := func(from, to int) {
+		for i := from; i < to; i++ {
+			tx := new(kv.Tx)
+			tx.Require(key(i), nil)
+			tx.Set(key(i), bytes.Repeat([]byte{byte(i)}, 4096))
+			if s.Commit(t.Context(), tx); tx.Err != nil {
+				t.Errorf("commit %d: %v", i, tx.Err)
+			}
+		}
+	}
+	write(0, 1000)
+	before := s.Metrics()
+	var wg sync.WaitGroup
+	wg.Go(func() { write(1000, 1500) })
+	for range 100 {
+		if err := s.Relax(); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+	for s.Metrics().L0Tables == 0 { // the flush is through
+		if err := s.Relax(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if after := s.Metrics(); before.MemTableBytes < 4<<20 || after.MemTableBytes > before.MemTableBytes {
+		t.Errorf("memtables of %d bytes, then %d", before.MemTableBytes, after.MemTableBytes)
+	}
+	for i := range 1500 {
+		v, err := s.Get(t.Context(), key(i))
+		if err != nil || !bytes.Equal(v, bytes.Repeat([]byte{byte(i)}, 4096)) {
+			t.Fatalf("key %d: %d bytes, %v", i, len(v), err)
+		}
+		tx := new(kv.Tx)
+		tx.Require(key(i), nil) // what is stored is remembered, or looked up again
+		if s.Commit(t.Context(), tx); !errors.Is(tx.Err, kv.ErrConflict) {
+			t.Fatalf("key %d is taken for absent: %v", i, tx.Err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Relax(); err != nil {
+		t.Errorf("of a closed store: %v", err)
+	}
+}
