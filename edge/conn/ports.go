@@ -74,12 +74,21 @@ type Signals interface {
 	Signal(ctx context.Context, o *packet.Origin, s *wire.Signal) *code.Error
 }
 
-// Services is everything behind a connection. All must be set.
+// Method answers a REQUEST of one method; inner is the request's body, unchecked
+// (packet.DecodeMethod), and valid only until Method returns. It may block until ctx
+// ends. Errors that aren't *code.Error are answered as internal and logged.
+type Method func(ctx context.Context, o *packet.Origin, inner []byte) (packet.Body, error)
+
+// Services is everything behind a connection. All must be set but Methods.
 type Services struct {
 	Authenticator Authenticator
 	Conversations Conversations
 	Sessions      Sessions
 	Signals       Signals
+
+	// Methods are those that need nothing of the connection but who asks. Without an entry
+	// a method is unknown.
+	Methods map[packet.Method]Method
 }
 
 // Host keeps the connections of this process: the hub. It must not call back into

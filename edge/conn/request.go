@@ -190,7 +190,15 @@ func (c *Conn) request(ctx context.Context, f *frame.Frame) *code.Error {
 	case packet.MethodConversation:
 		return c.conversation(ctx, f, inner)
 	}
-	return code.New(code.UnknownMethod)
+	serve := c.edge.svc.Methods[method]
+	if serve == nil {
+		return code.New(code.UnknownMethod)
+	}
+	answer, failure := serve(ctx, &c.origin, inner)
+	if failure != nil {
+		return c.failed("answering "+method.String(), failure)
+	}
+	return c.respond(f, method, answer)
 }
 
 // respond answers a REQUEST in one part.

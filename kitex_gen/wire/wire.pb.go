@@ -764,6 +764,11 @@ type ConversationState struct {
 	Pinned         bool     `protobuf:"varint,15,opt,name=pinned" json:"pinned,omitempty"`
 	Muted          bool     `protobuf:"varint,16,opt,name=muted" json:"muted,omitempty"`
 	Name           string   `protobuf:"bytes,17,opt,name=name" json:"name,omitempty"`
+	Avatar         string   `protobuf:"bytes,18,opt,name=avatar" json:"avatar,omitempty"`      // of a group: a URL
+	Mentions       uint32   `protobuf:"varint,19,opt,name=mentions" json:"mentions,omitempty"` // unread messages that mention the user, or everyone; up to the cap
+	Members        uint32   `protobuf:"varint,20,opt,name=members" json:"members,omitempty"`   // of a group
+	Role           uint32   `protobuf:"varint,21,opt,name=role" json:"role,omitempty"`         // of a group: the user's; 0: not in it
+	Nickname       string   `protobuf:"bytes,22,opt,name=nickname" json:"nickname,omitempty"`  // of a group: the user's own in it
 }
 
 func (x *ConversationState) Reset() { *x = ConversationState{} }
@@ -887,6 +892,41 @@ func (x *ConversationState) GetMuted() bool {
 func (x *ConversationState) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *ConversationState) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *ConversationState) GetMentions() uint32 {
+	if x != nil {
+		return x.Mentions
+	}
+	return 0
+}
+
+func (x *ConversationState) GetMembers() uint32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *ConversationState) GetRole() uint32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+func (x *ConversationState) GetNickname() string {
+	if x != nil {
+		return x.Nickname
 	}
 	return ""
 }
@@ -1628,3 +1668,933 @@ func (x *ConversationRequest) GetConversationId() []byte {
 	}
 	return nil
 }
+
+// A new group, whose owner is who asks. With a key the group's id follows from it:
+// creating it again changes nothing, and answers with the one that is there.
+type GroupCreateRequest struct {
+	Name    string   `protobuf:"bytes,1,opt,name=name" json:"name,omitempty"`
+	Key     string   `protobuf:"bytes,2,opt,name=key" json:"key,omitempty"`           // an integrator's own name of the group; empty: a random id
+	UserIds []string `protobuf:"bytes,3,rep,name=user_ids" json:"user_ids,omitempty"` // members beside the owner
+	Avatar  string   `protobuf:"bytes,4,opt,name=avatar" json:"avatar,omitempty"`     // a URL
+	Ext     []byte   `protobuf:"bytes,5,opt,name=ext" json:"ext,omitempty"`           // an integrator's own, at most 1 KiB
+	Join    uint32   `protobuf:"varint,6,opt,name=join" json:"join,omitempty"`        // who may join by themselves: 0 nobody, 1 anyone
+}
+
+func (x *GroupCreateRequest) Reset() { *x = GroupCreateRequest{} }
+
+func (x *GroupCreateRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupCreateRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupCreateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupCreateRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *GroupCreateRequest) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *GroupCreateRequest) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *GroupCreateRequest) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+func (x *GroupCreateRequest) GetJoin() uint32 {
+	if x != nil {
+		return x.Join
+	}
+	return 0
+}
+
+type GroupUsersRequest struct {
+	ConversationId []byte   `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	UserIds        []string `protobuf:"bytes,2,rep,name=user_ids" json:"user_ids,omitempty"`
+}
+
+func (x *GroupUsersRequest) Reset() { *x = GroupUsersRequest{} }
+
+func (x *GroupUsersRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupUsersRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupUsersRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *GroupUsersRequest) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+// What a change of a group came to. Asked for again, it does what is left of it.
+type GroupChangeResponse struct {
+	ConversationId []byte          `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Seq            uint64          `protobuf:"varint,2,opt,name=seq" json:"seq,omitempty"`         // of the last message that tells of it; 0: nothing had to change
+	Changed        uint32          `protobuf:"varint,3,opt,name=changed" json:"changed,omitempty"` // users, or 1
+	Refused        []*GroupRefusal `protobuf:"bytes,4,rep,name=refused" json:"refused,omitempty"`  // those that could not be added or removed; the first 100
+}
+
+func (x *GroupChangeResponse) Reset() { *x = GroupChangeResponse{} }
+
+func (x *GroupChangeResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupChangeResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupChangeResponse) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *GroupChangeResponse) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *GroupChangeResponse) GetChanged() uint32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *GroupChangeResponse) GetRefused() []*GroupRefusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type GroupRefusal struct {
+	UserId string `protobuf:"bytes,1,opt,name=user_id" json:"user_id,omitempty"`
+	Code   uint32 `protobuf:"varint,2,opt,name=code" json:"code,omitempty"` // of the registry
+}
+
+func (x *GroupRefusal) Reset() { *x = GroupRefusal{} }
+
+func (x *GroupRefusal) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupRefusal) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupRefusal) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *GroupRefusal) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+type GroupRoleRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	UserId         string `protobuf:"bytes,2,opt,name=user_id" json:"user_id,omitempty"`
+	Role           uint32 `protobuf:"varint,3,opt,name=role" json:"role,omitempty"` // 1 member, 2 admin, 3 owner: the asker becomes an admin
+}
+
+func (x *GroupRoleRequest) Reset() { *x = GroupRoleRequest{} }
+
+func (x *GroupRoleRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupRoleRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupRoleRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *GroupRoleRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *GroupRoleRequest) GetRole() uint32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+type GroupUpdateRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Fields         uint32 `protobuf:"varint,2,opt,name=fields" json:"fields,omitempty"` // what is set: 1 name, 2 avatar, 4 ext, 8 join, added up
+	Name           string `protobuf:"bytes,3,opt,name=name" json:"name,omitempty"`
+	Avatar         string `protobuf:"bytes,4,opt,name=avatar" json:"avatar,omitempty"`
+	Ext            []byte `protobuf:"bytes,5,opt,name=ext" json:"ext,omitempty"`
+	Join           uint32 `protobuf:"varint,6,opt,name=join" json:"join,omitempty"`
+}
+
+func (x *GroupUpdateRequest) Reset() { *x = GroupUpdateRequest{} }
+
+func (x *GroupUpdateRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupUpdateRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupUpdateRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *GroupUpdateRequest) GetFields() uint32 {
+	if x != nil {
+		return x.Fields
+	}
+	return 0
+}
+
+func (x *GroupUpdateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupUpdateRequest) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *GroupUpdateRequest) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+func (x *GroupUpdateRequest) GetJoin() uint32 {
+	if x != nil {
+		return x.Join
+	}
+	return 0
+}
+
+type Group struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Name           string `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	Avatar         string `protobuf:"bytes,3,opt,name=avatar" json:"avatar,omitempty"`
+	Ext            []byte `protobuf:"bytes,4,opt,name=ext" json:"ext,omitempty"`
+	Join           uint32 `protobuf:"varint,5,opt,name=join" json:"join,omitempty"`
+	Key            string `protobuf:"bytes,6,opt,name=key" json:"key,omitempty"`
+	Members        uint32 `protobuf:"varint,7,opt,name=members" json:"members,omitempty"`
+	Role           uint32 `protobuf:"varint,8,opt,name=role" json:"role,omitempty"`        // of who asks; 0: not in it
+	Nickname       string `protobuf:"bytes,9,opt,name=nickname" json:"nickname,omitempty"` // of who asks
+	CreatedBy      string `protobuf:"bytes,10,opt,name=created_by" json:"created_by,omitempty"`
+	CreatedTime    uint64 `protobuf:"varint,11,opt,name=created_time" json:"created_time,omitempty"` // Unix milliseconds
+}
+
+func (x *Group) Reset() { *x = Group{} }
+
+func (x *Group) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Group) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Group) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *Group) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+func (x *Group) GetJoin() uint32 {
+	if x != nil {
+		return x.Join
+	}
+	return 0
+}
+
+func (x *Group) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Group) GetMembers() uint32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *Group) GetRole() uint32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+func (x *Group) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+func (x *Group) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Group) GetCreatedTime() uint64 {
+	if x != nil {
+		return x.CreatedTime
+	}
+	return 0
+}
+
+type MembersRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Cursor         string `protobuf:"bytes,2,opt,name=cursor" json:"cursor,omitempty"`
+	Limit          uint32 `protobuf:"varint,3,opt,name=limit" json:"limit,omitempty"`
+}
+
+func (x *MembersRequest) Reset() { *x = MembersRequest{} }
+
+func (x *MembersRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *MembersRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *MembersRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *MembersRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *MembersRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type MembersResponse struct {
+	Members []*GroupMember `protobuf:"bytes,1,rep,name=members" json:"members,omitempty"` // in the order of their ids' bytes
+	Cursor  string         `protobuf:"bytes,2,opt,name=cursor" json:"cursor,omitempty"`   // empty: this was the last page
+	Count   uint32         `protobuf:"varint,3,opt,name=count" json:"count,omitempty"`    // of all members
+}
+
+func (x *MembersResponse) Reset() { *x = MembersResponse{} }
+
+func (x *MembersResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *MembersResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *MembersResponse) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *MembersResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *MembersResponse) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type GroupMember struct {
+	UserId    string `protobuf:"bytes,1,opt,name=user_id" json:"user_id,omitempty"`
+	Role      uint32 `protobuf:"varint,2,opt,name=role" json:"role,omitempty"`
+	JoinedSeq uint64 `protobuf:"varint,3,opt,name=joined_seq" json:"joined_seq,omitempty"`
+	Nickname  string `protobuf:"bytes,4,opt,name=nickname" json:"nickname,omitempty"`
+}
+
+func (x *GroupMember) Reset() { *x = GroupMember{} }
+
+func (x *GroupMember) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *GroupMember) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *GroupMember) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *GroupMember) GetRole() uint32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+func (x *GroupMember) GetJoinedSeq() uint64 {
+	if x != nil {
+		return x.JoinedSeq
+	}
+	return 0
+}
+
+func (x *GroupMember) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+type NicknameRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Nickname       string `protobuf:"bytes,2,opt,name=nickname" json:"nickname,omitempty"` // of who asks; empty: none
+}
+
+func (x *NicknameRequest) Reset() { *x = NicknameRequest{} }
+
+func (x *NicknameRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *NicknameRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *NicknameRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *NicknameRequest) GetNickname() string {
+	if x != nil {
+		return x.Nickname
+	}
+	return ""
+}
+
+type SettingsRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Fields         uint32 `protobuf:"varint,2,opt,name=fields" json:"fields,omitempty"` // what is set: 1 pinned, 2 muted, 4 hidden, added up
+	Pinned         bool   `protobuf:"varint,3,opt,name=pinned" json:"pinned,omitempty"`
+	Muted          bool   `protobuf:"varint,4,opt,name=muted" json:"muted,omitempty"`
+	Hidden         bool   `protobuf:"varint,5,opt,name=hidden" json:"hidden,omitempty"` // out of the list until the next message
+}
+
+func (x *SettingsRequest) Reset() { *x = SettingsRequest{} }
+
+func (x *SettingsRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *SettingsRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *SettingsRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *SettingsRequest) GetFields() uint32 {
+	if x != nil {
+		return x.Fields
+	}
+	return 0
+}
+
+func (x *SettingsRequest) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *SettingsRequest) GetMuted() bool {
+	if x != nil {
+		return x.Muted
+	}
+	return false
+}
+
+func (x *SettingsRequest) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
+}
+
+// Messages that mention the user, or everyone.
+type MentionsRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	AfterSeq       uint64 `protobuf:"varint,2,opt,name=after_seq" json:"after_seq,omitempty"` // exclusive
+	Limit          uint32 `protobuf:"varint,3,opt,name=limit" json:"limit,omitempty"`
+}
+
+func (x *MentionsRequest) Reset() { *x = MentionsRequest{} }
+
+func (x *MentionsRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *MentionsRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *MentionsRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *MentionsRequest) GetAfterSeq() uint64 {
+	if x != nil {
+		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *MentionsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type MentionsResponse struct {
+	Mentions []*ConversationSeq `protobuf:"bytes,1,rep,name=mentions" json:"mentions,omitempty"` // ascending
+	More     bool               `protobuf:"varint,2,opt,name=more" json:"more,omitempty"`
+}
+
+func (x *MentionsResponse) Reset() { *x = MentionsResponse{} }
+
+func (x *MentionsResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *MentionsResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *MentionsResponse) GetMentions() []*ConversationSeq {
+	if x != nil {
+		return x.Mentions
+	}
+	return nil
+}
+
+func (x *MentionsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type DevicesRequest struct {
+}
+
+func (x *DevicesRequest) Reset() { *x = DevicesRequest{} }
+
+func (x *DevicesRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *DevicesRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+type DevicesResponse struct {
+	Devices []*Device `protobuf:"bytes,1,rep,name=devices" json:"devices,omitempty"`
+}
+
+func (x *DevicesResponse) Reset() { *x = DevicesResponse{} }
+
+func (x *DevicesResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *DevicesResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *DevicesResponse) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+type Device struct {
+	DeviceId     string     `protobuf:"bytes,1,opt,name=device_id" json:"device_id,omitempty"`
+	Kind         DeviceKind `protobuf:"varint,2,opt,name=kind" json:"kind,omitempty"`
+	Online       bool       `protobuf:"varint,3,opt,name=online" json:"online,omitempty"`
+	Current      bool       `protobuf:"varint,4,opt,name=current" json:"current,omitempty"`               // the one that asks
+	SignedInTime uint64     `protobuf:"varint,5,opt,name=signed_in_time" json:"signed_in_time,omitempty"` // Unix milliseconds; 0: unknown
+	LastSeenTime uint64     `protobuf:"varint,6,opt,name=last_seen_time" json:"last_seen_time,omitempty"`
+}
+
+func (x *Device) Reset() { *x = Device{} }
+
+func (x *Device) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Device) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Device) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *Device) GetKind() DeviceKind {
+	if x != nil {
+		return x.Kind
+	}
+	return DeviceKind_DEVICE_KIND_UNKNOWN
+}
+
+func (x *Device) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *Device) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *Device) GetSignedInTime() uint64 {
+	if x != nil {
+		return x.SignedInTime
+	}
+	return 0
+}
+
+func (x *Device) GetLastSeenTime() uint64 {
+	if x != nil {
+		return x.LastSeenTime
+	}
+	return 0
+}
+
+type SignOutRequest struct {
+	DeviceId string `protobuf:"bytes,1,opt,name=device_id" json:"device_id,omitempty"` // empty: all but the one that asks
+}
+
+func (x *SignOutRequest) Reset() { *x = SignOutRequest{} }
+
+func (x *SignOutRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *SignOutRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *SignOutRequest) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+type SignOutResponse struct {
+	SignedOut uint32 `protobuf:"varint,1,opt,name=signed_out" json:"signed_out,omitempty"`
+}
+
+func (x *SignOutResponse) Reset() { *x = SignOutResponse{} }
+
+func (x *SignOutResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *SignOutResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *SignOutResponse) GetSignedOut() uint32 {
+	if x != nil {
+		return x.SignedOut
+	}
+	return 0
+}
+
+type ProfilesRequest struct {
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids" json:"user_ids,omitempty"`
+}
+
+func (x *ProfilesRequest) Reset() { *x = ProfilesRequest{} }
+
+func (x *ProfilesRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *ProfilesRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *ProfilesRequest) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+type ProfilesResponse struct {
+	Profiles []*Profile `protobuf:"bytes,1,rep,name=profiles" json:"profiles,omitempty"` // of those who have one
+}
+
+func (x *ProfilesResponse) Reset() { *x = ProfilesResponse{} }
+
+func (x *ProfilesResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *ProfilesResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *ProfilesResponse) GetProfiles() []*Profile {
+	if x != nil {
+		return x.Profiles
+	}
+	return nil
+}
+
+type Profile struct {
+	UserId  string `protobuf:"bytes,1,opt,name=user_id" json:"user_id,omitempty"`
+	Name    string `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	Avatar  string `protobuf:"bytes,3,opt,name=avatar" json:"avatar,omitempty"`    // a URL
+	Ext     []byte `protobuf:"bytes,4,opt,name=ext" json:"ext,omitempty"`          // an integrator's own, at most 1 KiB
+	Version uint64 `protobuf:"varint,5,opt,name=version" json:"version,omitempty"` // grows with each change
+}
+
+func (x *Profile) Reset() { *x = Profile{} }
+
+func (x *Profile) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Profile) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Profile) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Profile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Profile) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *Profile) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+func (x *Profile) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type ProfileSetRequest struct {
+	Fields uint32 `protobuf:"varint,1,opt,name=fields" json:"fields,omitempty"` // what is set: 1 name, 2 avatar, 4 ext, added up
+	Name   string `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	Avatar string `protobuf:"bytes,3,opt,name=avatar" json:"avatar,omitempty"`
+	Ext    []byte `protobuf:"bytes,4,opt,name=ext" json:"ext,omitempty"`
+}
+
+func (x *ProfileSetRequest) Reset() { *x = ProfileSetRequest{} }
+
+func (x *ProfileSetRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *ProfileSetRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *ProfileSetRequest) GetFields() uint32 {
+	if x != nil {
+		return x.Fields
+	}
+	return 0
+}
+
+func (x *ProfileSetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProfileSetRequest) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *ProfileSetRequest) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+type BlockRequest struct {
+	UserId  string `protobuf:"bytes,1,opt,name=user_id" json:"user_id,omitempty"`
+	Blocked bool   `protobuf:"varint,2,opt,name=blocked" json:"blocked,omitempty"`
+}
+
+func (x *BlockRequest) Reset() { *x = BlockRequest{} }
+
+func (x *BlockRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BlockRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *BlockRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *BlockRequest) GetBlocked() bool {
+	if x != nil {
+		return x.Blocked
+	}
+	return false
+}
+
+type BlockResponse struct {
+}
+
+func (x *BlockResponse) Reset() { *x = BlockResponse{} }
+
+func (x *BlockResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BlockResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+type BlocksRequest struct {
+	Cursor string `protobuf:"bytes,1,opt,name=cursor" json:"cursor,omitempty"`
+	Limit  uint32 `protobuf:"varint,2,opt,name=limit" json:"limit,omitempty"`
+}
+
+func (x *BlocksRequest) Reset() { *x = BlocksRequest{} }
+
+func (x *BlocksRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BlocksRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *BlocksRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *BlocksRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type BlocksResponse struct {
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids" json:"user_ids,omitempty"`
+	Cursor  string   `protobuf:"bytes,2,opt,name=cursor" json:"cursor,omitempty"`
+}
+
+func (x *BlocksResponse) Reset() { *x = BlocksResponse{} }
+
+func (x *BlocksResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BlocksResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *BlocksResponse) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *BlocksResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// Background mode: the server holds signals back and sends what is not urgent in fewer pieces.
+type BackgroundRequest struct {
+	Background bool `protobuf:"varint,1,opt,name=background" json:"background,omitempty"`
+}
+
+func (x *BackgroundRequest) Reset() { *x = BackgroundRequest{} }
+
+func (x *BackgroundRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BackgroundRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *BackgroundRequest) GetBackground() bool {
+	if x != nil {
+		return x.Background
+	}
+	return false
+}
+
+type BackgroundResponse struct {
+}
+
+func (x *BackgroundResponse) Reset() { *x = BackgroundResponse{} }
+
+func (x *BackgroundResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *BackgroundResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }

@@ -65,7 +65,7 @@ func TestAllocationsFollowTheInput(t *testing.T) {
 		"json, long list":    {append(append([]byte(`{"type":"recvack","data":{"acks":[`), fill([]byte("{},"))...), "{}]}}"...), func(b []byte) { _, _ = FromJSON(b) }},
 		"json, deep nesting": {append([]byte(`{"type":"ping","x":`), fill([]byte("["))...), func(b []byte) { _, _ = FromJSON(b) }},
 	} {
-		limit := uint64(24)
+		limit := uint64(32)
 		if strings.HasPrefix(name, "json") { // the two bytes of {} are an element
 			limit = 64
 		}

@@ -61,8 +61,8 @@ func DecodeRequest(body []byte) (m Method, inner []byte, err *code.Error) {
 		}
 		body = body[n:]
 	}
-	if len(inner) > MaxMethodBody {
-		return m, nil, code.Newf(code.BadRequest, "the body of a request is longer than %d bytes", MaxMethodBody)
+	if most := m.maxBody(); len(inner) > most {
+		return m, nil, code.Newf(code.BadRequest, "the body of the request is longer than %d bytes", most)
 	}
 	return m, inner, nil
 }

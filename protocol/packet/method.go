@@ -11,11 +11,30 @@ type Method uint32
 
 // The methods, their request and their answer.
 const (
-	MethodHistory       Method = 1 // wire.HistoryRequest -> wire.HistoryResponse
-	MethodConversations Method = 2 // wire.ConversationsRequest -> wire.ConversationsResponse
-	MethodRead          Method = 3 // wire.ReadRequest -> wire.ReadResponse
-	MethodOpenDirect    Method = 4 // wire.OpenDirectRequest -> wire.OpenDirectResponse
-	MethodConversation  Method = 5 // wire.ConversationRequest -> wire.ConversationState
+	MethodHistory       Method = 1  // wire.HistoryRequest -> wire.HistoryResponse
+	MethodConversations Method = 2  // wire.ConversationsRequest -> wire.ConversationsResponse
+	MethodRead          Method = 3  // wire.ReadRequest -> wire.ReadResponse
+	MethodOpenDirect    Method = 4  // wire.OpenDirectRequest -> wire.OpenDirectResponse
+	MethodConversation  Method = 5  // wire.ConversationRequest -> wire.ConversationState
+	MethodGroupCreate   Method = 6  // wire.GroupCreateRequest -> wire.GroupChangeResponse
+	MethodGroupAdd      Method = 7  // wire.GroupUsersRequest -> wire.GroupChangeResponse
+	MethodGroupJoin     Method = 8  // wire.ConversationRequest -> wire.GroupChangeResponse
+	MethodGroupLeave    Method = 9  // wire.ConversationRequest -> wire.GroupChangeResponse
+	MethodGroupRemove   Method = 10 // wire.GroupUsersRequest -> wire.GroupChangeResponse
+	MethodGroupRole     Method = 11 // wire.GroupRoleRequest -> wire.GroupChangeResponse
+	MethodGroupUpdate   Method = 12 // wire.GroupUpdateRequest -> wire.GroupChangeResponse
+	MethodGroup         Method = 13 // wire.ConversationRequest -> wire.Group
+	MethodMembers       Method = 14 // wire.MembersRequest -> wire.MembersResponse
+	MethodNickname      Method = 15 // wire.NicknameRequest -> wire.GroupChangeResponse
+	MethodSettings      Method = 16 // wire.SettingsRequest -> wire.ConversationState
+	MethodMentions      Method = 17 // wire.MentionsRequest -> wire.MentionsResponse
+	MethodDevices       Method = 18 // wire.DevicesRequest -> wire.DevicesResponse
+	MethodSignOut       Method = 19 // wire.SignOutRequest -> wire.SignOutResponse
+	MethodProfiles      Method = 20 // wire.ProfilesRequest -> wire.ProfilesResponse
+	MethodProfileSet    Method = 21 // wire.ProfileSetRequest -> wire.Profile
+	MethodBlock         Method = 22 // wire.BlockRequest -> wire.BlockResponse
+	MethodBlocks        Method = 23 // wire.BlocksRequest -> wire.BlocksResponse
+	MethodBackground    Method = 24 // wire.BackgroundRequest -> wire.BackgroundResponse
 )
 
 // methods holds, by number, the name in JSON and the schemas of request and answer.
@@ -28,10 +47,38 @@ var methods = [...]struct {
 	MethodRead:          {"read", &readRequest, &readResponse},
 	MethodOpenDirect:    {"open_direct", &openDirectRequest, &openDirectResponse},
 	MethodConversation:  {"conversation", &conversationRequest, &conversationState},
+	MethodGroupCreate:   {"group_create", &groupCreateRequest, &groupChangeResponse},
+	MethodGroupAdd:      {"group_add", &groupUsersRequest, &groupChangeResponse},
+	MethodGroupJoin:     {"group_join", &conversationRequest, &groupChangeResponse},
+	MethodGroupLeave:    {"group_leave", &conversationRequest, &groupChangeResponse},
+	MethodGroupRemove:   {"group_remove", &groupUsersRequest, &groupChangeResponse},
+	MethodGroupRole:     {"group_role", &groupRoleRequest, &groupChangeResponse},
+	MethodGroupUpdate:   {"group_update", &groupUpdateRequest, &groupChangeResponse},
+	MethodGroup:         {"group", &conversationRequest, &group},
+	MethodMembers:       {"members", &membersRequest, &membersResponse},
+	MethodNickname:      {"nickname", &nicknameRequest, &groupChangeResponse},
+	MethodSettings:      {"settings", &settingsRequest, &conversationState},
+	MethodMentions:      {"mentions", &mentionsRequest, &mentionsResponse},
+	MethodDevices:       {"devices", &devicesRequest, &devicesResponse},
+	MethodSignOut:       {"sign_out", &signOutRequest, &signOutResponse},
+	MethodProfiles:      {"profiles", &profilesRequest, &profilesResponse},
+	MethodProfileSet:    {"profile_set", &profileSetRequest, &profile},
+	MethodBlock:         {"block", &blockRequest, &blockResponse},
+	MethodBlocks:        {"blocks", &blocksRequest, &blocksResponse},
+	MethodBackground:    {"background", &backgroundRequest, &backgroundResponse},
 }
 
 // Known reports whether this version of the protocol has the method.
 func (m Method) Known() bool { return m > 0 && int(m) < len(methods) }
+
+// maxBody returns how long the method's request may be.
+func (m Method) maxBody() int {
+	switch m {
+	case MethodGroupCreate, MethodGroupAdd, MethodGroupRemove, MethodProfiles:
+		return MaxUsersBody
+	}
+	return MaxMethodBody
+}
 
 // String returns the method's name in JSON.
 func (m Method) String() string {

@@ -7,12 +7,13 @@ import (
 
 // Limits on what a client sends besides messages.
 const (
-	MaxToken       = 4096 // bytes of an access token
-	MaxResumeToken = 1024 // bytes of a resume token
-	MaxSyncRanges  = 100  // ranges in one SYNC
-	MaxRecvAcks    = 1024 // entries in one RECVACK
-	MaxSignalData  = 4096 // bytes of a SIGNAL's data
-	MaxMethodBody  = 4096 // bytes of a REQUEST's body
+	MaxToken       = 4096      // bytes of an access token
+	MaxResumeToken = 1024      // bytes of a resume token
+	MaxSyncRanges  = 100       // ranges in one SYNC
+	MaxRecvAcks    = 1024      // entries in one RECVACK
+	MaxSignalData  = 4096      // bytes of a SIGNAL's data
+	MaxMethodBody  = 4096      // bytes of a REQUEST's body,
+	MaxUsersBody   = 112 << 10 // and of one that may name many users
 	maxClientName  = 128
 	maxCursor      = 256
 )
@@ -139,6 +140,11 @@ var (
 		{num: 15, name: "pinned", kind: kindBool},
 		{num: 16, name: "muted", kind: kindBool},
 		{num: 17, name: "name", kind: kindText},
+		{num: 18, name: "avatar", kind: kindText},
+		{num: 19, name: "mentions", kind: kindNumber},
+		{num: 20, name: "members", kind: kindNumber},
+		{num: 21, name: "role", kind: kindNumber},
+		{num: 22, name: "nickname", kind: kindText},
 	}}
 
 	preview = schema{name: "preview", fields: []spec{
