@@ -769,6 +769,7 @@ type ConversationState struct {
 	Members        uint32   `protobuf:"varint,20,opt,name=members" json:"members,omitempty"`   // of a group
 	Role           uint32   `protobuf:"varint,21,opt,name=role" json:"role,omitempty"`         // of a group: the user's; 0: not in it
 	Nickname       string   `protobuf:"bytes,22,opt,name=nickname" json:"nickname,omitempty"`  // of a group: the user's own in it
+	Hidden         bool     `protobuf:"varint,23,opt,name=hidden" json:"hidden,omitempty"`     // out of the list until the next message
 }
 
 func (x *ConversationState) Reset() { *x = ConversationState{} }
@@ -929,6 +930,13 @@ func (x *ConversationState) GetNickname() string {
 		return x.Nickname
 	}
 	return ""
+}
+
+func (x *ConversationState) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
 }
 
 type Preview struct {
@@ -1239,6 +1247,57 @@ func (x *Signal) GetSenderDevice() string {
 		return x.SenderDevice
 	}
 	return ""
+}
+
+// The data of a signal of kind 3: where sender_id stands in the conversation now. Goes to the user's own devices when
+// the read position moved, and to the other side of a direct conversation when either did.
+type Cursors struct {
+	ReadSeq  uint64 `protobuf:"varint,1,opt,name=read_seq" json:"read_seq,omitempty"`
+	RecvSeq  uint64 `protobuf:"varint,2,opt,name=recv_seq" json:"recv_seq,omitempty"`
+	LastSeq  uint64 `protobuf:"varint,3,opt,name=last_seq" json:"last_seq,omitempty"` // own devices only: `unread` and `mentions` count what lies above read_seq, up to here
+	Unread   uint32 `protobuf:"varint,4,opt,name=unread" json:"unread,omitempty"`
+	Mentions uint32 `protobuf:"varint,5,opt,name=mentions" json:"mentions,omitempty"`
+}
+
+func (x *Cursors) Reset() { *x = Cursors{} }
+
+func (x *Cursors) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Cursors) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Cursors) GetReadSeq() uint64 {
+	if x != nil {
+		return x.ReadSeq
+	}
+	return 0
+}
+
+func (x *Cursors) GetRecvSeq() uint64 {
+	if x != nil {
+		return x.RecvSeq
+	}
+	return 0
+}
+
+func (x *Cursors) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *Cursors) GetUnread() uint32 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *Cursors) GetMentions() uint32 {
+	if x != nil {
+		return x.Mentions
+	}
+	return 0
 }
 
 type Request struct {

@@ -53,6 +53,7 @@ var wireTypes = map[string]*schema{
 	"BlocksResponse":      &blocksResponse,
 	"BackgroundRequest":   &backgroundRequest,
 	"BackgroundResponse":  &backgroundResponse,
+	"Cursors":             &cursors,
 }
 
 // TestSchemasMatchIDL compares the tables, field by field, with idl/wire.proto: number,

@@ -145,6 +145,7 @@ var (
 		{num: 20, name: "members", kind: kindNumber},
 		{num: 21, name: "role", kind: kindNumber},
 		{num: 22, name: "nickname", kind: kindText},
+		{num: 23, name: "hidden", kind: kindBool},
 	}}
 
 	preview = schema{name: "preview", fields: []spec{
