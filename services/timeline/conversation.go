@@ -33,6 +33,7 @@ type conversation struct {
 	arrivals uint64           // messages that have arrived
 	lanes    map[uint64]*lane // that are shut, by connection; nearly always nil
 	raw      []byte           // the head as last committed; nil: not loaded
+	changes  []*change        // not taken yet
 	swept    chan struct{}    // not nil: hand on what the bus didn't take, then close it
 	held     bool
 	dead     bool // evicted: look it up again
@@ -43,6 +44,8 @@ type conversation struct {
 	work     []batch // taken, in order; their outcome isn't known yet
 	gated    gates   // what the lanes say as of take
 	skip     int     // messages at the front of work that are done with
+	current  *change // taken, see changing
+	yield    bool    // messages come before the next change
 	loaded   bool
 	absent   bool          // loaded, and there is no such conversation
 	head     msgstore.Head // as last committed; without the preview
@@ -72,6 +75,9 @@ func (c *conversation) take() {
 	c.work = append(c.work, c.waiting...)
 	clear(c.waiting)
 	c.waiting = c.waiting[:0]
+	if c.current == nil && len(c.changes) > 0 {
+		c.current, c.changes = c.changes[0], c.changes[1:]
+	}
 	c.gated = c.gates()
 	c.mu.Unlock()
 }
@@ -82,6 +88,9 @@ func (c *conversation) drop() {
 	c.raw = nil
 	c.mu.Unlock()
 	c.loaded, c.absent, c.refusal = false, false, nil
+	if c.current != nil {
+		c.current.planned = false
+	}
 	c.seconds, c.mids = c.seconds[:0], c.mids[:0]
 	c.ids.reset(0)
 }

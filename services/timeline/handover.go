@@ -96,6 +96,9 @@ func (s *Sequencer) setMarks(ctx context.Context) {
 				o.err, o.dup = e, false
 			}
 		}
+		if ru.change != nil {
+			ru.change.err = e
+		}
 		ru.refused = true
 		ru.c.drop() // who loads it again hands it on
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // loadQueue holds the conversations for which the store has to be read. It is bounded by
-// the messages that may wait: each conversation in it has one, or is being swept.
+// the messages and changes that may wait: each conversation in it has one, or is being swept.
 type loadQueue struct {
 	mu     sync.Mutex
 	some   sync.Cond
@@ -116,6 +116,14 @@ func (s *Sequencer) read(ctx context.Context, c *conversation, sweep bool) error
 			return err
 		}
 	}
+	if c.stale() {
+		if err := s.readRules(ctx, c, c.head.StateVersion); err != nil {
+			return err
+		}
+	}
+	if c.changing() && !c.current.planned {
+		s.planChange(ctx, c)
+	}
 	for _, e := range c.mids {
 		if err := s.readMessageID(ctx, c, e); err != nil {
 			return err
@@ -160,15 +168,8 @@ func (s *Sequencer) readHead(ctx context.Context, c *conversation, sweep bool) e
 	// The rules are read after the head: those of a later StateVersion can't lead to a
 	// commit on this head.
 	if !c.hasRules || c.rulesAt != h.StateVersion {
-		rules, err := s.cfg.Guard.Rules(ctx, c.id)
-		var refusal *code.Error
-		switch {
-		case err == nil:
-			c.rules, c.rulesAt, c.hasRules, c.refusal = rules, h.StateVersion, true, nil
-		case errors.As(err, &refusal) && !refusal.Retryable():
-			c.rules, c.hasRules, c.refusal = nil, false, refusal
-		default:
-			return fmt.Errorf("rules of %s: %w", c.id, err)
+		if err := s.readRules(ctx, c, h.StateVersion); err != nil {
+			return err
 		}
 	}
 	c.head = h
@@ -179,6 +180,22 @@ func (s *Sequencer) readHead(ctx context.Context, c *conversation, sweep bool) e
 	c.mu.Lock()
 	c.raw = raw
 	c.mu.Unlock()
+	return nil
+}
+
+// readRules asks for the rules as of the state version of the head in memory.
+func (s *Sequencer) readRules(ctx context.Context, c *conversation, version uint64) error {
+	rules, err := s.cfg.Guard.Rules(ctx, c.id)
+	var refusal *code.Error
+	switch {
+	case err == nil:
+		c.rules, c.hasRules, c.refusal = rules, true, nil
+	case errors.As(err, &refusal) && !refusal.Retryable():
+		c.rules, c.hasRules, c.refusal = nil, false, refusal
+	default:
+		return fmt.Errorf("rules of %s: %w", c.id, err)
+	}
+	c.rulesAt = version
 	return nil
 }
 

@@ -35,7 +35,8 @@ type run struct {
 	stored     int // messages in tx
 	refused    bool
 	enlisted   bool
-	marks      bool // tx sets the outbox mark
+	marks      bool    // tx sets the outbox mark
+	change     *change // the run is of this one and of no messages
 	event      bus.Event
 	cuts       []int        // where event may be cut: ends of messages in it, by eventBytes
 	lanes      []laneChange // to be made when the outcomes are final
@@ -103,8 +104,14 @@ func (s *Sequencer) runRound(ctx context.Context) {
 			continue
 		}
 		outs := r.outs[ru.start:ru.end]
+		if ru.change != nil {
+			ru.c.current, ru.c.yield = nil, true
+		}
 		s.settle(ru.c, outs, ru.lanes, ru.bytes, r.now, ru.refused)
 		s.answer(ru.c.id, outs, ru.head.LastSeq)
+		if ru.change != nil {
+			ru.change.end()
+		}
 		answered += len(outs)
 	}
 	if f := s.cfg.Events.Acked; f != nil && answered > 0 {
@@ -193,17 +200,20 @@ func (s *Sequencer) sequence(c *conversation) int {
 	s.recent.touch(c)
 	c.take()
 	switch {
-	case len(c.work) == 0:
+	case len(c.work) == 0 && c.current == nil:
 		c.failed = nil
 		s.settle(c, nil, nil, 0, r.now, false)
 		return 0
 	case c.failed != nil:
 		s.loadFailed(c)
 		return 0
-	case !c.loaded:
+	case !c.loaded, c.stale(), c.changing() && !c.current.planned:
 		s.load(c)
 		return 0
+	case c.changing():
+		return s.buildChange(r.newRun(c))
 	}
+	c.yield = false
 	n, bytes := s.prepare(c)
 	if len(c.seconds) > 0 || len(c.mids) > 0 {
 		s.load(c)
@@ -384,11 +394,7 @@ func (s *Sequencer) build(ru *run) {
 	}
 	tx := r.newTx()
 	h := &ru.head
-	if !s.apart {
-		h.HandedSeq = h.LastSeq
-	} else {
-		h.HandedSeq = c.handed
-	}
+	s.handed(c, h)
 	s.timeline.Append(tx, c.id, c.raw, h, r.segments.Segments(ru.event.Messages), r.ids.Rows())
 	c.next = h.Append(c.next[:0])
 	for i := ru.start; i < ru.end; i++ {
@@ -396,16 +402,28 @@ func (s *Sequencer) build(ru *run) {
 			s.mention(tx, c.id, o)
 		}
 	}
-	if s.apart {
-		if s.away.Load() && !c.marked {
-			s.mark(tx, c, r.now)
-			ru.marks = true
-		}
-	} else {
-		ru.enlisted = s.cfg.Bus.Enlist(tx, &ru.event)
-	}
+	s.publish(ru, tx)
 	ru.tx = tx
 	r.txs = append(r.txs, tx)
+}
+
+// handed notes in h, the next head of c, what the bus will have taken.
+func (s *Sequencer) handed(c *conversation, h *msgstore.Head) {
+	h.HandedSeq = c.handed
+	if !s.apart {
+		h.HandedSeq = h.LastSeq
+	}
+}
+
+// publish adds to tx what hands on the run's event.
+func (s *Sequencer) publish(ru *run, tx *kv.Tx) {
+	switch {
+	case !s.apart:
+		ru.enlisted = s.cfg.Bus.Enlist(tx, &ru.event)
+	case s.away.Load() && !ru.c.marked:
+		s.mark(tx, ru.c, s.round.now)
+		ru.marks = true
+	}
 }
 
 // prove makes a transaction for a run that stores nothing but refuses for good. Such an
@@ -418,18 +436,23 @@ func (s *Sequencer) build(ru *run) {
 // The rewritten head differs in IDMax, which may be raised freely: it costs a look-up.
 // No number in a head is ever lowered, so no head is ever the same as an earlier one.
 func (s *Sequencer) prove(ru *run) {
-	c, r := ru.c, &s.round
-	negative, fence := false, c.doubt
+	negative, fence := false, ru.c.doubt
 	for i := ru.start; i < ru.end; i++ {
-		o := &r.outs[i]
+		o := &s.round.outs[i]
 		if o.err != nil && o.err.Code.Class() != code.RetrySame && o.err.Code != code.IDConflict {
 			negative = true
 			fence = fence || o.p.Resend
 		}
 	}
-	if !negative {
-		return
+	if negative {
+		s.require(ru, fence)
 	}
+}
+
+// require makes the run's transaction one that holds only if the cached head is the stored
+// one; fence: it rewrites the head.
+func (s *Sequencer) require(ru *run, fence bool) {
+	c, r := ru.c, &s.round
 	tx := r.newTx()
 	if fence {
 		h, err := msgstore.ParseHead(c.raw) // the cached head has no preview
@@ -561,6 +584,9 @@ func (s *Sequencer) refuseRun(ru *run, e *code.Error) {
 			continue
 		}
 		o.err, o.dup = e, false
+	}
+	if ru.change != nil {
+		ru.change.err = e
 	}
 	ru.refused, ru.stored = true, 0
 	s.finish(ru)

@@ -334,6 +334,7 @@ func (s *Sequencer) again(c *conversation, e *code.Error) {
 // is one that may be tried again, and lets c go.
 func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
 	c.take()
+	c.refuseChanges(e)
 	c.attempts = 0
 	var outs []outcome
 	bytes := 0
@@ -362,7 +363,7 @@ func (s *Sequencer) settle(c *conversation, outs []outcome, lanes []laneChange, 
 	c.bytes -= bytes
 	s.pending.Add(int64(-len(outs)))
 	s.pendingBytes.Add(int64(-bytes))
-	more := len(c.waiting) > 0 || len(c.work) > 0
+	more := len(c.waiting) > 0 || len(c.work) > 0 || len(c.changes) > 0 || c.current != nil
 	sweep, cold := c.swept != nil, c.raw == nil
 	c.held = more || sweep
 	c.mu.Unlock()
