@@ -311,6 +311,14 @@ func (a *auditor) users(slot id.Slot) error {
 			}
 			sides = append(sides, side{user: user, conv: c, in: !u.Tombstone, asOf: u.AsOfSeq, hiddenSeq: u.HiddenSeq})
 		case row == rowAccount && len(rest) == 0, row == rowDevice && id.DeviceID(rest).Valid():
+		case row == rowProfile && len(rest) == 0:
+			if _, err := ParseProfile(value); err != nil {
+				a.findUser(Error, noConversation, user, "%v", err)
+			}
+		case row == rowBlock && id.UserID(rest).Valid():
+			if _, err := ParseBlock(value); err != nil {
+				a.findUser(Error, noConversation, user, "block of %q: %v", string(rest), err)
+			}
 		default:
 			a.findUser(Warning, noConversation, user, "unknown key %x", key)
 		}

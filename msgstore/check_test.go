@@ -249,6 +249,12 @@ func TestCheckFinds(t *testing.T) {
 		{"unknown row of a conversation", set(func(k Keys) []byte { return append(k.Conversation(nil, conv), 0x77) }, []byte{1}), []string{"warning: conversation " + conv.String() + ": unknown key"}},
 		{"conversation's key alone", set(func(k Keys) []byte { return k.Conversation(nil, conv) }, []byte{1}), []string{"warning: conversation " + conv.String() + ": unknown key"}},
 		{"unknown row of a user", set(func(k Keys) []byte { return append(k.User(nil, "alice"), 0x77) }, []byte{1}), []string{`warning: user "alice": unknown key`}},
+		{"profile and block", func(w *world, tx *kv.Tx) {
+			tx.Set(w.keys.Profile(nil, "alice"), (&Profile{Version: 1, Name: "Alice"}).Append(nil))
+			tx.Set(w.keys.Block(nil, "alice", "bob"), AppendBlock(nil, 1))
+		}, nil},
+		{"profile that can't be read", set(func(k Keys) []byte { return k.Profile(nil, "alice") }, []byte{1}), []string{`error: user "alice": profile row`}},
+		{"block that can't be read", set(func(k Keys) []byte { return k.Block(nil, "alice", "bob") }, []byte{2}), []string{`error: user "alice": block of "bob": block row`}},
 		{"user's key alone", set(func(k Keys) []byte { return k.User(nil, "alice") }, []byte{1}), []string{"warning: unknown key"}},
 		{"unknown area", set(func(k Keys) []byte { return append(k.All(nil), 0, 5, 0x33, 1) }, []byte{1}), []string{"warning: unknown keys from"}},
 		{"unknown key of the store", set(func(k Keys) []byte { return append(k.All(nil), 0xFF, 0xFF, 0x33) }, []byte{1}), []string{"warning: unknown key"}},

@@ -20,6 +20,8 @@
 //	10 conv 50                 conversation head
 //	10 conv 70 ^second lastSeq conversation client message ids of one second
 //	20 user 00 10 conv         user         the user's side of a conversation
+//	20 user 00 20              user         profile
+//	20 user 00 30 other        user         the user has blocked the other one
 //
 // conv is 16 bytes, seqs and seconds are u64. Seconds stand inverted, so that the
 // newest ids lie next to the head and the newest segment: an append touches one small

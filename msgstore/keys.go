@@ -143,6 +143,12 @@ func (k Keys) UserSide(dst []byte, user id.UserID, c id.ConversationID) []byte {
 	return append(k.UserSides(dst, user), c[:]...)
 }
 
+// OutboxMarks is the beginning of the keys of the outbox marks of a slot's conversations;
+// 16 bytes of the conversation follow.
+func (k Keys) OutboxMarks(dst []byte, slot id.Slot) []byte {
+	return append(k.prefix(dst, slot), areaOutbox)
+}
+
 // OutboxMark is the key of the conversation's outbox mark.
 func (k Keys) OutboxMark(dst []byte, c id.ConversationID) []byte {
 	dst = k.prefix(dst, c.Slot())

@@ -88,6 +88,9 @@ func TestGoldenKeys(t *testing.T) {
 	add("user alice", k.User(nil, "alice"))
 	add("user sides of alice", k.UserSides(nil, "alice"))
 	add("user side of alice", k.UserSide(nil, "alice", conv))
+	add("profile of alice", k.Profile(nil, "alice"))
+	add("blocks of alice", k.Blocks(nil, "alice"))
+	add("block of bob by alice", k.Block(nil, "alice", "bob"))
 	golden(t, "keys.golden", names, bs)
 	longest := k.Mention(nil, conv, id.UserID(strings.Repeat("x", id.MaxUserID)), 1)
 	if len(longest) != MaxKeyLen {
@@ -159,6 +162,12 @@ var sampleRows = []struct {
 		m, err := ParseMeta(b)
 		return m.Append(nil), err
 	}},
+	{"profile", (&Profile{Version: 300, Changed: 1700000000000, Name: "Alice 好", Avatar: "https://example.org/a.png", Ext: []byte{0, 0xFF}}).Append(nil), againProfile},
+	{"profile, emptied", (&Profile{Version: 2, Changed: 1700000000000}).Append(nil), againProfile},
+	{"block", AppendBlock(nil, 1700000000000), func(b []byte) ([]byte, error) {
+		since, err := ParseBlock(b)
+		return AppendBlock(nil, since), err
+	}},
 	{"mention", []byte{1}, func(b []byte) ([]byte, error) { return []byte{1}, ParseMention(b) }},
 }
 
@@ -186,6 +195,11 @@ func againMember(b []byte) ([]byte, error) {
 func againSide(b []byte) ([]byte, error) {
 	u, err := ParseUserSide(b)
 	return u.Append(nil), err
+}
+
+func againProfile(b []byte) ([]byte, error) {
+	p, err := ParseProfile(b)
+	return p.Append(nil), err
 }
 
 func TestGoldenRows(t *testing.T) {
