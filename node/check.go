@@ -16,7 +16,7 @@ type CheckSum struct{ Errors, Warnings int }
 // Check audits the data directory of a stopped node and reports each finding, whose text
 // holds no message. The error is of reading, not of what was read.
 func Check(ctx context.Context, cfg Config, logger *slog.Logger, report func(severity, text string)) (sum CheckSum, err error) {
-	dir := filepath.Join(cfg.Data, "store")
+	dir := filepath.Join(cfg.Data, storeDir)
 	store, err := pebblekv.Open(pebblekv.Config{Dir: dir, Logger: logger, ReadOnly: true, CacheBytes: int64(cfg.Storage.Cache)})
 	if err != nil {
 		return sum, fmt.Errorf("opening the store: %w", err)

@@ -51,8 +51,11 @@ const drainTime = 3 * time.Second
 // Node is one process of GoChat. New opens and binds, Run serves, and ends when its
 // context does.
 type Node struct {
-	cfg Config
-	log *slog.Logger
+	cfg     Config
+	log     *slog.Logger
+	version string
+	epoch   uint64     // the store's
+	backing sync.Mutex // held while a backup is written
 
 	store    *pebblekv.Store
 	clock    *msgstore.Clock
@@ -83,7 +86,7 @@ type Program struct {
 // New opens the data directory and binds every listener. What it opened it closes again when it fails.
 func New(cfg Config, in Program) (_ *Node, err error) {
 	logger := in.Logger
-	n := &Node{cfg: cfg, log: logger, fatal: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: logger, version: in.Version, fatal: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -96,8 +99,12 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
+	if _, err := os.Lstat(filepath.Join(cfg.Data, backupFile)); err == nil {
+		// Serving it would give out seqs that clients know already, under the same epoch.
+		return nil, fmt.Errorf("%s is a backup: make a data directory of it with `gochat restore`", cfg.Data)
+	}
 	storeCfg := pebblekv.Config{
-		Dir: filepath.Join(cfg.Data, "store"), Logger: logger,
+		Dir: filepath.Join(cfg.Data, storeDir), Logger: logger,
 		CacheBytes: int64(cfg.Storage.Cache), MemTableBytes: int(cfg.Storage.Memtable), DiskReserve: int64(cfg.Storage.DiskReserve),
 		OnFatal: n.storeFailed, Observe: pebblekv.Observe{Group: m.group},
 	}
@@ -113,6 +120,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.epoch = meta.Epoch
 	if n.clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: n.store, Keys: keys, Logger: logger}); err != nil {
 		return nil, err
 	}
@@ -198,7 +206,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)
 	}
-	if n.admin, err = admin.New(admin.Config{Path: filepath.Join(cfg.Data, "admin.sock"), Stats: n.stats, Level: in.Level, Logger: logger}); err != nil {
+	if n.admin, err = admin.New(admin.Config{
+		Path: filepath.Join(cfg.Data, socketFile), Stats: n.stats, Level: in.Level, Routes: n.routes(), Logger: logger,
+	}); err != nil {
 		// A deep directory makes a path that no socket can have. Chatting goes on without the operator's door.
 		logger.Warn("no administration socket", "err", err)
 		n.admin, err = nil, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -17,9 +18,10 @@ func checkCommand() *cobra.Command {
 	var flags configFlags
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Audit the stored data of a stopped server",
+		Short: "Audit the stored data of a server, or a backup",
 		Long: "Reads every row and compares what must agree: no gaps in timelines, ids against messages, cursors within bounds,\n" +
-			"both sides of membership, the bus log. Changes nothing. Ends with status 1 if something is wrong.",
+			"both sides of membership, the bus log. Changes nothing. Ends with status 1 if something is wrong.\n" +
+			"While a server runs on the data directory, a copy of its store as of now is audited, and removed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load(nil)
@@ -42,6 +44,17 @@ func check(ctx context.Context, cfg node.Config, out io.Writer) error {
 		return fmt.Errorf("finding the data directory: %w", err)
 	}
 	cfg.Data = dir
+	if running(cfg) {
+		tmp, err := os.MkdirTemp(dir, ".check-*")
+		if err != nil {
+			return fmt.Errorf("making room for a copy of the store: %w", err)
+		}
+		defer os.RemoveAll(tmp)
+		cfg.Data = filepath.Join(tmp, "copy")
+		if err := ask(ctx, node.Config{Data: dir}, "POST", "/gc/backup", node.BackupRequest{Dir: cfg.Data}, nil); err != nil {
+			return fmt.Errorf("copying the store of the server that runs: %w", err)
+		}
+	}
 	findings := 0
 	sum, err := node.Check(ctx, cfg, slog.New(slog.DiscardHandler), func(severity, text string) {
 		findings++

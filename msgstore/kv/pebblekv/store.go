@@ -271,8 +271,8 @@ func (s *Store) Scan(ctx context.Context, span kv.Span, fn func(key, value []byt
 // Stamps tells that SetStamped works here.
 func (s *Store) Stamps() bool { return true }
 
-// Checkpoint writes a copy of the store as it is now into dir, which must not exist and
-// lie in the same file system: its tables are linked, not copied. It is a store that Open takes.
+// Checkpoint writes a copy of the store as it is now into dir, which must not exist. In the
+// same file system its tables are linked, elsewhere they are copied. It is a store that Open takes.
 func (s *Store) Checkpoint(dir string) error {
 	v, err := s.views.acquire() // keeps Close away
 	if err != nil {

@@ -1,0 +1,33 @@
+package node
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/gochat-im/gochat/edge/admin"
+)
+
+// routes are the operator's requests on the administration socket.
+func (n *Node) routes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"POST /gc/backup": admin.JSON(n.backupRequest),
+	}
+}
+
+// BackupRequest asks for a backup into Dir, an absolute path on the server's machine.
+type BackupRequest struct {
+	Dir string `json:"dir"`
+}
+
+// BackupAnswer tells of a backup that was written.
+type BackupAnswer struct {
+	BackupInfo
+	Millis int64 `json:"millis"` // how long it took
+}
+
+func (n *Node) backupRequest(ctx context.Context, in BackupRequest) (BackupAnswer, error) {
+	start := time.Now()
+	info, err := n.Backup(ctx, in.Dir)
+	return BackupAnswer{BackupInfo: info, Millis: time.Since(start).Milliseconds()}, err
+}
