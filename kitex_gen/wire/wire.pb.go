@@ -2441,7 +2441,8 @@ func (x *ProfilesRequest) GetUserIds() []string {
 }
 
 type ProfilesResponse struct {
-	Profiles []*Profile `protobuf:"bytes,1,rep,name=profiles" json:"profiles,omitempty"` // of those who have one
+	Profiles []*Profile `protobuf:"bytes,1,rep,name=profiles" json:"profiles,omitempty"`  // of those who have one
+	Answered uint32     `protobuf:"varint,2,opt,name=answered" json:"answered,omitempty"` // of the ids asked for, from the first; fewer than all: the answer is full, ask for the rest
 }
 
 func (x *ProfilesResponse) Reset() { *x = ProfilesResponse{} }
@@ -2455,6 +2456,13 @@ func (x *ProfilesResponse) GetProfiles() []*Profile {
 		return x.Profiles
 	}
 	return nil
+}
+
+func (x *ProfilesResponse) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
 }
 
 type Profile struct {

@@ -138,6 +138,7 @@ var (
 
 	profilesResponse = schema{name: "profiles", fields: []spec{
 		{num: 1, name: "profiles", kind: kindSub, attr: repeated, sub: &profile},
+		{num: 2, name: "answered", kind: kindNumber, attr: always},
 	}}
 
 	profile = schema{name: "profile", fields: []spec{

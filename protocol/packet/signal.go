@@ -10,11 +10,14 @@ const (
 	SignalCursors uint32 = 3 // from the server only: data is a wire.Cursors
 	SignalChunk   uint32 = 4 // of a message that is still being written
 	SignalState   uint32 = 5 // from the server only: data is the receiver's wire.ConversationState
+	SignalProfile uint32 = 6 // from the server only: data is a wire.Profile
 	SignalOwn     uint32 = 1000
 )
 
 // ServerSignal reports whether only the server sends signals of this kind.
-func ServerSignal(kind uint32) bool { return kind == SignalCursors || kind == SignalState }
+func ServerSignal(kind uint32) bool {
+	return kind == SignalCursors || kind == SignalState || kind == SignalProfile
+}
 
 var cursors = schema{name: "cursors", fields: []spec{
 	{num: 1, name: "read_seq", kind: kindLong, attr: always},
@@ -37,6 +40,15 @@ func DecodeCursors(data []byte) (*wire.Cursors, error) {
 func DecodeState(data []byte) (*wire.ConversationState, error) {
 	m := new(wire.ConversationState)
 	if err := decode(&conversationState, data, m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// DecodeProfile reads the data of a signal of kind SignalProfile.
+func DecodeProfile(data []byte) (*wire.Profile, error) {
+	m := new(wire.Profile)
+	if err := decode(&profile, data, m); err != nil {
 		return nil, err
 	}
 	return m, nil
