@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -103,4 +104,89 @@ func (t *Timeline) CountableAt(ctx context.Context, c id.ConversationID, seq uin
 		return 0, err
 	}
 	return h.Countable, nil
+}
+
+// mentionBatch is how many mentions are looked at together.
+const mentionBatch = 256
+
+// Mentioning returns the seqs in [from, to] of messages that mention user, or everyone,
+// and that somebody else sent: ascending, each once, up to limit (0: all). Messages that
+// were removed or recalled are left out, with unread also those that don't count as unread.
+func (t *Timeline) Mentioning(ctx context.Context, c id.ConversationID, user id.UserID, from, to uint64, unread bool, limit int) ([]uint64, error) {
+	m := Mentions{t.store, t.keys}
+	limit = orMax(limit)
+	var out []uint64
+	for from <= to && len(out) < limit {
+		own, err := m.Scan(ctx, c, user, from, to, mentionBatch)
+		if err != nil {
+			return nil, err
+		}
+		all, err := m.Scan(ctx, c, "", from, to, mentionBatch)
+		if err != nil {
+			return nil, err
+		}
+		end := to // the two lists are complete up to here
+		for _, list := range [][]uint64{own, all} {
+			if len(list) == mentionBatch {
+				end = min(end, list[mentionBatch-1])
+			}
+		}
+		seqs := append(own, all...)
+		slices.Sort(seqs)
+		seqs = slices.Compact(seqs)
+		if i, found := slices.BinarySearch(seqs, end); found {
+			seqs = seqs[:i+1]
+		} else {
+			seqs = seqs[:i]
+		}
+		if out, err = t.fromOthers(ctx, c, seqs, user, unread, limit, out); err != nil {
+			return nil, fmt.Errorf("read messages of %s that mention somebody: %w", c, err)
+		}
+		if end == to {
+			break
+		}
+		from = end + 1
+	}
+	return out, nil
+}
+
+// fromOthers appends to out, up to limit in all, those of seqs that user didn't send.
+func (t *Timeline) fromOthers(ctx context.Context, c id.ConversationID, seqs []uint64, user id.UserID, unread bool, limit int, out []uint64) ([]uint64, error) {
+	for len(seqs) > 0 && len(out) < limit {
+		found := false
+		err := t.ascend(ctx, c, seqs[0], func(s Segment) (bool, error) {
+			found = true
+			for len(seqs) > 0 && seqs[0] < s.FirstSeq {
+				seqs = seqs[1:] // removed by retention
+			}
+			var starts [MaxSegmentMessages + 1]int32
+			if len(seqs) > 0 && seqs[0] <= s.LastSeq() {
+				if err := elements(s, starts[:]); err != nil {
+					return false, err
+				}
+			}
+			for len(seqs) > 0 && seqs[0] <= s.LastSeq() && len(out) < limit {
+				seq := seqs[0]
+				seqs = seqs[1:]
+				i := seq - s.FirstSeq
+				v, _, err := packet.NextMessage(s.Messages[starts[i]:starts[i+1]])
+				if err != nil {
+					return false, fmt.Errorf("message %d: %v: %w", seq, err, ErrCorrupt)
+				}
+				recalled := v.LastChangeSeq != 0 && packet.Counts(v.Type, v.NoCount) && !s.Counts(seq)
+				if string(v.Sender) != string(user) && !recalled && (!unread || s.Counts(seq)) {
+					out = append(out, seq)
+				}
+			}
+			// The next one may lie far ahead: seek to it, unless it is in the very next segment.
+			return len(seqs) > 0 && len(out) < limit && seqs[0]-s.LastSeq() <= MaxSegmentMessages, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			break // nothing is stored from there on
+		}
+	}
+	return out, nil
 }

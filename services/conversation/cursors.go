@@ -105,6 +105,8 @@ type move struct {
 	row  []byte // as it was read; nil: none
 	cur  msgstore.Cursor
 	who  *msgstore.MemberOf
+
+	readMoved bool // cur.ReadSeq is above the row's
 }
 
 // flushBatch is how many cursors are read and committed together.
@@ -235,6 +237,7 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 	for i, tx := range txs {
 		switch {
 		case tx.Err == nil:
+			s.moved(&sent[i], 0)
 		case errors.Is(tx.Err, kv.ErrTooLarge):
 			s.log.Error("cursor dropped", "conversation", sent[i].key.conv.String(), "err", tx.Err)
 		default:
@@ -265,7 +268,7 @@ func (s *Service) advance(ctx context.Context, m *move, head *msgstore.Head) (tx
 	if next == old {
 		return nil, nil
 	}
-	if next.ReadSeq != old.ReadSeq {
+	if m.readMoved = next.ReadSeq != old.ReadSeq; m.readMoved {
 		if next.ReadSeq == head.LastSeq {
 			next.ReadCountable = head.Countable
 		} else if next.ReadCountable, err = s.timeline.CountableAt(ctx, m.key.conv, next.ReadSeq); err != nil {

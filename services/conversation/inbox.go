@@ -36,17 +36,21 @@ type line struct {
 // is empty on the last one. newMark is to be named next time; it is the same on every page
 // and holds once all were read: what changes while paging is told again under it.
 //
-// Conversations without a message aren't listed: they are hidden until there is one.
+// A conversation that moves up while pages are read would be missed by those after it, so
+// the last pages list what moved since the first one, oldest first: moving again keeps it
+// ahead of the reader. It may be listed twice then, and never not at all.
+//
+// Conversations without a message aren't listed until there is one, hidden ones only with
+// a mark, so that devices that show them hear of it.
 func (s *Service) Inbox(ctx context.Context, o *packet.Origin, mark uint64, cursor string, limit int) (states []*wire.ConversationState, next string, newMark uint64, err error) {
-	newMark = uint64(max(s.now()-markMargin, 1)) // before anything is read
-	var last position
+	last := position{begun: max(s.now(), 1)} // before anything is read
 	if cursor != "" {
 		var ok bool
 		if last, ok = parsePosition(cursor); !ok {
 			return nil, "", 0, code.Newf(code.BadRequest, "cursor is none that was given out")
 		}
-		newMark = last.mark
 	}
+	newMark = uint64(max(last.begun-markMargin, 1))
 	lines, err := s.lines(ctx, o.User, mark > 0)
 	if err != nil {
 		return nil, "", 0, unavailable(err)
@@ -56,24 +60,7 @@ func (s *Service) Inbox(ctx context.Context, o *packet.Origin, mark uint64, curs
 			return nil, "", 0, unavailable(err)
 		}
 	}
-	slices.SortFunc(lines, func(a, b line) int {
-		return comparePlaces(a.head.LastTime, a.conv, b.head.LastTime, b.conv)
-	})
-	if cursor != "" {
-		i, found := slices.BinarySearchFunc(lines, last, func(l line, p position) int {
-			return comparePlaces(l.head.LastTime, l.conv, p.time, p.conv)
-		})
-		if found {
-			i++
-		}
-		lines = lines[i:]
-	}
-	limit = pageLimit(limit, DefaultInbox, MaxInbox)
-	if len(lines) > limit {
-		lines = lines[:limit]
-		l := &lines[limit-1]
-		next = position{newMark, l.head.LastTime, l.conv}.String()
-	}
+	lines, next = last.page(lines, pageLimit(limit, DefaultInbox, MaxInbox))
 	if states, err = s.states(ctx, o.User, lines); err != nil {
 		return nil, "", 0, unavailable(err)
 	}
@@ -88,34 +75,84 @@ func comparePlaces(at int64, a id.ConversationID, bt int64, b id.ConversationID)
 	return bytes.Compare(a[:], b[:])
 }
 
-// position is the place in the list after which the next page goes on.
+// position is the place after which the next page goes on: first down the list, by
+// activity, then up again through what moved since the first page.
 type position struct {
-	mark uint64
-	time int64
-	conv id.ConversationID
+	begun int64 // Unix ms of the first page
+	up    bool
+	time  int64 // of the last one told; zero with conv: none yet
+	conv  id.ConversationID
 }
 
+const positionLen = 33
+
 func (p position) String() string {
-	var b [32]byte
-	binary.BigEndian.PutUint64(b[:], p.mark)
-	binary.BigEndian.PutUint64(b[8:], uint64(p.time))
-	copy(b[16:], p.conv[:])
+	var b [positionLen]byte
+	binary.BigEndian.PutUint64(b[:], uint64(p.begun))
+	if p.up {
+		b[8] = 1
+	}
+	binary.BigEndian.PutUint64(b[9:], uint64(p.time))
+	copy(b[17:], p.conv[:])
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 func parsePosition(text string) (p position, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(b) != 32 {
+	if err != nil || len(b) != positionLen || b[8] > 1 {
 		return p, false
 	}
-	p.mark = binary.BigEndian.Uint64(b)
-	p.time = int64(binary.BigEndian.Uint64(b[8:]))
-	p.conv = id.ConversationID(b[16:])
-	return p, p.mark > 0 && p.conv.Valid()
+	p.begun = int64(binary.BigEndian.Uint64(b))
+	p.up = b[8] == 1
+	p.time = int64(binary.BigEndian.Uint64(b[9:]))
+	p.conv = id.ConversationID(b[17:])
+	return p, p.begun > 0 && p.time >= 0 && (p.conv.Valid() || p.conv.IsZero())
+}
+
+// page returns the lines after p, at most limit of them, and the cursor of the next page.
+func (p position) page(lines []line, limit int) (page []line, next string) {
+	first := !p.up && p.conv.IsZero()
+	if !p.up {
+		slices.SortFunc(lines, func(a, b line) int {
+			return comparePlaces(a.head.LastTime, a.conv, b.head.LastTime, b.conv)
+		})
+		down := lines
+		if !first {
+			i, found := slices.BinarySearchFunc(lines, p, func(l line, p position) int {
+				return comparePlaces(l.head.LastTime, l.conv, p.time, p.conv)
+			})
+			if found {
+				i++
+			}
+			down = lines[i:]
+		}
+		if len(down) > limit {
+			l := &down[limit-1]
+			return down[:limit], position{begun: p.begun, time: l.head.LastTime, conv: l.conv}.String()
+		}
+		page, limit = slices.Clone(down), limit-len(down)
+		if first {
+			return page, "" // all of it is of one moment
+		}
+		p = position{begun: p.begun, up: true}
+	}
+	up := slices.DeleteFunc(lines, func(l line) bool {
+		return l.head.LastTime < p.begun || !p.conv.IsZero() && comparePlaces(l.head.LastTime, l.conv, p.time, p.conv) >= 0
+	})
+	slices.SortFunc(up, func(a, b line) int {
+		return comparePlaces(b.head.LastTime, b.conv, a.head.LastTime, a.conv)
+	})
+	if len(up) <= limit {
+		return append(page, up...), ""
+	}
+	if page = append(page, up[:limit]...); limit > 0 {
+		p.time, p.conv = up[limit-1].head.LastTime, up[limit-1].conv
+	}
+	return page, p.String()
 }
 
 // lines reads the user's sides and the heads that belong to them. left: with
-// conversations that the user has left.
+// conversations that the user has left, or hidden.
 func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line, error) {
 	rows, err := s.inbox.Scan(ctx, user, id.ConversationID{}, 0)
 	if err != nil {
@@ -135,7 +172,7 @@ func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line,
 	lines := make([]line, 0, len(rows))
 	for i := range rows {
 		// A side without a head is left over from a conversation that was not made.
-		if heads[i].Exists() && heads[i].LastSeq > rows[i].HiddenSeq {
+		if heads[i].Exists() && heads[i].LastSeq > 0 && (left || !hidden(&rows[i].UserSide, &heads[i])) {
 			lines = append(lines, line{conv: convs[i], side: rows[i].UserSide, head: heads[i]})
 		}
 	}
@@ -241,11 +278,16 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.Con
 	if err != nil {
 		return nil, err
 	}
+	mentions, err := s.mentions(ctx, cursorKey{l.conv, user}, &c, &l.head, l.who, unread)
+	if err != nil {
+		return nil, err
+	}
 	iv := l.who.Intervals[len(l.who.Intervals)-1]
 	st := &wire.ConversationState{
 		ConversationId: l.conv[:], LastSeq: l.head.LastSeq, FirstSeq: l.head.FirstSeq,
 		ReadSeq: c.ReadSeq, RecvSeq: c.RecvSeq, Unread: unread, StateVersion: l.head.StateVersion,
 		JoinedSeq: l.who.Intervals[0].Joined, LeftSeq: iv.Left, Pinned: l.side.Pinned, Muted: l.side.Muted,
+		Hidden: hidden(&l.side, &l.head), Mentions: mentions,
 	}
 	for _, u := range l.users {
 		st.Users = append(st.Users, string(u))

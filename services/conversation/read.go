@@ -51,6 +51,9 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 				return 0, 0, unavailable(fmt.Errorf("write cursor: %w", tx.Err))
 			}
 		}
+		if tx != nil {
+			s.moved(&m, o.Conn)
+		}
 		n, err := s.unread(ctx, k, &m.cur, &head, who)
 		if err != nil {
 			return 0, 0, unavailable(err)
@@ -87,10 +90,16 @@ func (t tally) jump(seq, to uint64) (at, end uint64) {
 	return seq, to
 }
 
+// unreadRange is what of a conversation may be unread, (after, to]: what the user may
+// see above ReadSeq. Who came back after leaving begins there.
+func unreadRange(c *msgstore.Cursor, head *msgstore.Head, who *msgstore.MemberOf) (after, to uint64) {
+	iv := who.Intervals[len(who.Intervals)-1]
+	return max(c.ReadSeq, head.FirstSeq-1, iv.Joined-1), min(head.LastSeq, lastOf(iv.Left))
+}
+
 // unread counts what is unread above c.ReadSeq, up to UnreadCap.
 func (s *Service) unread(ctx context.Context, k cursorKey, c *msgstore.Cursor, head *msgstore.Head, who *msgstore.MemberOf) (uint32, error) {
-	iv := who.Intervals[len(who.Intervals)-1]
-	at, to := max(c.ReadSeq, head.FirstSeq-1, iv.Joined-1), min(head.LastSeq, lastOf(iv.Left))
+	at, to := unreadRange(c, head, who)
 	if at >= to || c.ReadCountable >= head.Countable {
 		return 0, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
@@ -50,6 +51,7 @@ type Config struct {
 
 	FlushEvery time.Duration // how often cursors are written; 0: 1 s
 	Cursors    int           // cursors that may wait to be written; 0: 131,072
+	PushEvery  time.Duration // how long moves of cursors are gathered before devices are told of them; 0: 100 ms
 
 	// AfterBatch is called after messages were refused by a goroutine of the Service's own:
 	// the time to flush the answers. May be nil.
@@ -80,7 +82,7 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Store == nil || c.Users == nil:
 		return fmt.Errorf("%w: Store and Users are needed", ErrConfig)
-	case c.Conversations < 0 || c.Creators < 0 || c.Waiting < 0 || c.PageBytes < 0 || c.FlushEvery < 0 || c.Cursors < 0:
+	case c.Conversations < 0 || c.Creators < 0 || c.Waiting < 0 || c.PageBytes < 0 || c.FlushEvery < 0 || c.PushEvery < 0 || c.Cursors < 0:
 		return fmt.Errorf("%w: a limit is negative", ErrConfig)
 	}
 	return nil
@@ -95,12 +97,14 @@ type Service struct {
 	members  *msgstore.Members
 	inbox    *msgstore.Inbox
 	seq      Sequencer
+	devices  Devices // nil: nobody is told of anything
 
 	pairs   cache[pair, id.ConversationID] // direct conversations that exist
 	rosters cache[id.ConversationID, *roster]
 	tallies cache[cursorKey, tally]
 	making  creations
 	cursors cursors
+	pushes  pushes
 }
 
 // New returns a Service.
@@ -123,6 +127,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.FlushEvery == 0 {
 		cfg.FlushEvery = time.Second
 	}
+	if cfg.PushEvery == 0 {
+		cfg.PushEvery = 100 * time.Millisecond
+	}
 	if cfg.Cursors == 0 {
 		cfg.Cursors = 128 << 10
 	}
@@ -143,6 +150,7 @@ func New(cfg Config) (*Service, error) {
 	s.tallies.init(cfg.Conversations)
 	s.making.init()
 	s.cursors.init(cfg.Cursors)
+	s.pushes.init(cfg.Cursors)
 	return s, nil
 }
 
@@ -153,9 +161,12 @@ func (s *Service) Bind(seq Sequencer) { s.seq = seq }
 // shutdownTime bounds the last writing of cursors.
 const shutdownTime = 5 * time.Second
 
-// Run writes cursors until ctx ends, then refuses what comes, waits for conversations
+// Run writes cursors, and tells devices of them, until ctx ends, then refuses what comes, waits for conversations
 // that are being made, and writes the last cursors.
 func (s *Service) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.pushLoop(ctx) })
 	t := time.NewTicker(s.cfg.FlushEvery)
 	defer t.Stop()
 	for {

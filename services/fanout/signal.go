@@ -36,6 +36,9 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	if s.Kind == 0 {
 		return code.Newf(code.BadRequest, "kind is missing")
 	}
+	if packet.ServerSignal(s.Kind) {
+		return code.Newf(code.BadRequest, "signals of kind %d are the server's", s.Kind)
+	}
 	if len(s.Data) > h.cfg.MaxSignal {
 		return code.Newf(code.ContentTooLarge, "a signal carries at most %d bytes", h.cfg.MaxSignal)
 	}

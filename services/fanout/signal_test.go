@@ -8,6 +8,7 @@ import (
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
@@ -28,6 +29,8 @@ func TestSignal(t *testing.T) {
 		{"a bad kind of id", wire.Signal{ConversationId: make([]byte, 16), Kind: 1}, code.BadRequest},
 		{"a bad user", wire.Signal{ToUserId: "\xff", Kind: 1}, code.BadRequest},
 		{"no kind", wire.Signal{ToUserId: "bob"}, code.BadRequest},
+		{"the server's", wire.Signal{ToUserId: "bob", Kind: 3}, code.BadRequest},
+		{"the server's, too", wire.Signal{ToUserId: "bob", Kind: 5}, code.BadRequest},
 		{"too large", wire.Signal{ToUserId: "bob", Kind: 4, Data: make([]byte, 11)}, code.ContentTooLarge},
 		{"a conversation that isn't there", wire.Signal{ToUserId: "carol", Kind: 1}, code.NoSuchConversation},
 	} {
@@ -70,5 +73,36 @@ func TestSignal(t *testing.T) {
 	}
 	if h.Stats().Signals != 2 {
 		t.Errorf("%+v", h.Stats())
+	}
+}
+
+// A push goes to one user's connections, whoever else is in the conversation.
+func TestPush(t *testing.T) {
+	w := chat()
+	h := w.handler(t)
+	s := &wire.Signal{ConversationId: direct[:], Kind: packet.SignalCursors, Data: []byte("x"), SenderId: "alice"}
+	for _, tc := range []struct {
+		user    id.UserID
+		but     uint64
+		reached []uint64
+	}{{"alice", 0, []uint64{1, 2}}, {"alice", 1, []uint64{2}}, {"bob", 0, []uint64{3}}, {"bob", 3, nil}, {"nobody", 0, nil}} {
+		clear(w.got)
+		if h.Reaches(tc.user, tc.but) != (len(tc.reached) > 0) {
+			t.Errorf("%s but %d: reached or not", tc.user, tc.but)
+		}
+		h.Push(tc.user, tc.but, s)
+		if len(w.got) != len(tc.reached) {
+			t.Errorf("%s but %d: delivered to %v", tc.user, tc.but, w.got)
+		}
+		for _, conn := range tc.reached {
+			f, n, err := frame.Parse(w.got[conn], frame.DefaultMax)
+			if err != nil || n != len(w.got[conn]) || f.Type != frame.Signal || f.Flags != 0 {
+				t.Fatalf("%s: %+v %v", tc.user, f, err)
+			}
+			got, cerr := packet.DecodeSignal(f.Body)
+			if cerr != nil || got.SenderId != "alice" || got.Kind != 3 || string(got.Data) != "x" || !bytes.Equal(got.ConversationId, direct[:]) {
+				t.Fatalf("%s: %+v %v", tc.user, got, cerr)
+			}
+		}
 	}
 }

@@ -1,0 +1,14 @@
+package node
+
+import (
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// methods are what REQUESTs may ask for beside what a connection answers by itself.
+func (n *Node) methods() map[packet.Method]conn.Method {
+	return map[packet.Method]conn.Method{
+		packet.MethodSettings: n.convs.AnswerSettings,
+		packet.MethodMentions: n.convs.AnswerMentions,
+	}
+}
