@@ -26,6 +26,10 @@ func (s *Service) ensure(ctx context.Context, from, to id.UserID) (*roster, erro
 			return r, err
 		}
 		if !checked {
+			// Asked first, so that who may not write learns nothing of who exists.
+			if err := s.mayOpen(ctx, from, to); err != nil {
+				return nil, err
+			}
 			ok, err := s.cfg.Users.Exists(ctx, to)
 			if err != nil {
 				return nil, fmt.Errorf("look up user: %w", err)

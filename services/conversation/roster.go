@@ -87,6 +87,9 @@ func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, err
 	if r == nil {
 		return nil, errStranger
 	}
+	if r.both != nil {
+		return s.permitted(ctx, r)
+	}
 	return r, nil
 }
 

@@ -43,6 +43,8 @@ type Config struct {
 	Keys  msgstore.Keys
 	Users Users
 
+	Writers Writers // nil: everybody may write to everybody
+
 	Conversations int // conversations whose members are remembered; 0: 65,536
 	Creators      int // goroutines that bring conversations into being, at most; 0: 16
 	Waiting       int // messages that may wait for their conversation in all; 0: 16,384
