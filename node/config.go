@@ -21,6 +21,7 @@ type Config struct {
 	HTTP     HTTP     `koanf:"http" doc:"Registration, login, health and metrics."`
 	Limits   Limits   `koanf:"limits" doc:"What one client may do, and how many clients there may be."`
 	Accounts Accounts `koanf:"accounts" doc:"GoChat's own accounts."`
+	Devices  Devices  `koanf:"devices" doc:"How many devices a user may have. The newest wins: one too many signs out, or disconnects, the one unused the longest, which is told so."`
 	Issuers  []Issuer `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
 	Storage  Storage  `koanf:"storage" doc:"The embedded store."`
 }
@@ -48,7 +49,7 @@ type HTTP struct {
 // Limits bounds what clients may do.
 type Limits struct {
 	Connections           int           `koanf:"connections" doc:"Connections in all."`
-	ConnectionsPerUser    int           `koanf:"connections_per_user" doc:"Connections of one user, one a device."`
+	ConnectionsPerUser    int           `koanf:"connections_per_user" doc:"Devices of one user that may be connected at once. One more takes the place of the one that connected first."`
 	ConnectionsPerAddress int           `koanf:"connections_per_address" doc:"Connections from one address."`
 	ConnectsPerAddress    int           `koanf:"connects_per_address" doc:"New connections a second from one address, with bursts of ten times as many."`
 	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet."`
@@ -74,6 +75,12 @@ type Accounts struct {
 	RefreshToken time.Duration `koanf:"refresh_token" doc:"How long a device stays signed in without being used."`
 	Resume       time.Duration `koanf:"resume" doc:"How long after a connection was made the next one may resume it without an access token."`
 	HashesAtOnce int           `koanf:"hashes_at_once" doc:"Password hashes computed at the same time, 19 MiB each, in processes of their own that step back (nice). 0: half the cores."`
+}
+
+// Devices is the policy for a user's devices.
+type Devices struct {
+	PerUser int `koanf:"per_user" doc:"Signed-in devices of a user. An outside issuer's users sign in elsewhere: for them only limits.connections_per_user counts."`
+	PerKind int `koanf:"per_kind" doc:"Devices of one kind (phone, tablet, desktop, web, bot, and those that don't say), signed in and connected. 1: one phone, one desktop, …; 0: no limit but those for all kinds together."`
 }
 
 // Issuer is an outside system whose tokens are accepted.
@@ -107,6 +114,7 @@ func Default() Config {
 			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000,
 		},
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
+		Devices:  Devices{PerUser: 32},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 	}
 }
@@ -163,6 +171,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Accounts.AccessToken <= 0 || c.Accounts.RefreshToken <= 0 || c.Accounts.Resume <= 0 {
 		bad("accounts.access_token, accounts.refresh_token and accounts.resume: want more than 0")
+	}
+	if c.Devices.PerUser < 1 || c.Devices.PerUser > 1024 {
+		bad("devices.per_user %d: want 1 to 1024", c.Devices.PerUser)
+	}
+	if c.Devices.PerKind < 0 {
+		bad("devices.per_kind %d: want 0 or more", c.Devices.PerKind)
 	}
 	for i, is := range c.Issuers {
 		if is.Issuer == "" || is.KeyFile == "" {

@@ -10,5 +10,7 @@ func (n *Node) methods() map[packet.Method]conn.Method {
 	return map[packet.Method]conn.Method{
 		packet.MethodSettings: n.convs.AnswerSettings,
 		packet.MethodMentions: n.convs.AnswerMentions,
+		packet.MethodDevices:  n.accounts.Devices,
+		packet.MethodSignOut:  n.accounts.SignOut,
 	}
 }

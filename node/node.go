@@ -126,6 +126,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}
 	n.sweeper = msgstore.NewSweeper(msgstore.SweeperConfig{Store: n.store, Keys: keys, Now: n.clock.Now, Logger: logger})
 
+	if n.sessions, err = session.New(session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}); err != nil {
+		return nil, err
+	}
 	crypt, err := account.LoadOrCreateKeys(cfg.Data)
 	if err != nil {
 		return nil, err
@@ -140,6 +143,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers), Derive: derive,
 		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
 		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashes, OnRevoke: n.revoked, Logger: logger,
+		DevicesPerUser: cfg.Devices.PerUser, DevicesPerKind: cfg.Devices.PerKind, Presence: n.sessions,
 	}); err != nil {
 		return nil, err
 	}
@@ -167,15 +171,12 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	n.convs.Bind(n.seq)
-	if n.sessions, err = session.New(session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser}); err != nil {
-		return nil, err
-	}
 
 	lim := packet.DefaultLimits
 	lim.MaxContent = int(cfg.Limits.Content)
 	signals := &lateSignals{}
 	if n.hub, err = hub.New(hub.Config{
-		Worker: worker, Connections: cfg.Limits.Connections, PerUser: cfg.Limits.ConnectionsPerUser, PerAddress: cfg.Limits.ConnectionsPerAddress,
+		Worker: worker, Connections: cfg.Limits.Connections, PerUser: perUser(cfg.Limits.ConnectionsPerUser), PerAddress: cfg.Limits.ConnectionsPerAddress,
 		ConnectsPerAddress: cfg.Limits.ConnectsPerAddress, Strangers: cfg.Limits.Unauthenticated,
 		// Half of them, so that one address can never keep everybody else from logging in.
 		StrangersPerAddress: max(1, min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated/2)), Logger: logger,
@@ -186,7 +187,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 			BytesPerSecond: int(cfg.Limits.BytesPerSecond), MaxInflight: cfg.Limits.Inflight, QueueBytes: int(cfg.Limits.Outbound), Stalled: cfg.Limits.Stalled,
 			Logger: logger,
 		},
-	}, conn.Services{Authenticator: n.accounts, Conversations: n.convs, Sessions: n.sessions, Signals: signals}); err != nil {
+	}, conn.Services{Authenticator: n.accounts, Conversations: n.convs, Sessions: n.sessions, Signals: signals, Methods: n.methods()}); err != nil {
 		return nil, err
 	}
 	if n.fanout, err = fanout.New(fanout.Config{
@@ -196,6 +197,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	signals.Signals = n.fanout
+	n.convs.BindDevices(n.fanout)
 
 	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
 		return nil, fmt.Errorf("%w (tcp.listen, flag --tcp)", err)
@@ -298,12 +300,16 @@ func (n *Node) storeFailed(err error) {
 	}
 }
 
-// revoked closes what a revoked device has open. An empty device means all of the user's.
-func (n *Node) revoked(user id.UserID, device id.DeviceID) {
+// revoked closes what a revoked device has open.
+func (n *Node) revoked(r account.Revocation) {
 	if n.hub != nil {
-		n.hub.CloseUser(user, device, code.New(code.SessionRevoked))
+		n.hub.CloseUserUntil(r.User, r.Device, r.At, code.Newf(code.SessionRevoked, "%s", r.Why))
 	}
 }
+
+// perUser is how many connections of a user the hub holds where the directory keeps n: the
+// newest wins there, and what it took the place of may still be closing.
+func perUser(n int) int { return 2*n + 4 }
 
 // ready reports whether clients can be served.
 func (n *Node) ready(ctx context.Context) error {

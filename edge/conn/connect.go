@@ -81,7 +81,13 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 
 	// First the directory, then the inbox: what is stored in between comes as a delivery.
 	// Deliveries wait behind the CONNACK.
-	replaced := e.svc.Sessions.Register(user, device, kind, c.origin.Conn)
+	replaced, ousted := e.svc.Sessions.Register(user, device, kind, c.origin.Conn)
+	if replaced != 0 && replaced != c.origin.Conn {
+		e.host.Close(replaced, code.New(code.Replaced))
+	}
+	if ousted != 0 {
+		e.host.Close(ousted, code.Newf(code.Replaced, "another device of yours took this one's place"))
+	}
 	c.mu.Lock()
 	closed := c.state.Load() != stateHandshake
 	c.registered = !closed
@@ -90,10 +96,6 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 		e.svc.Sessions.Unregister(user, c.origin.Conn)
 		return nil
 	}
-	if replaced != 0 && replaced != c.origin.Conn {
-		e.host.Close(replaced, code.New(code.Replaced))
-	}
-
 	ack := wire.Connack{
 		Version: Version, Features: m.Features & features, UserId: string(user), ServerTime: uint64(time.Now().UnixMilli()),
 		StoreEpoch: e.cfg.StoreEpoch, HeartbeatSeconds: e.heartbeat(m.HeartbeatSeconds),

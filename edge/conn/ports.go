@@ -62,8 +62,9 @@ type Conversations interface {
 
 // Sessions is the directory of who is connected where. Its methods don't block.
 type Sessions interface {
-	// Register makes conn the connection of (user, device) and returns the one that was, or 0.
-	Register(user id.UserID, device id.DeviceID, kind uint8, conn uint64) (replaced uint64)
+	// Register makes conn the connection of (user, device). replaced is the one that was, ousted
+	// that of another device of the user, which has to give way; 0: none.
+	Register(user id.UserID, device id.DeviceID, kind uint8, conn uint64) (replaced, ousted uint64)
 
 	// Unregister removes conn, and nothing if another connection has taken its place.
 	Unregister(user id.UserID, conn uint64)

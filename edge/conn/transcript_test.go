@@ -9,6 +9,7 @@ import (
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -62,6 +63,23 @@ func TestReplacedTranscript(t *testing.T) {
 }
 
 // Which frames need a request id, and what becomes of those that make no sense.
+// A device that has to give way to another one of its user is told so, and that it was another.
+func TestOustedTranscript(t *testing.T) {
+	b := newBench(t, conn.Config{})
+	old := b.login("alice", "d")
+	b.login("alice", "only")
+	b512 := make([]byte, 512)
+	n, _ := old.Client().Read(b512)
+	f, _, err := frame.Parse(b512[:n], frame.DefaultMax)
+	if err != nil || f.Type != frame.Error {
+		t.Fatalf("got %v, %v", f, err)
+	}
+	told, _, derr := packet.DecodeError(f.Body)
+	if derr != nil || told.Code != code.Replaced || told.Reason != "another device of yours took this one's place" || !old.Ended() {
+		t.Errorf("told %v (%v), ended %v", told, derr, old.Ended())
+	}
+}
+
 func TestRequestIDTranscripts(t *testing.T) {
 	conv := conntest.Direct("alice", "bob")
 	mid := conntest.MsgID(1)

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -209,12 +210,22 @@ func (h *Hub) logout(c *conn.Conn) {
 // CloseUser closes the connections of a user, of one device only unless device is
 // empty, and returns how many.
 func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) (n int) {
+	return h.closeUser(name, device, math.MaxUint64, reason)
+}
+
+// CloseUserUntil is CloseUser for connections that were opened in the second of until or before.
+func (h *Hub) CloseUserUntil(name id.UserID, device id.DeviceID, until time.Time, reason *code.Error) (n int) {
+	return h.closeUser(name, device, uint64(max(until.Unix(), 0)), reason)
+}
+
+func (h *Hub) closeUser(name id.UserID, device id.DeviceID, second uint64, reason *code.Error) (n int) {
 	var cs []*conn.Conn
 	mp, unlock := h.users.lock(name)
 	if u := (*mp)[name]; u != nil {
 		for slot := u.first; slot != 0; slot = h.table.chunk(slot - 1).next[(slot-1)%chunkSlots] {
 			k := h.table.chunk(slot - 1)
-			if c := k.conns[(slot-1)%chunkSlots].Load(); c != nil && (device == "" || c.Origin().Device == device) {
+			c := k.conns[(slot-1)%chunkSlots].Load()
+			if c != nil && (device == "" || c.Origin().Device == device) && secondOf(c.Incarnation()) <= second {
 				cs = append(cs, c)
 			}
 		}

@@ -211,6 +211,15 @@ func TestConnectionsOfAUser(t *testing.T) {
 	if n := h.CloseUser("nobody", "", code.New(code.Banned)); n != 0 {
 		t.Fatalf("%d closed", n)
 	}
+	// What was opened after the moment in question is none of it.
+	if n := h.CloseUserUntil("v", "", time.Now().Add(-time.Minute), code.New(code.SessionRevoked)); n != 0 {
+		t.Fatalf("%d closed", n)
+	}
+	expect(t, other)
+	if n := h.CloseUserUntil("v", "a", time.Now().Add(time.Second), code.New(code.SessionRevoked)); n != 1 {
+		t.Fatalf("%d closed", n)
+	}
+	expect(t, other, "KICK session_revoked")
 }
 
 func TestDeliver(t *testing.T) {

@@ -43,6 +43,9 @@ type chunk struct {
 	next   [chunkSlots]uint32 // slot + 1 of the user's next connection; guarded by the user's shard
 }
 
+// secondOf is the second of the Unix epoch in which a connection was opened.
+func secondOf(incarnation uint64) uint64 { return incarnation >> (slotBits + workerBits) }
+
 func slotOf(incarnation uint64) uint32 { return uint32(incarnation & (maxSlots - 1)) }
 
 func (t *table) chunk(slot uint32) *chunk { return t.chunks[slot/chunkSlots].Load() }

@@ -15,7 +15,7 @@ const (
 	Unauthenticated    Code = 1006 // the token is missing, malformed or not signed by a known key
 	TokenExpired       Code = 1007 // the token has expired; refresh it
 	SessionRevoked     Code = 1008 // this device was signed out
-	Replaced           Code = 1009 // the same device connected again
+	Replaced           Code = 1009 // the same device connected again, or another one took its place
 	TooManyConnections Code = 1010 // connection limit reached
 	Flooding           Code = 1011 // the limits were ignored for too long
 	TooSlow            Code = 1012 // the client doesn't read
@@ -65,7 +65,7 @@ var registry = map[Code]entry{
 	Unauthenticated:    {"unauthenticated", "the token is missing, malformed or not signed by a known key", ScopeConnection, Terminal, 0 * time.Millisecond, 401, 4006},
 	TokenExpired:       {"token_expired", "the token has expired; refresh it", ScopeConnection, RetryNew, 0 * time.Millisecond, 401, 4007},
 	SessionRevoked:     {"session_revoked", "this device was signed out", ScopeConnection, Terminal, 0 * time.Millisecond, 401, 4008},
-	Replaced:           {"replaced", "the same device connected again", ScopeConnection, Terminal, 0 * time.Millisecond, 409, 4009},
+	Replaced:           {"replaced", "the same device connected again, or another one took its place", ScopeConnection, Terminal, 0 * time.Millisecond, 409, 4009},
 	TooManyConnections: {"too_many_connections", "connection limit reached", ScopeConnection, RetryNew, 5000 * time.Millisecond, 503, 4010},
 	Flooding:           {"flooding", "the limits were ignored for too long", ScopeConnection, RetryNew, 5000 * time.Millisecond, 429, 4011},
 	TooSlow:            {"too_slow", "the client doesn't read", ScopeConnection, RetryNew, 1000 * time.Millisecond, 408, 4012},

@@ -63,12 +63,19 @@ type Config struct {
 	HashesWaiting  int           // more that may wait for their turn; default 32 for each at once
 	HashWait       time.Duration // longest wait for a turn; default 5 s
 	DevicesPerUser int           // signed-in devices a user; the one unused the longest makes room; default 32
+	DevicesPerKind int           // and of one kind (phones, desktops, …); default: as many as in all
 	ExistsCache    int           // names of own accounts remembered as existing; default 10,000
 
 	// OnRevoke hears of every session that ended before its time, after that is durable, so that
-	// its connection can be closed at once. An empty device means every device of the user.
-	// It must not block and may be called twice for one revocation.
-	OnRevoke func(user id.UserID, device id.DeviceID)
+	// its connection can be closed at once. It must not block and is called up to three times for one revocation.
+	OnRevoke func(Revocation)
+
+	// Record keeps what happened to the devices of a user, for the user's devices to see. It is
+	// called after the fact is durable and may block until ctx ends; what it fails to keep is lost.
+	Record func(ctx context.Context, e Event)
+
+	// Presence knows who is connected; default: nobody is.
+	Presence Presence
 
 	Logger *slog.Logger     // default: discards
 	Now    func() time.Time // default time.Now
@@ -86,7 +93,7 @@ func (c *Config) Validate() error {
 	if c.AccessTTL < 0 || c.RefreshTTL < 0 || c.ResumeTTL < 0 || c.Leeway < 0 || c.HashWait < 0 {
 		errs = append(errs, errors.New("account: a duration is negative"))
 	}
-	if c.HashesAtOnce < 0 || c.HashesWaiting < 0 || c.DevicesPerUser < 0 || c.ExistsCache < 0 {
+	if c.HashesAtOnce < 0 || c.HashesWaiting < 0 || c.DevicesPerUser < 0 || c.ExistsCache < 0 || c.DevicesPerKind < 0 {
 		errs = append(errs, errors.New("account: a limit is negative"))
 	}
 	if err := checkCost(withDefaults(c.Argon)); err != nil {
@@ -114,6 +121,7 @@ func (c *Config) setDefaults() {
 	num(&c.HashesAtOnce, runtime.GOMAXPROCS(0))
 	num(&c.HashesWaiting, 32*c.HashesAtOnce)
 	num(&c.DevicesPerUser, 32)
+	num(&c.DevicesPerKind, c.DevicesPerUser)
 	num(&c.ExistsCache, 10_000)
 	c.Argon = withDefaults(c.Argon)
 	if c.Derive == nil {
@@ -123,7 +131,13 @@ func (c *Config) setDefaults() {
 		c.Issuer = DefaultIssuer
 	}
 	if c.OnRevoke == nil {
-		c.OnRevoke = func(id.UserID, id.DeviceID) {}
+		c.OnRevoke = func(Revocation) {}
+	}
+	if c.Record == nil {
+		c.Record = func(context.Context, Event) {}
+	}
+	if c.Presence == nil {
+		c.Presence = nobody{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -149,7 +163,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, settle: settler{after: settleAfter}}
 	var err error
 	if s.tokens, err = newVerifier(&cfg); err != nil {
 		return nil, err

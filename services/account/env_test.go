@@ -27,6 +27,8 @@ type env struct {
 
 	mu      sync.Mutex
 	revoked []string // user/device as OnRevoke heard them
+	whys    []string // and why
+	events  []string // as Record heard them
 }
 
 // cheap is a cost that keeps the tests quick; production's is tested apart.
@@ -43,10 +45,16 @@ func newEnv(t *testing.T, change ...func(*Config)) *env {
 	cfg := Config{
 		Store: e.store, Crypt: keys, Argon: cheap, Now: e.clock.now,
 		Logger: slog.New(slog.NewTextHandler(&e.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		OnRevoke: func(u id.UserID, d id.DeviceID) {
+		OnRevoke: func(r Revocation) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			e.revoked = append(e.revoked, fmt.Sprintf("%s/%s", u, d))
+			e.revoked = append(e.revoked, fmt.Sprintf("%s/%s", r.User, r.Device))
+			e.whys = append(e.whys, r.Why)
+		},
+		Record: func(_ context.Context, ev Event) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.events = append(e.events, fmt.Sprintf("%s %s/%s(%d) by %q", ev.What, ev.User, ev.Device, ev.Kind, ev.By))
 		},
 	}
 	for _, f := range change {
@@ -55,6 +63,7 @@ func newEnv(t *testing.T, change ...func(*Config)) *env {
 	if e.Service, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	e.settle.after = []time.Duration{time.Hour} // tests call retell
 	t.Cleanup(e.Close)
 	return e
 }
@@ -64,6 +73,15 @@ func (e *env) heard() []string {
 	defer e.mu.Unlock()
 	got := e.revoked
 	e.revoked = nil
+	return got
+}
+
+// recorded returns the events so far, and forgets them.
+func (e *env) recorded() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	got := e.events
+	e.events = nil
 	return got
 }
 

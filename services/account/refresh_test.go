@@ -292,18 +292,18 @@ func TestRevocationIsToldTwice(t *testing.T) {
 	e.register("alice", "phone")
 	want(t, "revoke", e.Revoke(t.Context(), "alice", "phone"), 0)
 	e.heard()
-	e.retell("alice", "phone")
+	e.retell(Revocation{User: "alice", Device: "phone"})
 	if got := e.heard(); !slices.Equal(got, []string{"alice/phone"}) {
 		t.Errorf("heard %q", got)
 	}
 	e.login("alice", "phone")
 	e.heard()
-	e.retell("alice", "phone") // a new session has begun
+	e.retell(Revocation{User: "alice", Device: "phone"}) // a new session has begun
 	if got := e.heard(); len(got) != 0 {
 		t.Errorf("heard %q", got)
 	}
 	e.store.failReads(errBroken)
-	e.retell("alice", "phone")
+	e.retell(Revocation{User: "alice", Device: "phone"})
 	if got := e.heard(); len(got) != 0 {
 		t.Errorf("heard %q", got)
 	}

@@ -54,18 +54,29 @@ func (set *deviceSet) row(d id.DeviceID) storedDevice {
 	return storedDevice{device: d, key: set.keys(d)}
 }
 
-// makeRoom deletes rows of other devices until one more fits into limit: first those whose
-// session has ended, then those unused the longest. It returns the devices whose sessions end by that.
-func (set *deviceSet) makeRoom(tx *kv.Tx, keep id.DeviceID, limit int) (ended []id.DeviceID) {
+// makeRoom deletes rows of other devices until one more of a kind fits into the limits: first
+// those whose session has ended, then those unused the longest. It returns the devices whose sessions end by that.
+func (set *deviceSet) makeRoom(tx *kv.Tx, keep id.DeviceID, kind uint8, limit, perKind int) (ended []storedDevice) {
 	others := make([]storedDevice, 0, len(set.all))
+	same := 0 // of others
 	for _, x := range set.all {
 		if x.device != keep {
 			others = append(others, x)
+			if x.Kind == kind && x.Revoked == 0 {
+				same++
+			}
 		}
 	}
-	for len(others) >= limit {
-		worst := 0
+	for len(others) >= limit || same >= perKind {
+		worst := -1
 		for i, x := range others {
+			if len(others) < limit && (x.Kind != kind || x.Revoked != 0) {
+				continue
+			}
+			if worst < 0 {
+				worst = i
+				continue
+			}
 			w := others[worst]
 			if (x.Revoked != 0) != (w.Revoked != 0) {
 				if x.Revoked != 0 {
@@ -79,7 +90,10 @@ func (set *deviceSet) makeRoom(tx *kv.Tx, keep id.DeviceID, limit int) (ended []
 		tx.Require(w.key, w.raw)
 		tx.Delete(w.key)
 		if w.Revoked == 0 {
-			ended = append(ended, w.device)
+			ended = append(ended, w)
+			if w.Kind == kind {
+				same--
+			}
 		}
 		others = append(others[:worst], others[worst+1:]...)
 	}
@@ -92,11 +106,12 @@ func (s *Service) Revoke(ctx context.Context, u id.UserID, d id.DeviceID) *code.
 	if !u.Valid() || !d.Valid() {
 		return code.Newf(code.BadRequest, "the user or device id is malformed")
 	}
-	return s.revoke(ctx, u, d, 0)
+	return s.revoke(ctx, u, d, 0, "signed out by the operator", Event{What: EventRevoked})
 }
 
-// revoke ends the session of a device if it is still of the given generation (0: whichever).
-func (s *Service) revoke(ctx context.Context, u id.UserID, d id.DeviceID, generation uint64) *code.Error {
+// revoke ends the session of a device if it is still of the given generation (0: whichever), and
+// tells why.
+func (s *Service) revoke(ctx context.Context, u id.UserID, d id.DeviceID, generation uint64, why string, e Event) *code.Error {
 	key := s.cfg.Keys.Device(nil, u, d)
 	for attempt := 0; ; attempt++ {
 		raw, err := s.cfg.Store.Get(ctx, key)
@@ -112,7 +127,8 @@ func (s *Service) revoke(ctx context.Context, u id.UserID, d id.DeviceID, genera
 		if generation != 0 && row.Generation != generation {
 			return nil // it ended before, and another began
 		}
-		row.end(s.nowMS())
+		now := s.cfg.Now()
+		row.end(now.UnixMilli())
 		var tx kv.Tx
 		tx.Require(key, raw)
 		tx.Set(key, row.append(nil))
@@ -122,7 +138,7 @@ func (s *Service) revoke(ctx context.Context, u id.UserID, d id.DeviceID, genera
 			}
 			return storeError("ending a session", err)
 		}
-		s.revoked(u, d, true)
+		s.ended(ctx, u, &storedDevice{deviceRow: row, device: d}, now, why, e)
 		return nil
 	}
 }
@@ -142,18 +158,24 @@ func (s *Service) RevokeAll(ctx context.Context, u id.UserID) *code.Error {
 	if !u.Valid() {
 		return code.Newf(code.BadRequest, "the user id is malformed")
 	}
+	return s.revokeAll(ctx, u, "signed out by the operator", Event{What: EventRevoked})
+}
+
+func (s *Service) revokeAll(ctx context.Context, u id.UserID, why string, e Event) *code.Error {
 	key := s.cfg.Keys.Account(nil, u)
 	for attempt := 0; ; attempt++ {
 		raw, acc, cerr := s.readAccount(ctx, key)
 		if cerr != nil {
 			return cerr
 		}
-		ended, err := s.endSessions(ctx, u, "", key, raw, acc)
+		ended, now, err := s.endSessions(ctx, u, "", key, raw, acc)
 		if err == nil {
 			for _, d := range ended {
-				s.revoked(u, d, true)
+				s.tell(Revocation{User: u, Device: d, At: now, Why: why})
 			}
-			s.revoked(u, "", false)
+			s.cfg.OnRevoke(Revocation{User: u, At: now, Why: why})
+			e.User = u
+			s.record(ctx, e)
 			return nil
 		}
 		if !again(ctx, err, attempt) {
@@ -163,18 +185,16 @@ func (s *Service) RevokeAll(ctx context.Context, u id.UserID) *code.Error {
 }
 
 // endSessions stores acc with NotBefore at now and ends every session but keep's, in one transaction.
-// It returns the devices whose sessions ended.
-func (s *Service) endSessions(ctx context.Context, u id.UserID, keep id.DeviceID, key, raw []byte, acc accountRow) ([]id.DeviceID, error) {
+// It returns the devices whose sessions ended, and when.
+func (s *Service) endSessions(ctx context.Context, u id.UserID, keep id.DeviceID, key, raw []byte, acc accountRow) (ended []id.DeviceID, at time.Time, _ error) {
 	devices, cerr := s.devices(ctx, u)
 	if cerr != nil {
-		return nil, cerr
+		return nil, at, cerr
 	}
-	now := s.nowMS()
+	at = s.cfg.Now()
+	now := at.UnixMilli()
 	acc.NotBefore = max(now, acc.NotBefore)
-	var (
-		tx    kv.Tx
-		ended []id.DeviceID
-	)
+	var tx kv.Tx
 	tx.Require(key, raw)
 	tx.Set(key, acc.append(nil))
 	for i := range devices.all {
@@ -188,9 +208,9 @@ func (s *Service) endSessions(ctx context.Context, u id.UserID, keep id.DeviceID
 		ended = append(ended, d.device)
 	}
 	if err := s.commit(ctx, &tx); err != nil {
-		return nil, err
+		return nil, at, err
 	}
-	return ended, nil
+	return ended, at, nil
 }
 
 // Logout ends the session that the refresh token belongs to, or every session of its user.
@@ -215,9 +235,9 @@ func (s *Service) Logout(ctx context.Context, refresh string, all bool) *code.Er
 		return nil // it is over, and can't speak for the user's other sessions
 	}
 	if all {
-		return s.RevokeAll(ctx, t.user)
+		return s.revokeAll(ctx, t.user, "signed out from another device", Event{What: EventSignedOut, By: t.device})
 	}
-	return s.revoke(ctx, t.user, t.device, t.generation)
+	return s.revoke(ctx, t.user, t.device, t.generation, "signed out", Event{What: EventSignedOut})
 }
 
 // ChangePassword sets a new password and ends every session but that of the access token.
@@ -266,12 +286,13 @@ func (s *Service) ChangePassword(ctx context.Context, access, old, new string) *
 			}
 		}
 		acc.Hash = hash
-		ended, err := s.endSessions(ctx, who.User, who.Device, key, raw, acc)
+		ended, now, err := s.endSessions(ctx, who.User, who.Device, key, raw, acc)
 		if err == nil {
 			s.cfg.Logger.Info("password changed", "user", who.User, "sessions_ended", len(ended))
 			for _, d := range ended {
-				s.revoked(who.User, d, true)
+				s.tell(Revocation{User: who.User, Device: d, At: now, Why: "the password was changed"})
 			}
+			s.record(ctx, Event{User: who.User, What: EventPasswordChanged, Device: who.Device})
 			return nil
 		}
 		if !again(ctx, err, attempt) {
@@ -280,24 +301,22 @@ func (s *Service) ChangePassword(ctx context.Context, access, old, new string) *
 	}
 }
 
-// settleAfter is how long after a revocation it is told a second time: a CONNECT that read the
-// row just before may have registered its session just after the first telling. It is longer
-// than a handshake takes from there.
-const settleAfter = 5 * time.Second
+// settleAfter is how long after a revocation it is told again: a CONNECT that read the row just
+// before may have registered its session just after the first telling. Nearly all of them have
+// after the first wait; the last one is longer than a handshake takes from there.
+var settleAfter = []time.Duration{300 * time.Millisecond, 5 * time.Second}
 
-// revoked tells the edge that a session ended, and with twice tells it again a little later
-// if no new one has begun.
-func (s *Service) revoked(u id.UserID, d id.DeviceID, twice bool) {
-	s.cfg.Logger.Debug("session ended", "user", u, "device", d)
-	s.cfg.OnRevoke(u, d)
-	if !twice {
-		return
+// tell tells the edge that a session ended, and again a little later if no new one has begun.
+func (s *Service) tell(r Revocation) {
+	s.cfg.Logger.Debug("session ended", "user", r.User, "device", r.Device, "why", r.Why)
+	s.cfg.OnRevoke(r)
+	for _, d := range s.settle.after {
+		s.settle.later(d, func() { s.retell(r) })
 	}
-	s.settle.later(settleAfter, func() { s.retell(u, d) })
 }
 
-func (s *Service) retell(u id.UserID, d id.DeviceID) {
-	raw, err := s.cfg.Store.Get(context.Background(), s.cfg.Keys.Device(nil, u, d))
+func (s *Service) retell(r Revocation) {
+	raw, err := s.cfg.Store.Get(context.Background(), s.cfg.Keys.Device(nil, r.User, r.Device))
 	if err != nil {
 		return
 	}
@@ -306,11 +325,12 @@ func (s *Service) retell(u id.UserID, d id.DeviceID) {
 			return
 		}
 	}
-	s.cfg.OnRevoke(u, d)
+	s.cfg.OnRevoke(r)
 }
 
 // settler runs functions later, until it is closed.
 type settler struct {
+	after   []time.Duration // when a revocation is told again
 	mu      sync.Mutex
 	closed  bool
 	pending map[*time.Timer]struct{}

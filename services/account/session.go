@@ -184,7 +184,7 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 		tx.Set(key, acc.append(nil))
 		tx.Require(old.key, old.raw)
 		tx.Set(old.key, dev.append(nil))
-		dropped := devices.makeRoom(&tx, device, s.cfg.DevicesPerUser)
+		dropped := devices.makeRoom(&tx, device, kind, s.cfg.DevicesPerUser, s.cfg.DevicesPerKind)
 		if err := s.commit(ctx, &tx); err != nil {
 			if again(ctx, err, attempt) {
 				continue
@@ -192,10 +192,11 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 			return auth.Grant{}, storeError("storing a session", err)
 		}
 		if old.raw != nil && old.live(now.UnixMilli()) {
-			s.revoked(user, device, false)
+			s.cfg.OnRevoke(Revocation{User: user, Device: device, At: now, Why: "this device signed in again"})
 		}
-		for _, d := range dropped {
-			s.revoked(user, d, true)
+		s.record(ctx, Event{User: user, What: EventSignedIn, Device: device, Kind: kind})
+		for i := range dropped {
+			s.ended(ctx, user, &dropped[i], now, "another device signed in, and there is no room for this one", Event{What: EventRevoked, By: device})
 		}
 		return s.grant(user, device, &dev, refresh, now)
 	}
@@ -280,7 +281,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (auth.Grant, *code.
 		}
 		if !bytes.Equal(hash, row.Refresh) {
 			s.cfg.Logger.Warn("a refresh token was used twice: the session ends", "user", t.user, "device", t.device)
-			if err := s.revoke(ctx, t.user, t.device, t.generation); err != nil {
+			if err := s.revoke(ctx, t.user, t.device, t.generation, "a token of this device was used twice", Event{What: EventRevoked}); err != nil {
 				return auth.Grant{}, err
 			}
 			return auth.Grant{}, code.New(code.SessionRevoked)

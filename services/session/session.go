@@ -21,8 +21,13 @@ const (
 // Config of a Directory; zero fields take their defaults.
 type Config struct {
 	// DevicesPerUser is how many devices of one user may be connected at once, at most
-	// MaxDevices; 0: DefaultDevices. One more replaces the device that registered longest ago.
+	// MaxDevices; 0: DefaultDevices. One more ousts the device that registered longest ago.
 	DevicesPerUser int
+
+	// PerKind is how many of them may be of one kind (phones, desktops, …; those that name none
+	// are a kind too); 0: as many as there may be in all. One more ousts the one of its kind that
+	// registered longest ago.
+	PerKind int
 }
 
 // ErrConfig is wrapped by the errors of Validate.
@@ -33,6 +38,9 @@ func (c Config) Validate() error {
 	if c.DevicesPerUser < 0 || c.DevicesPerUser > MaxDevices {
 		return fmt.Errorf("%w: DevicesPerUser is %d, want 0 to %d", ErrConfig, c.DevicesPerUser, MaxDevices)
 	}
+	if c.PerKind < 0 {
+		return fmt.Errorf("%w: PerKind is %d, want 0 or more", ErrConfig, c.PerKind)
+	}
 	return nil
 }
 
@@ -42,7 +50,7 @@ const shardCount = 64
 // call holds one shard's lock for the time of a map look-up and never while calling out.
 type Directory struct {
 	seed   maphash.Seed
-	max    int
+	limit  limit
 	shards [shardCount]shard
 }
 
@@ -51,9 +59,12 @@ func New(cfg Config) (*Directory, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Directory{seed: maphash.MakeSeed(), max: cfg.DevicesPerUser}
-	if d.max == 0 {
-		d.max = DefaultDevices
+	d := &Directory{seed: maphash.MakeSeed(), limit: limit{all: cfg.DevicesPerUser, kind: cfg.PerKind}}
+	if d.limit.all == 0 {
+		d.limit.all = DefaultDevices
+	}
+	if d.limit.kind == 0 {
+		d.limit.kind = d.limit.all
 	}
 	return d, nil
 }
@@ -63,14 +74,15 @@ func (d *Directory) shard(user id.UserID) *shard {
 }
 
 // Register enters connection conn (never 0, never used before) as the one of user's
-// device. It returns the connection that has to give way: the one that the same device
-// had, or, if user has too many devices now, the one that registered longest ago; 0 if none.
-// What gave way is no longer in the directory; its own Unregister will find nothing.
-func (d *Directory) Register(user id.UserID, device id.DeviceID, kind uint8, conn uint64) (replaced uint64) {
+// device. replaced is the connection that the same device had; ousted that of another device,
+// the one that registered longest ago, if there are too many now, of this kind or in all: the
+// newest wins. Each is 0 if there is none, and is no longer in the directory; its own Unregister
+// will find nothing.
+func (d *Directory) Register(user id.UserID, device id.DeviceID, kind uint8, conn uint64) (replaced, ousted uint64) {
 	s := d.shard(user)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.register(user, device, kind, conn, d.max)
+	return s.register(user, device, kind, conn, d.limit)
 }
 
 // Unregister removes connection conn of user, and only that one: a later registration
@@ -205,39 +217,41 @@ func (s *shard) release(i uint32) {
 	}
 }
 
-func (s *shard) register(user id.UserID, device id.DeviceID, kind uint8, conn uint64, limit int) (replaced uint64) {
-	head := s.users[user]
-	n, prev, drop, dropPrev := 0, uint32(0), uint32(0), uint32(0)
-	for i := head; i != 0; prev, i = i, s.at(i).next {
-		n++
-		if s.at(i).device == device {
-			drop, dropPrev = i, prev
-			break
-		}
-		if n == limit { // the last one allowed is the oldest: it goes
-			drop, dropPrev = i, prev
+// limit is how many sessions a user may have, at least 1 each.
+type limit struct{ all, kind int }
+
+func (s *shard) register(user id.UserID, device id.DeviceID, kind uint8, conn uint64, most limit) (replaced, ousted uint64) {
+	var all, same int
+	var oldest, oldestSame uint64
+	for i := s.users[user]; i != 0; i = s.at(i).next {
+		switch e := s.at(i); {
+		case e.device == device:
+			replaced = e.conn
+		case e.kind == kind:
+			all, same, oldest, oldestSame = all+1, same+1, e.conn, e.conn
+		default:
+			all, oldest = all+1, e.conn
 		}
 	}
-	if drop != 0 {
-		e := s.at(drop)
-		replaced = e.conn
-		if dropPrev == 0 {
-			head = e.next
-		} else {
-			s.at(dropPrev).next = e.next
+	switch {
+	case same >= most.kind:
+		ousted = oldestSame
+	case all >= most.all:
+		ousted = oldest
+	}
+	for _, c := range [...]uint64{replaced, ousted} {
+		if c != 0 {
+			s.unregister(user, c)
 		}
-		*e = entry{device: device, conn: conn, next: head, kind: kind}
-		s.users[user] = drop
-		return replaced
 	}
 	if s.users == nil {
 		s.users = make(map[id.UserID]uint32)
 	}
 	i := s.alloc()
-	*s.at(i) = entry{device: device, conn: conn, next: head, kind: kind}
+	*s.at(i) = entry{device: device, conn: conn, next: s.users[user], kind: kind}
 	s.users[user] = i
 	s.count++
-	return 0
+	return replaced, ousted
 }
 
 func (s *shard) unregister(user id.UserID, conn uint64) {

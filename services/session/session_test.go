@@ -80,7 +80,8 @@ func TestRegister(t *testing.T) {
 				u := id.UserID(s.user)
 				switch s.do {
 				case "reg":
-					if got := d.Register(u, id.DeviceID(s.device), 1, s.conn); got != s.replaced {
+					if old, ousted := d.Register(u, id.DeviceID(s.device), 1, s.conn); old+ousted != s.replaced || old != 0 && ousted != 0 {
+						got := []uint64{old, ousted}
 						t.Fatalf("step %d: replaced %d, want %d", i, got, s.replaced)
 					}
 					if got, kind := d.Find(u, id.DeviceID(s.device)); got != s.conn || kind != 1 {
@@ -100,6 +101,34 @@ func TestRegister(t *testing.T) {
 	}
 }
 
+// One of a kind: the newest phone ousts the phone and leaves the desktop alone; a device that
+// comes back as another kind is counted as what it says it is now.
+func TestPerKind(t *testing.T) {
+	const phone, desktop = 1, 3
+	d := open(t, Config{DevicesPerUser: 3, PerKind: 1})
+	for i, s := range []struct {
+		device           id.DeviceID
+		kind             uint8
+		replaced, ousted uint64
+		left             []uint64
+	}{
+		{"a", phone, 0, 0, []uint64{1}},
+		{"b", desktop, 0, 0, []uint64{2, 1}},
+		{"c", phone, 0, 1, []uint64{3, 2}},
+		{"c", phone, 3, 0, []uint64{4, 2}},
+		{"c", desktop, 4, 2, []uint64{5}},
+		{"d", 0, 0, 0, []uint64{6, 5}},
+		{"e", 0, 0, 6, []uint64{7, 5}},
+		{"f", phone, 0, 0, []uint64{8, 7, 5}},
+		{"g", 4, 0, 5, []uint64{9, 8, 7}}, // too many in all
+	} {
+		r, o := d.Register("alice", s.device, s.kind, uint64(i+1))
+		if got := conns(d, "alice"); r != s.replaced || o != s.ousted || !slices.Equal(got, s.left) {
+			t.Fatalf("step %d: replaced %d, ousted %d, left %v; want %+v", i, r, o, got, s)
+		}
+	}
+}
+
 func TestFindOfNobody(t *testing.T) {
 	d := open(t, Config{})
 	if c, _ := d.Find("nobody", "phone"); c != 0 {
@@ -113,6 +142,9 @@ func TestFindOfNobody(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	for _, n := range []int{-1, MaxDevices + 1} {
+		if _, err := New(Config{PerKind: min(n, -1)}); !errors.Is(err, ErrConfig) {
+			t.Errorf("a negative PerKind: %v, want ErrConfig", err)
+		}
 		if _, err := New(Config{DevicesPerUser: n}); !errors.Is(err, ErrConfig) {
 			t.Errorf("%d devices: %v, want ErrConfig", n, err)
 		}
@@ -126,10 +158,11 @@ func TestModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	type sess struct {
 		device id.DeviceID
+		kind   uint8
 		conn   uint64
 	}
-	const limit = 6
-	d := open(t, Config{DevicesPerUser: limit})
+	const limit, perKind = 6, 3
+	d := open(t, Config{DevicesPerUser: limit, PerKind: perKind})
 	model := map[id.UserID][]sess{} // oldest first
 	var next uint64
 	for step := range 60_000 {
@@ -146,18 +179,31 @@ func TestModel(t *testing.T) {
 		case 0, 1, 2:
 			next++
 			dev := id.DeviceID(fmt.Sprint("d", rng.IntN(10)))
-			want := uint64(0)
+			kind := uint8(rng.IntN(3))
+			var replaced, ousted uint64
 			ss := model[u]
 			if i := slices.IndexFunc(ss, func(s sess) bool { return s.device == dev }); i >= 0 {
-				want = ss[i].conn
+				replaced = ss[i].conn
 				ss = slices.Delete(ss, i, i+1)
-			} else if len(ss) == limit {
-				want = ss[0].conn
-				ss = slices.Delete(ss, 0, 1)
 			}
-			model[u] = append(ss, sess{dev, next})
-			if got := d.Register(u, dev, 1, next); got != want {
-				t.Fatalf("step %d: replaced %d, want %d", step, got, want)
+			same, first := 0, -1
+			for i, s := range ss {
+				if s.kind == kind {
+					if same++; first < 0 {
+						first = i
+					}
+				}
+			}
+			if same < perKind {
+				first = 0
+			}
+			if same == perKind || len(ss) == limit {
+				ousted = ss[first].conn
+				ss = slices.Delete(ss, first, first+1)
+			}
+			model[u] = append(ss, sess{dev, kind, next})
+			if r, o := d.Register(u, dev, kind, next); r != replaced || o != ousted {
+				t.Fatalf("step %d: replaced %d and ousted %d, want %d and %d", step, r, o, replaced, ousted)
 			}
 		case 3, 4:
 			ss := model[u]

@@ -94,7 +94,7 @@ func (s *Services) Authenticate(ctx context.Context, token, resume string, devic
 }
 
 // Register implements conn.Sessions.
-func (s *Services) Register(user id.UserID, device id.DeviceID, _ uint8, c uint64) uint64 {
+func (s *Services) Register(user id.UserID, device id.DeviceID, _ uint8, c uint64) (replaced, ousted uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.sessions[user]
@@ -102,9 +102,17 @@ func (s *Services) Register(user id.UserID, device id.DeviceID, _ uint8, c uint6
 		m = make(map[id.DeviceID]uint64)
 		s.sessions[user] = m
 	}
-	old := m[device]
+	replaced = m[device]
 	m[device] = c
-	return old
+	if device == "only" { // a device beside which no other may be connected
+		for d, other := range m {
+			if d != device {
+				ousted = other
+				delete(m, d)
+			}
+		}
+	}
+	return replaced, ousted
 }
 
 // Unregister implements conn.Sessions.
