@@ -23,6 +23,9 @@ type conversationAudit struct {
 	idMax  int64
 	sides  []side
 
+	active           uint64 // members who are in
+	isGroup, counted bool   // it has the rows of a group
+
 	// Ids are compared in parts, so that few are held at once: those whose hash is part
 	// modulo parts.
 	part, parts uint64
@@ -116,6 +119,25 @@ func (x *conversationAudit) row(key, value []byte) error {
 		x.cursor(id.UserID(rest), value)
 	case row == rowMember && id.UserID(rest).Valid():
 		return x.member(id.UserID(rest), value)
+	case row == rowNickname && id.UserID(rest).Valid():
+		if _, err := ParseNickname(value); err != nil {
+			x.findUser(Error, x.c, id.UserID(rest), "%v", err)
+		}
+	case row == rowMemberList && len(rest) == 8:
+		x.memberList(binary.BigEndian.Uint64(rest), value)
+	case row == rowGroup && len(rest) == 0:
+		if _, err := ParseGroup(value); err != nil {
+			x.find(Error, x.c, "%v", err)
+		}
+		x.isGroup = true
+	case row == rowMemberCount && len(rest) == 0:
+		n, err := ParseMemberCount(value)
+		if err != nil {
+			x.find(Error, x.c, "%v", err)
+		} else if n != x.active {
+			x.find(Error, x.c, "%d members are in, the count says %d", x.active, n)
+		}
+		x.counted = true
 	case row == rowMention && len(rest) >= 9 && rest[len(rest)-9] == 0:
 		user, seq := id.UserID(rest[:len(rest)-9]), binary.BigEndian.Uint64(rest[len(rest)-8:])
 		if err := ParseMention(value); err != nil {
@@ -156,6 +178,9 @@ func (x *conversationAudit) member(user id.UserID, value []byte) error {
 		}
 		end = iv.Left
 	}
+	if m.Active() {
+		x.active++
+	}
 	x.sides = append(x.sides, side{user: user, conv: x.c, in: m.Active()})
 	if len(x.sides) < sidesAtOnce {
 		return nil
@@ -163,6 +188,17 @@ func (x *conversationAudit) member(user id.UserID, value []byte) error {
 	err = x.userSides(x.sides)
 	x.sides = x.sides[:0]
 	return err
+}
+
+// memberList audits the full list of the membership message seq.
+func (x *conversationAudit) memberList(seq uint64, value []byte) {
+	users, err := ParseMemberList(value)
+	switch {
+	case err != nil:
+		x.find(Error, x.c, "message %d: %v", seq, err)
+	case len(users) == 0 || seq == 0 || seq > x.head.LastSeq:
+		x.find(Error, x.c, "a list of %d members of message %d, where the last is %d", len(users), seq, x.head.LastSeq)
+	}
 }
 
 func (x *conversationAudit) segment(key, value []byte) {
@@ -288,6 +324,9 @@ func (x *conversationAudit) end() {
 	h := &x.head
 	if !h.Exists() {
 		return
+	}
+	if x.isGroup != x.counted {
+		x.find(Error, x.c, "a group's row without the number of its members, or the other way round")
 	}
 	if x.next == 0 {
 		if h.FirstSeq <= h.LastSeq {

@@ -16,8 +16,12 @@
 //	10 conv 10 user 00 seq     conversation mention; an empty user: everyone
 //	10 conv 20 user            conversation cursor
 //	10 conv 30 user            conversation member
+//	10 conv 31 user            conversation the member's name in the group
+//	10 conv 35 seq             conversation full list of a membership message
 //	10 conv 40 lastSeq         conversation segment
 //	10 conv 50                 conversation head
+//	10 conv 51                 conversation what the group is
+//	10 conv 52                 conversation how many members the group has
 //	10 conv 70 ^second lastSeq conversation client message ids of one second
 //	20 user 00 10 conv         user         the user's side of a conversation
 //	20 user 00 20              user         profile

@@ -34,6 +34,11 @@ const (
 	rowSegment = 0x40
 	rowHead    = 0x50
 	rowIDs     = 0x70
+
+	rowNickname    = 0x31
+	rowMemberList  = 0x35
+	rowGroup       = 0x51
+	rowMemberCount = 0x52
 )
 
 // What follows the user's id. Accounts and their devices have numbers of their own.

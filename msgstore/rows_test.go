@@ -91,6 +91,10 @@ func TestGoldenKeys(t *testing.T) {
 	add("profile of alice", k.Profile(nil, "alice"))
 	add("blocks of alice", k.Blocks(nil, "alice"))
 	add("block of bob by alice", k.Block(nil, "alice", "bob"))
+	add("nickname of bob", k.Nickname(nil, group, "bob"))
+	add("list of membership message 258", k.MemberList(nil, group, 258))
+	add("group", k.Group(nil, group))
+	add("number of members", k.MemberCount(nil, group))
 	golden(t, "keys.golden", names, bs)
 	longest := k.Mention(nil, conv, id.UserID(strings.Repeat("x", id.MaxUserID)), 1)
 	if len(longest) != MaxKeyLen {
@@ -168,6 +172,20 @@ var sampleRows = []struct {
 		since, err := ParseBlock(b)
 		return AppendBlock(nil, since), err
 	}},
+	{"group", (&Group{Join: 1, Created: 1700000000000, CreatedBy: "alice", Key: "team/1", Name: "Team 好", Avatar: "https://example.org/t.png", Ext: []byte{0, 0xFF}}).Append(nil), againGroup},
+	{"group, bare", (&Group{Created: 1700000000000, CreatedBy: "alice"}).Append(nil), againGroup},
+	{"number of members", AppendMemberCount(nil, 300), func(b []byte) ([]byte, error) {
+		n, err := ParseMemberCount(b)
+		return AppendMemberCount(nil, n), err
+	}},
+	{"list of members", AppendMemberList(nil, []id.UserID{"alice", "bob", "好"}), func(b []byte) ([]byte, error) {
+		users, err := ParseMemberList(b)
+		return AppendMemberList(nil, users), err
+	}},
+	{"nickname", AppendNickname(nil, "Bobby"), func(b []byte) ([]byte, error) {
+		name, err := ParseNickname(b)
+		return AppendNickname(nil, name), err
+	}},
 	{"mention", []byte{1}, func(b []byte) ([]byte, error) { return []byte{1}, ParseMention(b) }},
 }
 
@@ -195,6 +213,11 @@ func againMember(b []byte) ([]byte, error) {
 func againSide(b []byte) ([]byte, error) {
 	u, err := ParseUserSide(b)
 	return u.Append(nil), err
+}
+
+func againGroup(b []byte) ([]byte, error) {
+	g, err := ParseGroup(b)
+	return g.Append(nil), err
 }
 
 func againProfile(b []byte) ([]byte, error) {
