@@ -747,29 +747,30 @@ func (x *Limits) GetBytesPerSecond() uint32 {
 
 // One conversation as one user sees it.
 type ConversationState struct {
-	ConversationId []byte   `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
-	Users          []string `protobuf:"bytes,2,rep,name=users" json:"users,omitempty"` // of a direct conversation: both, sorted
-	LastSeq        uint64   `protobuf:"varint,3,opt,name=last_seq" json:"last_seq,omitempty"`
-	FirstSeq       uint64   `protobuf:"varint,4,opt,name=first_seq" json:"first_seq,omitempty"` // what is below is gone by retention
-	ReadSeq        uint64   `protobuf:"varint,5,opt,name=read_seq" json:"read_seq,omitempty"`
-	RecvSeq        uint64   `protobuf:"varint,6,opt,name=recv_seq" json:"recv_seq,omitempty"`
-	Unread         uint32   `protobuf:"varint,7,opt,name=unread" json:"unread,omitempty"`       // exact up to the cap, then the cap
-	LastTime       uint64   `protobuf:"varint,8,opt,name=last_time" json:"last_time,omitempty"` // Unix milliseconds of the last message; 0: none
-	Preview        *Preview `protobuf:"bytes,9,opt,name=preview" json:"preview,omitempty"`
-	PeerReadSeq    uint64   `protobuf:"varint,10,opt,name=peer_read_seq" json:"peer_read_seq,omitempty"` // direct conversations: the other side's
-	PeerRecvSeq    uint64   `protobuf:"varint,11,opt,name=peer_recv_seq" json:"peer_recv_seq,omitempty"`
-	JoinedSeq      uint64   `protobuf:"varint,12,opt,name=joined_seq" json:"joined_seq,omitempty"` // the user's messages start here
-	LeftSeq        uint64   `protobuf:"varint,13,opt,name=left_seq" json:"left_seq,omitempty"`     // 0: still in
-	StateVersion   uint64   `protobuf:"varint,14,opt,name=state_version" json:"state_version,omitempty"`
-	Pinned         bool     `protobuf:"varint,15,opt,name=pinned" json:"pinned,omitempty"`
-	Muted          bool     `protobuf:"varint,16,opt,name=muted" json:"muted,omitempty"`
-	Name           string   `protobuf:"bytes,17,opt,name=name" json:"name,omitempty"`
-	Avatar         string   `protobuf:"bytes,18,opt,name=avatar" json:"avatar,omitempty"`      // of a group: a URL
-	Mentions       uint32   `protobuf:"varint,19,opt,name=mentions" json:"mentions,omitempty"` // unread messages that mention the user, or everyone; up to the cap
-	Members        uint32   `protobuf:"varint,20,opt,name=members" json:"members,omitempty"`   // of a group
-	Role           uint32   `protobuf:"varint,21,opt,name=role" json:"role,omitempty"`         // of a group: the user's; 0: not in it
-	Nickname       string   `protobuf:"bytes,22,opt,name=nickname" json:"nickname,omitempty"`  // of a group: the user's own in it
-	Hidden         bool     `protobuf:"varint,23,opt,name=hidden" json:"hidden,omitempty"`     // out of the list until the next message
+	ConversationId  []byte   `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Users           []string `protobuf:"bytes,2,rep,name=users" json:"users,omitempty"` // of a direct conversation: both, sorted
+	LastSeq         uint64   `protobuf:"varint,3,opt,name=last_seq" json:"last_seq,omitempty"`
+	FirstSeq        uint64   `protobuf:"varint,4,opt,name=first_seq" json:"first_seq,omitempty"` // what is below is gone by retention
+	ReadSeq         uint64   `protobuf:"varint,5,opt,name=read_seq" json:"read_seq,omitempty"`
+	RecvSeq         uint64   `protobuf:"varint,6,opt,name=recv_seq" json:"recv_seq,omitempty"`
+	Unread          uint32   `protobuf:"varint,7,opt,name=unread" json:"unread,omitempty"`       // exact up to the cap, then the cap
+	LastTime        uint64   `protobuf:"varint,8,opt,name=last_time" json:"last_time,omitempty"` // Unix milliseconds of the last message; 0: none
+	Preview         *Preview `protobuf:"bytes,9,opt,name=preview" json:"preview,omitempty"`
+	PeerReadSeq     uint64   `protobuf:"varint,10,opt,name=peer_read_seq" json:"peer_read_seq,omitempty"` // direct conversations: the other side's
+	PeerRecvSeq     uint64   `protobuf:"varint,11,opt,name=peer_recv_seq" json:"peer_recv_seq,omitempty"`
+	JoinedSeq       uint64   `protobuf:"varint,12,opt,name=joined_seq" json:"joined_seq,omitempty"` // the user's messages start here
+	LeftSeq         uint64   `protobuf:"varint,13,opt,name=left_seq" json:"left_seq,omitempty"`     // 0: still in
+	StateVersion    uint64   `protobuf:"varint,14,opt,name=state_version" json:"state_version,omitempty"`
+	Pinned          bool     `protobuf:"varint,15,opt,name=pinned" json:"pinned,omitempty"`
+	Muted           bool     `protobuf:"varint,16,opt,name=muted" json:"muted,omitempty"`
+	Name            string   `protobuf:"bytes,17,opt,name=name" json:"name,omitempty"`
+	Avatar          string   `protobuf:"bytes,18,opt,name=avatar" json:"avatar,omitempty"`                      // of a group: a URL
+	Mentions        uint32   `protobuf:"varint,19,opt,name=mentions" json:"mentions,omitempty"`                 // unread messages that mention the user, or everyone; up to the cap
+	Members         uint32   `protobuf:"varint,20,opt,name=members" json:"members,omitempty"`                   // of a group
+	Role            uint32   `protobuf:"varint,21,opt,name=role" json:"role,omitempty"`                         // of a group: the user's; 0: not in it
+	Nickname        string   `protobuf:"bytes,22,opt,name=nickname" json:"nickname,omitempty"`                  // of a group: the user's own in it
+	Hidden          bool     `protobuf:"varint,23,opt,name=hidden" json:"hidden,omitempty"`                     // out of the list until the next message
+	SettingsVersion uint64   `protobuf:"varint,24,opt,name=settings_version" json:"settings_version,omitempty"` // grows with each change of pinned, muted, hidden; 0: never set
 }
 
 func (x *ConversationState) Reset() { *x = ConversationState{} }
@@ -937,6 +938,13 @@ func (x *ConversationState) GetHidden() bool {
 		return x.Hidden
 	}
 	return false
+}
+
+func (x *ConversationState) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
 }
 
 type Preview struct {
@@ -1254,7 +1262,7 @@ func (x *Signal) GetSenderDevice() string {
 type Cursors struct {
 	ReadSeq  uint64 `protobuf:"varint,1,opt,name=read_seq" json:"read_seq,omitempty"`
 	RecvSeq  uint64 `protobuf:"varint,2,opt,name=recv_seq" json:"recv_seq,omitempty"`
-	LastSeq  uint64 `protobuf:"varint,3,opt,name=last_seq" json:"last_seq,omitempty"` // own devices only: `unread` and `mentions` count what lies above read_seq, up to here
+	LastSeq  uint64 `protobuf:"varint,3,opt,name=last_seq" json:"last_seq,omitempty"` // the user's own devices only: `unread` and `mentions` count what lies above read_seq, up to here
 	Unread   uint32 `protobuf:"varint,4,opt,name=unread" json:"unread,omitempty"`
 	Mentions uint32 `protobuf:"varint,5,opt,name=mentions" json:"mentions,omitempty"`
 }

@@ -146,6 +146,7 @@ var (
 		{num: 21, name: "role", kind: kindNumber},
 		{num: 22, name: "nickname", kind: kindText},
 		{num: 23, name: "hidden", kind: kindBool},
+		{num: 24, name: "settings_version", kind: kindLong},
 	}}
 
 	preview = schema{name: "preview", fields: []spec{

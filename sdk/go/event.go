@@ -48,7 +48,20 @@ type SendFailed struct {
 // ConversationChanged: this is how a conversation stands now.
 type ConversationChanged struct{ Conversation Conversation }
 
-// SignalReceived: somebody types, moves a cursor, and the like.
+// CursorsMoved: a user has read and received up to here: the user's own position, moved on
+// any device, or in a direct conversation the other side's. Lower numbers than before are late.
+type CursorsMoved struct {
+	Conversation id.ConversationID
+	User         id.UserID
+	Own          bool
+	ReadSeq      uint64
+	RecvSeq      uint64
+	LastSeq      uint64 // own: up to where Unread and Mentions are counted
+	Unread       int
+	Mentions     int
+}
+
+// SignalReceived: somebody types, and the like.
 type SignalReceived struct {
 	Conversation id.ConversationID
 	Sender       id.UserID
@@ -68,6 +81,7 @@ func (MessageReceived) event()     {}
 func (MessageSent) event()         {}
 func (SendFailed) event()          {}
 func (ConversationChanged) event() {}
+func (CursorsMoved) event()        {}
 func (SignalReceived) event()      {}
 func (Resynced) event()            {}
 
@@ -123,6 +137,7 @@ type Conversation struct {
 	ReadSeq     uint64
 	RecvSeq     uint64
 	Unread      int
+	Mentions    int       // of the unread ones, those that mention the user, or everyone
 	LastTime    time.Time // zero: no message yet
 	Preview     string    // the beginning of the last message's content; empty for types 2 to 5
 	PreviewFrom id.UserID
@@ -133,12 +148,16 @@ type Conversation struct {
 	LeftSeq     uint64
 	Pinned      bool
 	Muted       bool
+	Hidden      bool // out of the list until the next message
+
+	SettingsVersion uint64 // grows with each change of the three above
 }
 
 func conversationOf(me id.UserID, s *wire.ConversationState) Conversation {
 	c := Conversation{
 		ID: id.ConversationID(s.ConversationId), Name: s.Name, LastSeq: s.LastSeq, FirstSeq: s.FirstSeq, ReadSeq: s.ReadSeq, RecvSeq: s.RecvSeq,
 		Unread: int(s.Unread), PeerReadSeq: s.PeerReadSeq, PeerRecvSeq: s.PeerRecvSeq, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Pinned: s.Pinned, Muted: s.Muted,
+		Hidden: s.Hidden, SettingsVersion: s.SettingsVersion, Mentions: int(s.Mentions),
 		Preview: s.Preview.GetText(), PreviewFrom: id.UserID(s.Preview.GetSenderId()), PreviewType: s.Preview.GetMsgType(),
 	}
 	for _, u := range s.Users {

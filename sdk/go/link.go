@@ -370,11 +370,7 @@ func (c *Client) frame(l *link, f *frame.Frame) error {
 		if err != nil {
 			return err
 		}
-		if len(c.events) < c.cfg.Queue {
-			s := SignalReceived{Sender: id.UserID(m.SenderId), Device: id.DeviceID(m.SenderDevice), Kind: m.Kind, Data: m.Data}
-			copy(s.Conversation[:], m.ConversationId)
-			c.push(s)
-		}
+		c.signalled(m)
 	case frame.Ping:
 		l.out = frame.Append(l.out, frame.Pong, f.Flags&frame.FlagRequestID, f.ReqID, nil)
 	case frame.Drain:

@@ -237,7 +237,7 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 	for i, tx := range txs {
 		switch {
 		case tx.Err == nil:
-			s.moved(&sent[i], 0)
+			s.moved(&sent[i])
 		case errors.Is(tx.Err, kv.ErrTooLarge):
 			s.log.Error("cursor dropped", "conversation", sent[i].key.conv.String(), "err", tx.Err)
 		default:

@@ -287,7 +287,7 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.Con
 		ConversationId: l.conv[:], LastSeq: l.head.LastSeq, FirstSeq: l.head.FirstSeq,
 		ReadSeq: c.ReadSeq, RecvSeq: c.RecvSeq, Unread: unread, StateVersion: l.head.StateVersion,
 		JoinedSeq: l.who.Intervals[0].Joined, LeftSeq: iv.Left, Pinned: l.side.Pinned, Muted: l.side.Muted,
-		Hidden: hidden(&l.side, &l.head), Mentions: mentions,
+		Hidden: hidden(&l.side, &l.head), Mentions: mentions, SettingsVersion: uint64(l.side.Changed),
 	}
 	for _, u := range l.users {
 		st.Users = append(st.Users, string(u))

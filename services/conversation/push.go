@@ -36,8 +36,7 @@ type pushes struct {
 
 type pushed struct {
 	read, recv uint64
-	moved      bool   // ReadSeq did
-	but        uint64 // the connection that knows; 0: none
+	moved      bool // ReadSeq did
 }
 
 func (p *pushes) init(limit int) {
@@ -46,7 +45,7 @@ func (p *pushes) init(limit int) {
 }
 
 // moved notes that a cursor has moved, durably. Beyond the limit it is forgotten.
-func (s *Service) moved(m *move, but uint64) {
+func (s *Service) moved(m *move) {
 	if s.devices == nil || !m.readMoved && m.key.conv.Kind() != id.KindDirect {
 		return
 	}
@@ -64,12 +63,7 @@ func (s *Service) moved(m *move, but uint64) {
 	if !ok {
 		k.user = id.UserID(strings.Clone(string(k.user)))
 	}
-	next := pushed{read: max(old.read, m.cur.ReadSeq), recv: max(old.recv, m.cur.RecvSeq), moved: old.moved || m.readMoved, but: but}
-	if old.moved && (!m.readMoved || old.but != but) {
-		if next.but = 0; !m.readMoved {
-			next.but = old.but
-		}
-	}
+	next := pushed{read: max(old.read, m.cur.ReadSeq), recv: max(old.recv, m.cur.RecvSeq), moved: old.moved || m.readMoved}
 	p.waiting[k] = next
 	if len(p.waiting) == 1 && !ok {
 		select {
@@ -110,26 +104,26 @@ func (s *Service) pushMoves(ctx context.Context) {
 			continue
 		}
 		if peer := r.peer(k.user); peer != "" && s.devices.Reaches(peer, 0) {
-			s.pushCursors(peer, 0, k, &wire.Cursors{ReadSeq: m.read, RecvSeq: m.recv})
+			s.pushCursors(peer, k, &wire.Cursors{ReadSeq: m.read, RecvSeq: m.recv})
 		}
-		if !m.moved || !s.devices.Reaches(k.user, m.but) {
+		if !m.moved || !s.devices.Reaches(k.user, 0) {
 			continue
 		}
 		if c, err := s.counted(ctx, k, m, who); err == nil {
-			s.pushCursors(k.user, m.but, k, c)
+			s.pushCursors(k.user, k, c)
 		} else if ctx.Err() == nil {
 			s.log.Warn("unread could not be counted for a push", "conversation", k.conv.String(), "err", err)
 		}
 	}
 }
 
-func (s *Service) pushCursors(to id.UserID, but uint64, k cursorKey, c *wire.Cursors) {
+func (s *Service) pushCursors(to id.UserID, k cursorKey, c *wire.Cursors) {
 	data, err := c.Marshal(nil)
 	if err != nil {
 		s.log.Error("encoding cursors", "err", err)
 		return
 	}
-	s.devices.Push(to, but, &wire.Signal{ConversationId: k.conv[:], Kind: packet.SignalCursors, Data: data, SenderId: string(k.user)})
+	s.devices.Push(to, 0, &wire.Signal{ConversationId: k.conv[:], Kind: packet.SignalCursors, Data: data, SenderId: string(k.user)})
 }
 
 // pushState tells user's connections but one how conv stands for them now.

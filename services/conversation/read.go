@@ -52,7 +52,7 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 			}
 		}
 		if tx != nil {
-			s.moved(&m, o.Conn)
+			s.moved(&m)
 		}
 		n, err := s.unread(ctx, k, &m.cur, &head, who)
 		if err != nil {

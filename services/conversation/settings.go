@@ -79,7 +79,7 @@ func (s *Service) set(ctx context.Context, user id.UserID, conv id.ConversationI
 	if next == side && raw != nil {
 		return false, nil
 	}
-	next.Changed = s.now()
+	next.Changed = max(s.now(), side.Changed+1) // it is the settings' version, too
 	tx := new(kv.Tx)
 	s.inbox.Replace(tx, user, conv, raw, &next)
 	s.cfg.Store.Commit(ctx, tx)

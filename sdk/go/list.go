@@ -1,0 +1,209 @@
+package gochat
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// UnreadCap is where unread messages are no longer counted.
+const UnreadCap = 100
+
+// List is the user's conversations as they stand now: what an application shows at its
+// left. It is put together from a client's events: give it each of them, in order, from the
+// Handler. An application whose Store outlives the process begins with Client.Inbox and
+// Load, since a client hears only of what moved while it was away.
+//
+// The zero List is empty and ready. It is safe for concurrent use.
+type List struct {
+	mu    sync.Mutex
+	me    id.UserID
+	convs map[id.ConversationID]*listed
+}
+
+// listed is one conversation of a List. Its Unread and Mentions are the server's, as of
+// the message asOf; what came since is counted here.
+type listed struct {
+	Conversation
+	asOf  uint64
+	above []arrival // unread messages above asOf that count, ascending, the newest UnreadCap
+}
+
+type arrival struct {
+	seq   uint64
+	calls bool // mentions the user
+}
+
+// Apply takes an event in. Those that say nothing of conversations are ignored.
+func (l *List) Apply(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch e := e.(type) {
+	case Connected:
+		l.me = e.User
+	case Resynced:
+		clear(l.convs)
+	case ConversationChanged:
+		l.changed(e.Conversation)
+	case MessageReceived:
+		l.received(&e.Message)
+	case CursorsMoved:
+		l.moved(&e)
+	}
+}
+
+// Load takes in conversations as Client.Inbox returned them.
+func (l *List) Load(convs []Conversation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range convs {
+		l.changed(c)
+	}
+}
+
+// Get returns one conversation, hidden ones and those that were left too.
+func (l *List) Get(conv id.ConversationID) (Conversation, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.convs[conv]
+	if v == nil {
+		return Conversation{}, false
+	}
+	return v.now(), true
+}
+
+// All returns the conversations to be shown, pinned ones first, then by the latest activity.
+// Left out are those that are hidden, were left, or have no message yet.
+func (l *List) All() []Conversation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]Conversation, 0, len(l.convs))
+	for _, v := range l.convs {
+		if !v.Hidden && v.LeftSeq == 0 && v.LastSeq > 0 {
+			out = append(out, v.now())
+		}
+	}
+	slices.SortFunc(out, func(a, b Conversation) int {
+		if a.Pinned != b.Pinned {
+			if a.Pinned {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(b.LastTime.Compare(a.LastTime), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	return out
+}
+
+func (v *listed) now() Conversation {
+	c := v.Conversation
+	c.Unread += len(v.above)
+	for _, m := range v.above {
+		if m.calls {
+			c.Mentions++
+		}
+	}
+	c.Unread, c.Mentions = min(c.Unread, UnreadCap), min(c.Mentions, UnreadCap)
+	return c
+}
+
+func (l *List) conv(conv id.ConversationID) *listed {
+	v := l.convs[conv]
+	if v == nil {
+		if l.convs == nil {
+			l.convs = map[id.ConversationID]*listed{}
+		}
+		v = &listed{Conversation: Conversation{ID: conv}}
+		l.convs[conv] = v
+	}
+	return v
+}
+
+// count sets what the server counted up to asOf, unless that is older than what is known.
+func (v *listed) count(read, asOf uint64, unread, mentions int) {
+	if read < v.ReadSeq || read == v.ReadSeq && asOf < v.asOf {
+		return
+	}
+	v.ReadSeq, v.asOf, v.Unread, v.Mentions = read, asOf, unread, mentions
+	v.above = slices.DeleteFunc(v.above, func(m arrival) bool { return m.seq <= asOf || m.seq <= read })
+}
+
+// changed merges how the server says that a conversation stands into what came since it looked.
+func (l *List) changed(c Conversation) {
+	v := l.conv(c.ID)
+	old := v.Conversation
+	v.count(c.ReadSeq, c.LastSeq, c.Unread, c.Mentions)
+	next := c
+	next.ReadSeq, next.Unread, next.Mentions = v.ReadSeq, v.Unread, v.Mentions
+	if c.LastSeq < old.LastSeq {
+		next.LastSeq, next.LastTime, next.Preview, next.PreviewFrom, next.PreviewType = old.LastSeq, old.LastTime, old.Preview, old.PreviewFrom, old.PreviewType
+		next.LeftSeq = old.LeftSeq
+		next.Hidden = false // there was a message since
+	}
+	if c.SettingsVersion < old.SettingsVersion {
+		next.Pinned, next.Muted, next.SettingsVersion = old.Pinned, old.Muted, old.SettingsVersion
+		next.Hidden = old.Hidden && next.LastSeq == old.LastSeq
+	}
+	next.RecvSeq = max(next.RecvSeq, old.RecvSeq, next.ReadSeq)
+	next.PeerReadSeq, next.PeerRecvSeq = max(next.PeerReadSeq, old.PeerReadSeq), max(next.PeerRecvSeq, old.PeerRecvSeq)
+	v.Conversation = next
+}
+
+// typeMembership is the type of messages that tell who came and went.
+const typeMembership = 64
+
+// membership is the content of such a message.
+type membership struct {
+	Do    string   `json:"do"`
+	Users []string `json:"users"`
+}
+
+func (l *List) received(m *Message) {
+	v := l.conv(m.Conversation)
+	if v.LeftSeq != 0 && m.Seq > v.LeftSeq { // back again: what is unread begins here
+		v.LeftSeq, v.above = 0, nil
+		v.Unread, v.Mentions, v.asOf = 0, 0, m.Seq-1
+	}
+	if m.Peer != "" && v.Peer == "" {
+		v.Peer = m.Peer
+		v.Users = []id.UserID{min(l.me, m.Peer), max(l.me, m.Peer)}
+	}
+	if m.Seq > v.LastSeq {
+		v.LastSeq, v.LastTime, v.Hidden = m.Seq, m.Time, false
+		v.PreviewFrom, v.PreviewType, v.Preview = m.Sender, m.Type, m.Text
+		if m.Type >= packet.TypeImage && m.Type <= packet.TypeVideo {
+			v.Preview = ""
+		}
+	}
+	if m.Type == typeMembership {
+		var w membership
+		if json.Unmarshal([]byte(m.Text), &w) == nil && (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, string(l.me)) {
+			v.LeftSeq = m.Seq
+		}
+	}
+	if m.Seq <= v.asOf || m.Seq <= v.ReadSeq || m.Own || !packet.Counts(m.Type, m.NoCount) {
+		return
+	}
+	if n := len(v.above); n > 0 && m.Seq <= v.above[n-1].seq {
+		return
+	}
+	if len(v.above) == UnreadCap {
+		v.above = slices.Delete(v.above, 0, 1)
+	}
+	v.above = append(v.above, arrival{m.Seq, m.MentionAll || slices.Contains(m.Mentions, string(l.me))})
+}
+
+func (l *List) moved(e *CursorsMoved) {
+	v := l.conv(e.Conversation)
+	if !e.Own {
+		v.PeerReadSeq, v.PeerRecvSeq = max(v.PeerReadSeq, e.ReadSeq), max(v.PeerRecvSeq, e.RecvSeq)
+		return
+	}
+	v.count(e.ReadSeq, e.LastSeq, e.Unread, e.Mentions)
+	v.RecvSeq = max(v.RecvSeq, e.RecvSeq)
+}

@@ -1,0 +1,115 @@
+package gochat
+
+import (
+	"context"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// Settings are the user's own about a conversation, the same on all devices. A nil
+// member is left as it is.
+type Settings struct {
+	Pinned *bool
+	Muted  *bool
+	Hidden *bool // out of the list until the next message
+}
+
+// Numbers of SettingsRequest.fields.
+const (
+	fieldPinned = 1
+	fieldMuted  = 2
+	fieldHidden = 4
+)
+
+// SetSettings changes settings of a conversation and returns how it stands then. The
+// Handler hears of it too, here and on the user's other devices (ConversationChanged).
+func (c *Client) SetSettings(ctx context.Context, conv id.ConversationID, s Settings) (Conversation, error) {
+	req := &wire.SettingsRequest{ConversationId: conv[:]}
+	for _, f := range []struct {
+		value *bool
+		field uint32
+		to    *bool
+	}{{s.Pinned, fieldPinned, &req.Pinned}, {s.Muted, fieldMuted, &req.Muted}, {s.Hidden, fieldHidden, &req.Hidden}} {
+		if f.value != nil {
+			req.Fields |= f.field
+			*f.to = *f.value
+		}
+	}
+	var st Conversation
+	err := c.do(ctx, packet.MethodSettings, req, func(inner []byte) error {
+		ans := new(wire.ConversationState)
+		if err := answerInto(packet.MethodSettings, inner, ans); err != nil {
+			return err
+		}
+		st = conversationOf(c.me, ans)
+		c.push(ConversationChanged{Conversation: st})
+		return nil
+	})
+	return st, err
+}
+
+// Pin keeps a conversation at the top of the list, or no longer.
+func (c *Client) Pin(ctx context.Context, conv id.ConversationID, on bool) (Conversation, error) {
+	return c.SetSettings(ctx, conv, Settings{Pinned: &on})
+}
+
+// Mute keeps a conversation from calling for attention, or no longer.
+func (c *Client) Mute(ctx context.Context, conv id.ConversationID, on bool) (Conversation, error) {
+	return c.SetSettings(ctx, conv, Settings{Muted: &on})
+}
+
+// Hide takes a conversation out of the list until its next message, or puts it back.
+func (c *Client) Hide(ctx context.Context, conv id.ConversationID, on bool) (Conversation, error) {
+	return c.SetSettings(ctx, conv, Settings{Hidden: &on})
+}
+
+// Mentions returns the seqs above after of messages that mention the user, or everyone,
+// ascending, at most limit (0: as many as the server likes), and whether there are others above.
+func (c *Client) Mentions(ctx context.Context, conv id.ConversationID, after uint64, limit int) (seqs []uint64, more bool, err error) {
+	req := &wire.MentionsRequest{ConversationId: conv[:], AfterSeq: after, Limit: uint32(max(limit, 0))}
+	err = c.do(ctx, packet.MethodMentions, req, func(inner []byte) error {
+		ans := new(wire.MentionsResponse)
+		if err := answerInto(packet.MethodMentions, inner, ans); err != nil {
+			return err
+		}
+		seqs, more = seqs[:0], ans.More
+		for _, m := range ans.Mentions {
+			seqs = append(seqs, m.Seq)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return seqs, more, nil
+}
+
+// signalled acts on a SIGNAL. The caller holds mu. Signals are left out while too many events wait.
+func (c *Client) signalled(m *wire.Signal) {
+	if len(c.events) >= c.cfg.Queue {
+		return
+	}
+	var conv id.ConversationID
+	copy(conv[:], m.ConversationId)
+	switch m.Kind {
+	case packet.SignalCursors:
+		if w, err := packet.DecodeCursors(m.Data); err == nil {
+			c.push(CursorsMoved{
+				Conversation: conv, User: id.UserID(m.SenderId), Own: m.SenderId == string(c.me),
+				ReadSeq: w.ReadSeq, RecvSeq: w.RecvSeq, LastSeq: w.LastSeq, Unread: int(w.Unread), Mentions: int(w.Mentions),
+			})
+		} else {
+			c.log.Warn("cursors that can't be read", "error", err)
+		}
+	case packet.SignalState:
+		if s, err := packet.DecodeState(m.Data); err == nil {
+			c.heard(s)
+		} else {
+			c.log.Warn("a conversation that can't be read", "error", err)
+		}
+	default:
+		c.push(SignalReceived{Conversation: conv, Sender: id.UserID(m.SenderId), Device: id.DeviceID(m.SenderDevice), Kind: m.Kind, Data: m.Data})
+	}
+}
