@@ -66,8 +66,9 @@ type Pending struct {
 	Send
 	From        *Origin // shared by all of a connection
 	ReqID       uint32
-	Resend      bool // sent before, maybe stored
-	Interactive bool // moves the sender's ReadSeq to SeenSeq
+	Resend      bool        // sent before, maybe stored
+	Interactive bool        // moves the sender's ReadSeq to SeenSeq
+	Refusal     *code.Error // why it must not be stored, unless it is already; nil: it may be
 	Reply       Replier
 }
 

@@ -379,7 +379,10 @@ func (s *Sequencer) admit(c *conversation, p *packet.Pending, ms, ahead int64) *
 	case c.refusal != nil:
 		return c.refusal
 	}
-	return c.rules.Check(p)
+	if err := c.rules.Check(p); err != nil {
+		return err
+	}
+	return p.Refusal
 }
 
 // build makes the run's transaction.

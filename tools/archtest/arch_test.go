@@ -44,6 +44,8 @@ var rooms = []room{
 	{"services/account", 2, 1},
 	{"services/timeline", 2, 0},
 	{"services/conversation", 2, 0},
+	{"services/relation", 2, 0},
+	{"services/hook", 2, 0},
 	{"services/session", 2, 0},
 	{"services/fanout", 2, 0},
 	{"edge/conn", 2, 0},
