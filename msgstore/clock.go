@@ -157,6 +157,7 @@ func (c *Clock) raise(ctx context.Context) error {
 		if stored < want { // else another node's is further ahead, and serves as well
 			var tx kv.Tx
 			key := c.keys.StoreRow(nil, clockRowName)
+			tx.Frees = true // reading goes on where there is no room for messages
 			tx.Require(key, raw)
 			tx.Set(key, binary.AppendUvarint([]byte{rowVersion}, uint64(want)))
 			c.store.Commit(ctx, &tx)

@@ -102,6 +102,7 @@ func OpenMeta(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, 
 		}
 		m := Meta{Epoch: uint64(max(now, 1)), SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: FeatureLevel, Created: now}
 		var tx kv.Tx
+		tx.Frees = true // one row, and without it nothing begins
 		tx.Require(key, nil)
 		tx.SetFunc(key, m.Append)
 		store.Commit(ctx, &tx)

@@ -35,7 +35,8 @@ type Op struct {
 // the key that you write. Two transactions that each require and write one common
 // key never both commit on the same value of it.
 type Tx struct {
-	// Frees marks a transaction that makes room (a sweep); it is taken when the store is nearly full.
+	// Frees marks a transaction that makes room (a sweep), or a few bytes without which nothing
+	// could be served (the clock's ceiling); it is taken when the store is nearly full.
 	Frees bool
 
 	// Err is the outcome, set by Store.Commit: nil (durable), ErrConflict, ErrUndetermined, ErrFull, ErrTooLarge, ErrInvalid, ErrUnavailable or ErrClosed, wrapped.

@@ -176,6 +176,9 @@ func (v *verifier) verify(token string) (Identity, *code.Error) {
 		who.IssuedAt = c.IssuedAt.Time
 	}
 	if from == nil {
+		if !v.now().Before(who.Expires) { // the leeway is for the clocks of others
+			return Identity{}, code.New(code.TokenExpired)
+		}
 		who.generation = c.Generation
 	} else if who, err = v.outside(who, from, &c); err != nil {
 		return Identity{}, code.Wrap(code.Unauthenticated, err)

@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -43,6 +44,9 @@ type Store struct {
 	queue queue
 	group group // the committing goroutine's
 
+	recovery   chan error   // the first failure of background work
+	complained atomic.Int64 // Unix ns of the last log line about it
+
 	fatal  atomic.Pointer[fatalError]
 	totals totals
 }
@@ -67,14 +71,16 @@ func Open(c Config) (*Store, error) {
 		return nil, fmt.Errorf("lock directory %s (does another process use it?): %w", c.Dir, err)
 	}
 	s := &Store{cfg: c, log: c.Logger.With("component", "pebblekv"), lock: lock}
-	if err := s.open(); err != nil {
+	if err := s.open(); errors.Is(err, errRecovery) { // the engine goes on trying: the lock stays
+		return nil, fmt.Errorf("open store in %s: %w", c.Dir, err)
+	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store in %s: %w", c.Dir, err), lock.Close())
 	}
 	return s, nil
 }
 
 func (s *Store) open() (err error) {
-	if s.db, err = pebble.Open(s.cfg.Dir, s.options()); err != nil {
+	if s.db, err = s.openEngine(); err != nil {
 		return err
 	}
 	stamp, err := s.readStamp()
@@ -85,6 +91,50 @@ func (s *Store) open() (err error) {
 	s.group = newGroup(s, stamp)
 	return nil
 }
+
+// openEngine opens the engine, which writes what its log holds to tables first. It tries
+// that again and again without end when it fails, for want of space above all: the first
+// failure ends the opening, and the process had better end, too.
+func (s *Store) openEngine() (*pebble.DB, error) {
+	if !s.cfg.ReadOnly {
+		need := uint64(s.cfg.MemTableBytes)
+		if usage, err := s.cfg.FS.GetDiskUsage(s.cfg.Dir); err == nil && usage.AvailBytes < need {
+			return nil, fmt.Errorf("the disk has %d bytes left, and recovery may take %d (storage.memtable): %w", usage.AvailBytes, need, kv.ErrFull)
+		}
+	}
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	s.recovery = make(chan error, 1)
+	go func() {
+		db, err := pebble.Open(s.cfg.Dir, s.options())
+		done <- opened{db, err}
+	}()
+	select {
+	case o := <-done:
+		return o.db, o.err
+	case err := <-s.recovery:
+		return nil, fmt.Errorf("%w: %w", errRecovery, err)
+	}
+}
+
+var errRecovery = errors.New("recovery")
+
+// background hears of every failure of the engine's own work, which it tries again at once.
+func (s *Store) background(err error) {
+	select {
+	case s.recovery <- err: // heard while opening
+	default:
+	}
+	now := time.Now().UnixNano()
+	if last := s.complained.Load(); now-last > int64(complainEvery) && s.complained.CompareAndSwap(last, now) {
+		s.log.Error("background work failed and is tried again", "err", err.Error()) // without the stack that it carries
+	}
+}
+
+const complainEvery = 5 * time.Second
 
 // options are Pebble's for our load: many small rows written once, a few rewritten all
 // the time, reads mostly of what was written last.
@@ -130,7 +180,7 @@ func (s *Store) options() *pebble.Options {
 	o.Experimental.EnableColumnarBlocks = func() bool { return false }
 	o.Experimental.ReadSamplingMultiplier = -1 // no compactions because of reads
 	o.EventListener = &pebble.EventListener{
-		BackgroundError: func(err error) { s.log.Error("background work failed and is tried again", "err", err) },
+		BackgroundError: s.background,
 		WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
 			s.totals.stalls.Add(1)
 			s.log.Warn("commits wait for the engine", "reason", i.Reason)

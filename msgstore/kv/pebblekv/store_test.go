@@ -13,10 +13,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/msgstore/kv/kvtest"
@@ -338,4 +340,41 @@ func TestRelax(t *testing.T) {
 	if err := s.Relax(); err != nil {
 		t.Errorf("of a closed store: %v", err)
 	}
+}
+
+// Recovery writes tables. On a disk without room the engine tries that without end; opening must not.
+func TestOpenWithoutRoom(t *testing.T) {
+	mem := vfs.NewMem()
+	s := open(t, pebblekv.Config{Dir: "store", FS: mem, DiskReserve: -1})
+	tx := new(kv.Tx)
+	tx.Set([]byte("key"), []byte("value"))
+	if s.Commit(t.Context(), tx); tx.Err != nil {
+		t.Fatal(tx.Err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	full := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") || op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".sst") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	if _, err := pebblekv.Open(pebblekv.Config{Dir: "store", FS: full, DiskReserve: -1}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("opened without room: %v", err)
+	}
+	small := smallDisk{FS: mem, left: 1 << 20}
+	if _, err := pebblekv.Open(pebblekv.Config{Dir: "other", FS: small}); !errors.Is(err, kv.ErrFull) {
+		t.Errorf("opened with 1 MiB left: %v", err)
+	}
+}
+
+// smallDisk is a file system with so many bytes left.
+type smallDisk struct {
+	vfs.FS
+	left uint64
+}
+
+func (d smallDisk) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: d.left, TotalBytes: 1 << 40}, nil
 }
