@@ -50,6 +50,19 @@ func TestDiskNearlyFull(t *testing.T) {
 		t.Fatal("the server died of a full disk")
 	}
 
+	// The file system goes with the process that mounted it, so what a start makes of so
+	// little room is seen in a data directory of its own.
+	tight := newServer(t, binary, "GOCHAT_STORAGE__DISK_RESERVE=64MiB", "GOCHAT_STORAGE__MEMTABLE=4MiB")
+	tight.wrap = smallDisk(t, tight.data, 40<<20)
+	tight.start()
+	ready, err := http.Get("http://" + tight.http + "/readyz")
+	if err != nil || ready.StatusCode != http.StatusOK {
+		t.Errorf("started where there is no room for messages: %v, %v", ready, err)
+	}
+	if err == nil {
+		ready.Body.Close()
+	}
+
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
