@@ -19,6 +19,7 @@ import (
 	"github.com/gochat-im/gochat/msgstore/kv/faultkv"
 	"github.com/gochat-im/gochat/msgstore/kv/memory"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -87,8 +88,8 @@ func TestOpenMetaRefuses(t *testing.T) {
 	}
 	store = faultkv.Wrap(memory.New(memory.Config{}), faultkv.Config{})
 	store.Script(faultkv.Full)
-	if _, err := OpenMeta(ctx, store, keys, testNow); !errors.Is(err, kv.ErrFull) {
-		t.Errorf("full: %v", err)
+	if m, err := OpenMeta(ctx, store, keys, testNow); err != nil || m.Epoch != testNow {
+		t.Errorf("where there is no room for messages: %+v, %v", m, err)
 	}
 	store.FailReads(1)
 	if _, err := OpenMeta(ctx, store, keys, testNow); !errors.Is(err, kv.ErrUnavailable) {
@@ -493,6 +494,56 @@ func TestUnread(t *testing.T) {
 	if n, err := w.Unread(ctx, conv, 0, 90, "bob", 0); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("over a hole: %d, %v", n, err)
 	}
+}
+
+// Who is mentioned where: one's own messages, recalled ones and those that retention removed are no mentions.
+func TestMentioning(t *testing.T) {
+	w := newWorld(t)
+	w.create(conv)
+	mentions := NewMentions(w.Store, w.keys)
+	var want, everyone []uint64
+	for i := range uint64(700) {
+		w.append(conv, "a", "b") // by alice
+		seq := 2*i + 1 + i%2
+		user := id.UserID("bob")
+		if i%3 == 0 {
+			user = ""
+			everyone = append(everyone, seq)
+		}
+		want = append(want, seq)
+		w.commit(func(tx *kv.Tx) {
+			mentions.Put(tx, conv, user, seq)
+			if i%9 == 0 { // by name, too
+				mentions.Put(tx, conv, "bob", seq)
+			}
+		})
+	}
+	check := func(user id.UserID, from, to uint64, unread bool, limit int, want []uint64) {
+		t.Helper()
+		got, err := w.Mentioning(ctx, conv, user, from, to, unread, limit)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s, %d to %d: %d of %d, %v", user, from, to, len(got), len(want), err)
+		}
+	}
+	check("bob", 1, 2000, true, 0, want)
+	check("bob", 1, 2000, true, 300, want[:300])
+	check("bob", want[7], want[600], false, 0, want[7:601])
+	check("carol", 1, 1400, true, 0, everyone)
+	check("alice", 1, 1400, true, 0, nil) // her own
+	check("bob", 9, 8, true, 0, nil)
+	check("bob", 1401, 1500, true, 0, nil)
+	recalled := packet.AppendChanged(nil, want[1], id.MakeMessageID(testNow, 0, 1), "alice", 9, 0, makeTail(w.cid(testNow), 1, nil))
+	w.commit(func(tx *kv.Tx) { w.must(w.Rewrite(ctx, tx, conv, want[1], recalled, false)) })
+	rest := slices.Delete(slices.Clone(want), 1, 2)
+	check("bob", 1, 2000, true, 0, rest)
+	check("bob", 1, 2000, false, 0, rest)
+	h, raw, err := w.Head(ctx, conv)
+	w.must(err)
+	w.commit(func(tx *kv.Tx) {
+		_, err := w.Trim(ctx, tx, conv, raw, &h, 101, 1000)
+		w.must(err)
+	})
+	check("bob", 1, 2000, true, 0, slices.DeleteFunc(rest, func(seq uint64) bool { return seq <= 100 }))
 }
 
 func ExampleFinding() {
