@@ -12,7 +12,10 @@ if [ "${1:-}" = check ]; then
 	cd "$work"
 fi
 rm -rf kitex_gen
-go tool -modfile="$root/go.mod" kitex -module github.com/gochat-im/gochat -type protobuf -I idl idl/wire.proto >/dev/null 2>&1
+if ! said=$(go tool -modfile="$root/go.mod" kitex -module github.com/gochat-im/gochat -type protobuf -I idl idl/wire.proto 2>&1); then
+	echo "$said"
+	exit 1
+fi
 (cd protocol/code && go run gen.go)
 if [ "${1:-}" = check ]; then
 	for f in kitex_gen protocol/code/codes_gen.go protocol/SPEC.md; do
