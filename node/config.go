@@ -5,10 +5,12 @@ package node
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/services/relation"
 	"github.com/gochat-im/gochat/services/session"
 )
 
@@ -22,6 +24,8 @@ type Config struct {
 	Limits   Limits   `koanf:"limits" doc:"What one client may do, and how many clients there may be."`
 	Accounts Accounts `koanf:"accounts" doc:"GoChat's own accounts."`
 	Devices  Devices  `koanf:"devices" doc:"How many devices a user may have. The newest wins: one too many signs out, or disconnects, the one unused the longest, which is told so."`
+	Contacts Contacts `koanf:"contacts" doc:"Who may write to whom."`
+	Drain    Drain    `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
 	Issuers  []Issuer `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
 	Storage  Storage  `koanf:"storage" doc:"The embedded store."`
 }
@@ -83,6 +87,19 @@ type Devices struct {
 	PerKind int `koanf:"per_kind" doc:"Devices of one kind (phone, tablet, desktop, web, bot, and those that don't say), signed in and connected. 1: one phone, one desktop, …; 0: no limit but those for all kinds together."`
 }
 
+// Contacts says who may write to whom.
+type Contacts struct {
+	Write  string `koanf:"write" doc:"Who may begin a direct conversation: anyone with anyone; shared_group: people who are in a group together, who go on when they no longer are; nobody: there are none, and those that stand take no messages. Notes to oneself are always allowed."`
+	Blocks int    `koanf:"blocks" doc:"Users whom one user may block."`
+}
+
+// Drain says how clients are sent away.
+type Drain struct {
+	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered."`
+	Jitter       time.Duration `koanf:"jitter" doc:"Clients come back, or go elsewhere, spread over this time. 0: as long as it takes at 2,000 clients a second, 1s at least."`
+	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave. Empty: this server comes back."`
+}
+
 // Issuer is an outside system whose tokens are accepted.
 type Issuer struct {
 	Issuer    string `koanf:"issuer" doc:"The token's iss."`
@@ -115,6 +132,8 @@ func Default() Config {
 		},
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
 		Devices:  Devices{PerUser: 32},
+		Contacts: Contacts{Write: "anyone", Blocks: 10_000},
+		Drain:    Drain{Deadline: 3 * time.Second},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 	}
 }
@@ -172,11 +191,25 @@ func (c *Config) Validate() error {
 	if c.Accounts.AccessToken <= 0 || c.Accounts.RefreshToken <= 0 || c.Accounts.Resume <= 0 {
 		bad("accounts.access_token, accounts.refresh_token and accounts.resume: want more than 0")
 	}
+	if c.Drain.Deadline <= 0 || c.Drain.Jitter < 0 {
+		bad("drain: want a deadline above 0 and no negative jitter, have %s, %s", c.Drain.Deadline, c.Drain.Jitter)
+	}
+	for _, a := range c.Drain.Alternatives {
+		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			bad("drain.alternatives %q: want host:port", a)
+		}
+	}
 	if c.Devices.PerUser < 1 || c.Devices.PerUser > 1024 {
 		bad("devices.per_user %d: want 1 to 1024", c.Devices.PerUser)
 	}
 	if c.Devices.PerKind < 0 {
 		bad("devices.per_kind %d: want 0 or more", c.Devices.PerKind)
+	}
+	if _, err := relation.ParsePolicy(c.Contacts.Write); err != nil {
+		bad("contacts.write %q: want anyone, shared_group or nobody", c.Contacts.Write)
+	}
+	if c.Contacts.Blocks < 1 {
+		bad("contacts.blocks %d: want at least 1", c.Contacts.Blocks)
 	}
 	for i, is := range c.Issuers {
 		if is.Issuer == "" || is.KeyFile == "" {

@@ -17,6 +17,7 @@ func TestPrintedConfigurationReadsBack(t *testing.T) {
 	want.TCP.ProxyFrom = []string{"10.0.0.0/8", "192.168.0.0/16"}
 	want.HTTP.TrustedProxies = []string{}
 	want.Issuers = []Issuer{{Issuer: "https://example.com", Algorithm: "HS256", KeyFile: "/k", Prefix: "ex:"}}
+	want.Drain.Alternatives = []string{"other:7070"}
 	var b bytes.Buffer
 	if err := Print(&b, want); err != nil {
 		t.Fatal(err)
@@ -66,6 +67,10 @@ func TestWrongConfigurationIsRefused(t *testing.T) {
 		{"issuers: [{issuer: x, key_file: k, algorithm: none}]", "algorithm"},
 		{"issuers: [{algorithm: HS256}]", "key_file"},
 		{"limits: {heartbeat_min: 5m}", "heartbeat"},
+		{"devices: {per_user: 0}", "devices.per_user"},
+		{"devices: {per_kind: -1}", "devices.per_kind"},
+		{"drain: {deadline: 0s}", "drain"},
+		{"drain: {alternatives: [nowhere]}", "drain.alternatives"},
 		{"a: [", "reading configuration"},
 	} {
 		path := filepath.Join(t.TempDir(), "c.yaml")

@@ -8,9 +8,13 @@ import (
 // methods are what REQUESTs may ask for beside what a connection answers by itself.
 func (n *Node) methods() map[packet.Method]conn.Method {
 	return map[packet.Method]conn.Method{
-		packet.MethodSettings: n.convs.AnswerSettings,
-		packet.MethodMentions: n.convs.AnswerMentions,
-		packet.MethodDevices:  n.accounts.Devices,
-		packet.MethodSignOut:  n.accounts.SignOut,
+		packet.MethodSettings:   n.convs.AnswerSettings,
+		packet.MethodMentions:   n.convs.AnswerMentions,
+		packet.MethodDevices:    n.accounts.Devices,
+		packet.MethodSignOut:    n.accounts.SignOut,
+		packet.MethodProfiles:   n.relations.Profiles,
+		packet.MethodProfileSet: n.relations.SetProfile,
+		packet.MethodBlock:      n.relations.Block,
+		packet.MethodBlocks:     n.relations.Blocks,
 	}
 }

@@ -30,6 +30,8 @@ import (
 	"github.com/gochat-im/gochat/services/account/pwhash"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
+	"github.com/gochat-im/gochat/services/hook"
+	"github.com/gochat-im/gochat/services/relation"
 	"github.com/gochat-im/gochat/services/session"
 	"github.com/gochat-im/gochat/services/timeline"
 )
@@ -45,8 +47,8 @@ const worker = 1
 // fanoutGroup is the bus group of fan-out.
 const fanoutGroup = "fanout"
 
-// drainTime is what clients have to leave before the server closes their connections.
-const drainTime = 3 * time.Second
+// closeTime is what requests of HTTP and the operator have to end.
+const closeTime = 3 * time.Second
 
 // Node is one process of GoChat. New opens and binds, Run serves, and ends when its
 // context does.
@@ -57,20 +59,22 @@ type Node struct {
 	epoch   uint64     // the store's
 	backing sync.Mutex // held while a backup is written
 
-	store    *pebblekv.Store
-	clock    *msgstore.Clock
-	sweeper  *msgstore.Sweeper
-	accounts *account.Service
-	hasher   *pwhash.Pool // nil: passwords are hashed in this process
-	convs    *conversation.Service
-	seq      *timeline.Sequencer
-	bus      *log.Log
-	fanout   *fanout.Handler
-	sessions *session.Directory
-	hub      *hub.Hub
-	tcp      *tcp.Server
-	api      *api.Server
-	admin    *admin.Server
+	store     *pebblekv.Store
+	clock     *msgstore.Clock
+	sweeper   *msgstore.Sweeper
+	accounts  *account.Service
+	hasher    *pwhash.Pool // nil: passwords are hashed in this process
+	convs     *conversation.Service
+	relations *relation.Service
+	gate      *hook.Gate // nil: messages aren't judged
+	seq       *timeline.Sequencer
+	bus       *log.Log
+	fanout    *fanout.Handler
+	sessions  *session.Directory
+	hub       *hub.Hub
+	tcp       *tcp.Server
+	api       *api.Server
+	admin     *admin.Server
 
 	fatal chan error // the store's last word
 }
@@ -80,6 +84,7 @@ type Program struct {
 	Version     string
 	Logger      *slog.Logger
 	Level       *slog.LevelVar // of Logger, to be changed while the node runs; may be nil
+	BeforeSend  hook.Hook      // judges messages before they are stored; nil: none does
 	HashCommand []string       // starts a process that calls pwhash.Serve; none: passwords are hashed in this one
 }
 
@@ -96,7 +101,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	reg := prometheus.NewRegistry()
 	m := newMetrics(reg)
 
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+	if err := privateDirs(cfg.Data); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 	if _, err := os.Lstat(filepath.Join(cfg.Data, backupFile)); err == nil {
@@ -158,8 +163,17 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	policy, err := relation.ParsePolicy(cfg.Contacts.Write)
+	if err != nil {
+		return nil, err
+	}
+	if n.relations, err = relation.New(relation.Config{
+		Store: n.store, Keys: keys, Users: n.accounts, Write: policy, MaxBlocks: cfg.Contacts.Blocks, Now: n.clock.Now, Logger: logger,
+	}); err != nil {
+		return nil, err
+	}
 	if n.convs, err = conversation.New(conversation.Config{
-		Store: n.store, Keys: keys, Users: n.accounts, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
+		Store: n.store, Keys: keys, Users: n.accounts, Writers: n.relations, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
 		AfterBatch: func() { n.hub.Flush() },
 	}); err != nil {
 		return nil, err
@@ -171,6 +185,12 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	n.convs.Bind(n.seq)
+	if in.BeforeSend != nil {
+		if n.gate, err = hook.New(hook.Config{Hook: in.BeforeSend, Next: n.seq, Logger: logger}); err != nil {
+			return nil, err
+		}
+		n.convs.Bind(n.gate)
+	}
 
 	lim := packet.DefaultLimits
 	lim.MaxContent = int(cfg.Limits.Content)
@@ -180,6 +200,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		ConnectsPerAddress: cfg.Limits.ConnectsPerAddress, Strangers: cfg.Limits.Unauthenticated,
 		// Half of them, so that one address can never keep everybody else from logging in.
 		StrangersPerAddress: max(1, min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated/2)), Logger: logger,
+		DrainJitter: cfg.Drain.Jitter, Alternatives: cfg.Drain.Alternatives,
 		Conn: conn.Config{
 			Server: "gochat " + in.Version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
 			Handshake: cfg.Limits.Handshake, Heartbeat: cfg.Limits.Heartbeat, HeartbeatMin: cfg.Limits.HeartbeatMin, HeartbeatMax: cfg.Limits.HeartbeatMax,
@@ -196,8 +217,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	signals.Signals = n.fanout
+	signals.Signals = heardSignals{n.fanout, n.convs, n.relations}
 	n.convs.BindDevices(n.fanout)
+	n.relations.Bind(fence{n.seq}, n.fanout)
 
 	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
 		return nil, fmt.Errorf("%w (tcp.listen, flag --tcp)", err)
@@ -251,6 +273,7 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&backs, back, "sequencer", n.seq.Run)
 	start(&backs, back, "fan-out", func(ctx context.Context) error { return n.bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
 	start(&backs, back, "gaps", n.fanout.Run)
+	start(&backs, back, "profiles", n.relations.Run)
 	start(&backs, back, "sweeps", n.sweeper.Run)
 	start(&backs, back, "connections", n.hub.Run)
 	start(&backs, back, "memory", n.trimMemory)
@@ -269,16 +292,20 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.log.Info("shutting down")
 	stopFront()
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	// The deadline is the clients'; those that stay get the reason, and some time to read it.
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.Drain.Deadline+n.hub.Edge().Config().Linger)
 	defer cancel()
 	err = errors.Join(err, n.hub.Shutdown(drain))
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
 	err = errors.Join(err, n.api.Shutdown(closing))
 	if n.admin != nil {
 		err = errors.Join(err, n.admin.Shutdown(closing))
 	}
 	fronts.Wait()
+	if n.gate != nil {
+		n.gate.Close()
+	}
 	stopBack()
 	backs.Wait()
 	stopLast()
@@ -345,6 +372,15 @@ func (n *Node) close() {
 	if err := errors.Join(errs...); err != nil {
 		n.log.Warn("closing", "err", err)
 	}
+}
+
+// privateDirs makes the data directory, or takes one that is there, and closes to others what messages lie in.
+func privateDirs(data string) error {
+	store := filepath.Join(data, storeDir)
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(store, 0o700)
 }
 
 func hashesAtOnce(a Accounts) int {
