@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -34,8 +35,8 @@ type Config struct {
 	StrangersPerAddress int // from one address, not logged in; a quarter of Strangers
 
 	// Told to clients when this edge leaves.
-	DrainJitter  time.Duration // clients wait a random part of it, within the time left, before they connect again; 2 s
-	Alternatives []string      // host:port of other edges
+	DrainJitter  time.Duration // clients spread over it when they connect again; 0: so that drainRate come back a second, 1 s at least
+	Alternatives []string      // host:port of other edges; none: this one comes back
 
 	Logger *slog.Logger // nothing is logged by default
 }
@@ -55,9 +56,6 @@ func (c *Config) defaults() {
 	def(&c.ConnectsPerAddress, 200)
 	def(&c.Strangers, 4_000)
 	def(&c.StrangersPerAddress, max(c.Strangers/4, 1))
-	if c.DrainJitter == 0 {
-		c.DrainJitter = 2 * time.Second
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -76,11 +74,13 @@ func (c Config) Validate() error {
 	}{
 		{"connections", c.Connections}, {"per user", c.PerUser}, {"per address", c.PerAddress},
 		{"connects per address", c.ConnectsPerAddress}, {"strangers", c.Strangers}, {"strangers per address", c.StrangersPerAddress},
-		{"drain jitter", int(c.DrainJitter)},
 	} {
 		if f.v <= 0 {
 			errs = append(errs, fmt.Errorf("hub: %s %d: want more than 0", f.name, f.v))
 		}
+	}
+	if c.DrainJitter < 0 {
+		errs = append(errs, fmt.Errorf("hub: drain jitter %v: want 0 or more", c.DrainJitter))
 	}
 	if c.Connections > maxSlots {
 		errs = append(errs, fmt.Errorf("hub: connections %d: at most %d", c.Connections, maxSlots))
@@ -105,6 +105,7 @@ type Hub struct {
 	count     atomic.Int64
 	strangers atomic.Int64
 	draining  atomic.Bool
+	jitter    atomic.Int64  // of the drain, in nanoseconds
 	refused   atomic.Uint64 // at the door
 	flushes   atomic.Uint64
 
@@ -136,7 +137,7 @@ func (h *Hub) Edge() *conn.Edge { return h.edge }
 // (a proxy will tell the real one) isn't counted until Introduce.
 func (h *Hub) Open(t conn.Transport, addr netip.Addr) (*conn.Conn, *code.Error) {
 	if h.draining.Load() {
-		return nil, h.refuse(code.New(code.Draining))
+		return nil, h.refuse(h.comeBack())
 	}
 	if h.count.Add(1) > int64(h.cfg.Connections) {
 		h.count.Add(-1)
@@ -280,9 +281,32 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Shutdown admits nobody any more, asks all clients to connect elsewhere before the
-// deadline of ctx (or within 10 s), and closes those that are left then.
+// drainRate is how many clients a second connect again after a drain, if nothing else is configured.
+const drainRate = 2000
+
+// drainJitter is the time over which n clients spread when they connect again.
+func (h *Hub) drainJitter(n int) time.Duration {
+	if h.cfg.DrainJitter > 0 {
+		return h.cfg.DrainJitter
+	}
+	return max(time.Second, time.Duration(n)*time.Second/drainRate)
+}
+
+// comeBack is the error for a client that is sent away by a drain: each is told another time.
+func (h *Hub) comeBack() *code.Error {
+	err := code.New(code.Draining)
+	if j := h.jitter.Load(); j > 0 {
+		err.RetryAfter = time.Duration(rand.Int64N(j) + 1)
+	}
+	return err
+}
+
+// Shutdown admits nobody any more, asks all clients to go before the deadline of ctx (or
+// within 10 s) and when and where to come back, and closes those that are left then, with
+// a time of their own to come back at.
 func (h *Hub) Shutdown(ctx context.Context) error {
+	jitter := h.drainJitter(h.Count())
+	h.jitter.Store(int64(jitter))
 	h.draining.Store(true)
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -290,8 +314,11 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	}
 	linger := h.edge.Config().Linger
 	left := max(time.Until(deadline)-linger, 0)
+	if len(h.cfg.Alternatives) > 0 { // they go elsewhere while this edge is there
+		jitter = min(jitter, left)
+	}
 	body, err := (&wire.Drain{
-		DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(min(h.cfg.DrainJitter, left).Milliseconds()), Alternatives: h.cfg.Alternatives,
+		DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(jitter.Milliseconds()), Alternatives: h.cfg.Alternatives,
 	}).Marshal(nil)
 	if err != nil {
 		return fmt.Errorf("encoding DRAIN: %w", err)
@@ -299,7 +326,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	f := frame.Append(nil, frame.Drain, 0, 0, body)
 	h.table.each(0, h.table.slots(), func(c *conn.Conn) { c.Drain(f) })
 	h.await(ctx, left)
-	h.table.each(0, h.table.slots(), func(c *conn.Conn) { c.Close(code.New(code.Draining)) })
+	h.table.each(0, h.table.slots(), func(c *conn.Conn) { c.Close(h.comeBack()) })
 	h.await(ctx, linger/2)
 	h.table.each(0, h.table.slots(), (*conn.Conn).Abort)
 	if n := h.Count(); n > 0 {

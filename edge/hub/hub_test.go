@@ -280,7 +280,7 @@ func TestSweep(t *testing.T) {
 }
 
 func TestShutdownForces(t *testing.T) {
-	h, svc := newHub(t, hub.Config{Conn: conn.Config{Linger: 200 * time.Millisecond}})
+	h, svc := newHub(t, hub.Config{Conn: conn.Config{Linger: 200 * time.Millisecond}, Alternatives: []string{"other:7070"}})
 	p := login(t, h, "a", "d")
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()

@@ -162,21 +162,30 @@ func (c *Client) run() {
 		c.mu.Unlock()
 		c.wakeDispatch()
 	}()
-	failures, address := 0, c.cfg.Address
+	failures := 0
+	var ready *opened // a session that stands elsewhere
 	for c.ctx.Err() == nil {
-		established, next, err := c.connect(address)
+		established, left, err := c.connect(c.cfg.Address, ready)
+		if ready = nil; left != nil {
+			ready = left.ready
+		}
 		if c.ctx.Err() != nil {
+			if ready != nil {
+				_ = ready.conn.Close()
+			}
 			return
 		}
 		if established {
 			failures = 0
 		}
-		address = c.cfg.Address
-		if next != nil { // the server is leaving
-			if next.address != "" {
-				address = next.address
-			}
-			c.emit(Disconnected{Err: err})
+		if ready != nil {
+			continue
+		}
+		// Whose attempt to move failed may have been told that it was replaced, by itself.
+		if left != nil && (left.moving != nil || !final(err)) {
+			c.log.Info("the server is leaving", "retry", left.after)
+			c.emit(Disconnected{Err: err, Retry: left.after})
+			c.pause(left.after)
 			continue
 		}
 		if final(err) {
@@ -195,12 +204,17 @@ func (c *Client) run() {
 		failures++
 		c.log.Info("disconnected", "error", err, "retry", wait)
 		c.emit(Disconnected{Err: err, Retry: wait})
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-c.ctx.Done():
-			t.Stop()
-		}
+		c.pause(wait)
+	}
+}
+
+// pause waits, unless the client is closed.
+func (c *Client) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.ctx.Done():
 	}
 }
 

@@ -473,23 +473,6 @@ func TestHeartbeat(t *testing.T) {
 	waitEvent[Disconnected](t, r)
 }
 
-func TestDrain(t *testing.T) {
-	s, s2, r := newScripted(t), newScripted(t), newRecorder()
-	c := open(t, s.address(), r, nil)
-	p, _ := s.welcome(nil)
-	a := mustSend(t, c, "one")
-	p.expectSend("one")
-	p.body(frame.Drain, 0, 0, &wire.Drain{DeadlineMs: 10000, JitterMs: 5, Alternatives: []string{s2.address()}})
-	p.expectEnd()
-	p, _ = s2.welcome(nil)
-	m := p.expectSend("one")
-	if !m.resend {
-		t.Error("no resend flag")
-	}
-	p.ack(m, 1)
-	mustAck(t, a, 1)
-}
-
 func TestDismissals(t *testing.T) {
 	for name, e := range map[string]*code.Error{"replaced": code.New(code.Replaced), "revoked": code.New(code.SessionRevoked)} {
 		t.Run(name, func(t *testing.T) {

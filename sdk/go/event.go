@@ -11,7 +11,8 @@ import (
 // Event is what a Handler gets: one of the types below.
 type Event interface{ event() }
 
-// Connected: the session stands. Resumed tells that the resume token did it.
+// Connected: the session stands. Resumed tells that the resume token did it. It comes without a
+// Disconnected before it when the client has moved to another server because this one is leaving.
 type Connected struct {
 	User    id.UserID
 	Server  string

@@ -1,7 +1,6 @@
 package gochat
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,9 +44,8 @@ type link struct {
 	bytes     pace // their bytes
 	lastWrite time.Time
 	lastRead  time.Time
-	closing   bool // write what is there, then close
-	moveAt    time.Time
-	move      *redirect                  // the server is leaving
+	closing   bool                       // write what is there, then close
+	leaving   *departure                 // the server is, and so does the client
 	pulls     int                        // SYNCs without an answer
 	ranges    int                        // of one SYNC, at most
 	acked     map[*conversation]struct{} // named in a RECVACK
@@ -59,9 +57,6 @@ type link struct {
 		mark uint64    // to be stored after the last page
 	}
 }
-
-// redirect says where to connect next.
-type redirect struct{ address string }
 
 func (l *link) wakeWriter() {
 	select {
@@ -84,61 +79,29 @@ func (l *link) request(waiter any) uint32 {
 	}
 }
 
-var errServerLeaving = errors.New("the server is leaving")
-
-// connect dials, opens the session, and reads until the connection ends.
-func (c *Client) connect(address string) (established bool, next *redirect, err error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
-	defer cancel()
-	c.mu.Lock()
-	s, me := c.session, c.me
-	c.mu.Unlock()
-	token, err := c.cfg.Token(ctx)
-	if err != nil {
-		if s.ResumeToken == "" {
-			return false, nil, fmt.Errorf("getting a token: %w", err)
+// connect opens a session at address, or goes on with one that stands, and reads until the
+// connection ends. left tells how the client left a server that was leaving.
+func (c *Client) connect(address string, o *opened) (established bool, left *departure, err error) {
+	if o == nil {
+		if o, err = c.open(address); err != nil {
+			return false, nil, err
 		}
-		c.log.Info("no token, trying the resume token", "error", err)
 	}
-	conn, err := c.cfg.Dial(ctx, address)
-	if err != nil {
-		return false, nil, fmt.Errorf("connecting to %s: %w", address, err)
-	}
-	defer conn.Close()
-	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	r := &reader{conn: conn, max: frame.DefaultMax}
-	ack, sent, err := c.shake(conn, r, s, token)
-	if !unhook() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		var d *dismissal
-		if token == "" && errors.As(err, &d) && d.told.Code == code.Unauthenticated {
-			// Not final: the token that could not be had is still to be tried.
-			c.mu.Lock()
-			c.session.ResumeToken = ""
-			c.saveSession()
-			c.mu.Unlock()
-			err = errors.New("the resume token is no good any more")
-		}
-		return false, nil, fmt.Errorf("opening a session: %w", err)
-	}
-	if me != "" && string(me) != ack.UserId {
-		return false, nil, &dismissal{code.Newf(code.BadRequest, "the store belongs to another user")}
-	}
-
+	conn := o.conn
 	l := &link{conn: conn, wake: make(chan struct{}, 1), gone: make(chan struct{}), requests: map[uint32]any{}, acked: map[*conversation]struct{}{}}
-	c.established(l, ack, s, sent)
+	c.established(l, o.ack, o.s, o.sent)
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
 		c.write(l)
 	}()
-	err = c.read(l, r)
+	err = c.read(l, o.r)
 	close(l.gone)
 	_ = conn.Close()
 	<-writer
-	return true, c.lost(l), err
+	left = c.departed(l)
+	c.lost(l)
+	return true, left, err
 }
 
 // shake sends CONNECT and waits for its answer; sent is our time in the middle between.
@@ -270,8 +233,8 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 	l.wakeWriter()
 }
 
-// lost cleans up behind a connection and returns where to connect next, if the server said so.
-func (c *Client) lost(l *link) *redirect {
+// lost cleans up behind a connection.
+func (c *Client) lost(l *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link = nil
@@ -294,7 +257,6 @@ func (c *Client) lost(l *link) *redirect {
 			call.finish(errLost)
 		}
 	}
-	return l.move
 }
 
 func (c *Client) saveSession() {
@@ -312,9 +274,9 @@ func (c *Client) read(l *link, r *reader) error {
 		}
 		if err != nil {
 			c.mu.Lock()
-			moving := l.move != nil && l.closing
+			going := l.leaving != nil && l.closing
 			c.mu.Unlock()
-			if moving {
+			if going {
 				return errServerLeaving
 			}
 			return err
@@ -378,13 +340,7 @@ func (c *Client) frame(l *link, f *frame.Frame) error {
 		if err != nil {
 			return err
 		}
-		if l.move == nil {
-			l.move = &redirect{}
-			if n := len(m.Alternatives); n > 0 {
-				l.move.address = m.Alternatives[rand.IntN(n)]
-			}
-			l.moveAt = time.Now().Add(jitter(time.Duration(min(m.JitterMs, m.DeadlineMs)) * time.Millisecond))
-		}
+		c.leave(l, m, time.Now())
 	}
 	return nil
 }
@@ -474,13 +430,10 @@ func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 			next = t
 		}
 	}
-	if l.move != nil {
-		if !now.Before(l.moveAt) {
-			c.appendRecvAcks(l)
-			l.closing = true
-			return now, nil
-		}
-		soonest(l.moveAt)
+	going, due := c.leaveDue(l, now)
+	soonest(due)
+	if going { // what is under way is waited for, and nothing new begins
+		return next, nil
 	}
 	soonest(c.pump(l, now))
 	soonest(c.pullDue(l, now))
