@@ -7,44 +7,56 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/gochat-im/gochat/kitex_gen/wire"
-	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/cmd/gochat/tui"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
 
+// backlog is how many messages of a conversation that is new to this device come by themselves.
+const backlog = 20
+
 func chatCommand() *cobra.Command {
-	var name, server, httpURL, dir, to string
+	var f clientFlags
+	var to string
+	var plain bool
 	cmd := &cobra.Command{
 		Use:   "chat",
 		Short: "Talk, in this terminal",
-		Long: "A line client. A profile that doesn't exist yet is registered under its name. Set GOCHAT_PASSWORD to choose its password, or to sign\n" +
-			"in to an account that exists; otherwise one is made up and kept in the profile.\n\nLines from a pipe are sent as messages too: echo hello | gochat chat --profile alice --to bob",
+		Long: "A client for the terminal; /help and Tab show what it can do. A profile that doesn't exist yet is registered under its name. Set\n" +
+			"GOCHAT_PASSWORD to choose its password, or to sign in to an account that exists; otherwise one is made up and kept in the profile.\n\n" +
+			"Where input or output is no terminal, or with --plain, it goes line by line: echo hello | gochat chat --profile alice --to bob\n" +
+			"For scripts there are `gochat send` and `gochat tail`.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := openProfile(dir, name, httpURL)
+			p, err := f.profile()
 			if err != nil {
 				return err
+			}
+			onScreen := !plain && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
+			if onScreen {
+				if err := p.signIn(cmd.Context(), os.Stdout); err != nil {
+					return err
+				}
+				return talkOnScreen(cmd.Context(), p, f.server, to)
 			}
 			con, restore, err := openConsole(os.Stdin, os.Stdout)
 			if err != nil {
 				return err
 			}
 			defer restore()
-			return chat(cmd.Context(), p, server, to, con)
+			if err := p.signIn(cmd.Context(), con); err != nil {
+				return err
+			}
+			return talkInLines(cmd.Context(), p, f.server, to, con)
 		},
 	}
-	cmd.Flags().StringVar(&name, "profile", "", "who you are on this machine (required)")
+	f.add(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "talk to this user right away")
-	cmd.Flags().StringVar(&server, "server", "127.0.0.1:7070", "address of the binary protocol")
-	cmd.Flags().StringVar(&httpURL, "http", "http://127.0.0.1:8080", "where to sign in")
-	cmd.Flags().StringVar(&dir, "profiles", "", "directory of profiles (default: gochat in your configuration directory)")
-	_ = cmd.MarkFlagRequired("profile")
+	cmd.Flags().BoolVar(&plain, "plain", false, "line by line, also on a terminal")
 	return cmd
 }
 
@@ -84,35 +96,10 @@ func openConsole(in, out *os.File) (*console, func(), error) {
 	return c, func() { _ = term.Restore(int(in.Fd()), old) }, nil
 }
 
-// chat signs in and talks until the input ends, /quit or ctx.
-func chat(ctx context.Context, p *profile, server, to string, con *console) error {
-	if !p.signedIn() {
-		registered, err := p.signUp(ctx, os.Getenv("GOCHAT_PASSWORD"))
-		switch {
-		case errors.Is(err, code.New(code.NameTaken)):
-			return fmt.Errorf("%q is taken: choose another --profile, or set GOCHAT_PASSWORD to its password", p.cred.Name)
-		case errors.Is(err, code.New(code.BadCredentials)):
-			return fmt.Errorf("%q exists and GOCHAT_PASSWORD isn't its password", p.cred.Name)
-		case errors.As(err, new(unreachable)):
-			return fmt.Errorf("%w\nis the server running? `gochat serve` starts one", err)
-		case err != nil:
-			return err
-		}
-		if registered {
-			fmt.Fprintf(con, "Welcome, %s. Your sign-in is kept in %s.\n", p.cred.Name, p.dir)
-		}
-	}
-	store, err := gochat.OpenFileStore(filepath.Join(p.dir, "messages.log"))
-	if errors.Is(err, gochat.ErrStoreInUse) {
-		return fmt.Errorf("profile %s is open in another terminal", p.cred.Name)
-	} else if err != nil {
-		return err
-	}
-	t := newTalk(con, p.cred.Name)
-	client, err := gochat.Open(gochat.Config{
-		Address: server, Token: p.Token, Device: deviceID(p), Kind: wire.DeviceKind_DEVICE_KIND_DESKTOP, Client: "gochat-cli " + version,
-		Store: store, Handler: t.handle, Backlog: 20,
-	})
+// talkInLines talks until the input ends, /quit or ctx.
+func talkInLines(ctx context.Context, p *profile, server, to string, con *console) error {
+	t := newTalk(con, p.userID())
+	client, err := p.open(server, gochat.Config{Handler: t.handle, Backlog: backlog})
 	if err != nil {
 		return err
 	}
@@ -120,7 +107,7 @@ func chat(ctx context.Context, p *profile, server, to string, con *console) erro
 	t.client = client
 	defer t.stop()
 	if to != "" {
-		t.turnTo(ctx, to)
+		t.turnTo(to)
 	} else if con.interactive {
 		fmt.Fprintln(con, "Type /to NAME to talk to somebody, /help for more.")
 	}
@@ -153,4 +140,26 @@ func chat(ctx context.Context, p *profile, server, to string, con *console) erro
 			}
 		}
 	}
+}
+
+// talkOnScreen shows the whole screen until the person leaves or ctx ends.
+func talkOnScreen(ctx context.Context, p *profile, server, to string) error {
+	screen := tui.New(ctx, p.userID())
+	if to != "" {
+		if err := screen.TurnTo(to); err != nil {
+			return usageError{fmt.Errorf("--to: %w", err)}
+		}
+	}
+	var client *gochat.Client
+	err := tui.Run(ctx, screen, func(handler func(gochat.Event)) (c *gochat.Client, err error) {
+		client, err = p.open(server, gochat.Config{Handler: handler, Backlog: backlog})
+		return client, err
+	})
+	if client != nil {
+		if n := len(client.Outbox()); n > 0 {
+			fmt.Fprintf(os.Stderr, "%d messages wait to be sent next time.\n", n)
+		}
+		err = errors.Join(err, client.Close())
+	}
+	return err
 }

@@ -24,6 +24,7 @@ import (
 type profile struct {
 	dir  string
 	http string // base URL of the server's HTTP interface
+	part string // of the profile: a command's own device; "": the person's
 
 	mu   sync.Mutex
 	cred credentials
@@ -35,8 +36,9 @@ type credentials struct {
 	auth.Grant
 }
 
-// openProfile reads or begins the profile called name under dir.
-func openProfile(dir, name, httpURL string) (*profile, error) {
+// openProfile reads or begins the profile called name under dir. A part of it is a device of its own, so that
+// several commands may work for one person at the same time.
+func openProfile(dir, name, part, httpURL string) (*profile, error) {
 	if name == "" || strings.ContainsAny(name, "/\\") || strings.HasPrefix(name, ".") {
 		return nil, usageError{fmt.Errorf("profile %q: want a plain name", name)}
 	}
@@ -47,7 +49,7 @@ func openProfile(dir, name, httpURL string) (*profile, error) {
 		}
 		dir = filepath.Join(base, "gochat")
 	}
-	p := &profile{dir: filepath.Join(dir, name), http: strings.TrimSuffix(httpURL, "/")}
+	p := &profile{dir: filepath.Join(dir, name, part), part: part, http: strings.TrimSuffix(httpURL, "/")}
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making profile %s: %w", name, err)
 	}
@@ -89,6 +91,14 @@ func (p *profile) save() error {
 	return nil
 }
 
+// kind is the device's kind, as a number of the protocol.
+func (p *profile) kind() auth.DeviceKind {
+	if p.part != "" {
+		return deviceBot
+	}
+	return deviceDesktop
+}
+
 func (p *profile) signedIn() bool { return p.cred.RefreshToken != "" }
 
 // signUp registers the profile's name, or signs in with password if the account exists.
@@ -127,6 +137,21 @@ func (p *profile) signUp(ctx context.Context, password string) (registered bool,
 	return registered, p.save()
 }
 
+// signInWith signs in as name on a device of its own, and keeps password if keep.
+func (p *profile) signInWith(ctx context.Context, name, password string, keep bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	body := auth.Credentials{Name: name, Password: password, DeviceID: "cli-" + rand.Text()[:12], DeviceKind: deviceBot}
+	if err := p.post(ctx, "login", body, &p.cred.Grant); err != nil {
+		return err
+	}
+	p.cred.Name = name
+	if keep {
+		p.cred.Password = password
+	}
+	return p.save()
+}
+
 // Token returns an access token that holds for a while yet; the client library asks
 // for one at every connect.
 func (p *profile) Token(ctx context.Context) (string, error) {
@@ -137,7 +162,7 @@ func (p *profile) Token(ctx context.Context) (string, error) {
 	}
 	err := p.post(ctx, "refresh", auth.Refresh{RefreshToken: p.cred.RefreshToken}, &p.cred.Grant)
 	if err != nil && p.cred.Password != "" && !errors.As(err, new(unreachable)) {
-		err = p.post(ctx, "login", auth.Credentials{Name: p.cred.Name, Password: p.cred.Password, DeviceID: p.cred.DeviceID, DeviceKind: deviceDesktop}, &p.cred.Grant)
+		err = p.post(ctx, "login", auth.Credentials{Name: p.cred.Name, Password: p.cred.Password, DeviceID: p.cred.DeviceID, DeviceKind: p.kind()}, &p.cred.Grant)
 	}
 	if err != nil {
 		return "", err
@@ -145,7 +170,10 @@ func (p *profile) Token(ctx context.Context) (string, error) {
 	return p.cred.AccessToken, p.save()
 }
 
-const deviceDesktop = 3 // wire.DeviceKind_DEVICE_KIND_DESKTOP
+const (
+	deviceDesktop = 3 // wire.DeviceKind_DEVICE_KIND_DESKTOP
+	deviceBot     = 5 // wire.DeviceKind_DEVICE_KIND_BOT
+)
 
 // unreachable marks failures to get any answer.
 type unreachable struct{ error }

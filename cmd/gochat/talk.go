@@ -8,25 +8,24 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
+	"github.com/gochat-im/gochat/cmd/gochat/tui"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
-
-func deviceID(p *profile) id.DeviceID { return id.DeviceID(p.cred.DeviceID) }
 
 // talk is what the person at the console sees. The client's goroutine calls handle, the
 // console's calls line; mu guards what both touch.
 type talk struct {
 	con     *console
-	name    string
+	me      id.UserID
 	client  *gochat.Client
 	stopped chan error // the client gave up, and why
 
 	mu      sync.Mutex
-	peer    id.UserID                 // who is talked to
-	seen    map[id.UserID]uint64      // the last seq shown, by peer
+	conv    id.ConversationID            // what is talked in; zero: nothing yet
+	seen    map[id.ConversationID]uint64 // the last seq shown
+	titles  map[id.ConversationID]string
 	waiting map[id.ClientMsgID]string // sent and not stored yet
 	down    bool
 
@@ -35,9 +34,9 @@ type talk struct {
 	wg     sync.WaitGroup
 }
 
-func newTalk(con *console, name string) *talk {
+func newTalk(con *console, me id.UserID) *talk {
 	t := &talk{
-		con: con, name: name, stopped: make(chan error, 1), seen: map[id.UserID]uint64{},
+		con: con, me: me, stopped: make(chan error, 1), seen: map[id.ConversationID]uint64{}, titles: map[id.ConversationID]string{},
 		waiting: map[id.ClientMsgID]string{}, toRead: make(chan gochat.Message, 64), done: make(chan struct{}),
 	}
 	t.wg.Go(t.markRead)
@@ -99,6 +98,8 @@ func (t *talk) handle(e gochat.Event) {
 		t.down = true
 	case gochat.MessageReceived:
 		t.show(e.Message)
+	case gochat.ConversationChanged:
+		t.know(e.Conversation)
 	case gochat.MessageSent:
 		delete(t.waiting, e.ID)
 	case gochat.SendFailed:
@@ -116,23 +117,22 @@ func (t *talk) handle(e gochat.Event) {
 }
 
 func (t *talk) show(m gochat.Message) {
-	peer := m.Peer
-	if m.Seq <= t.seen[peer] {
+	if m.Seq <= t.seen[m.Conversation] {
 		return
 	}
-	t.seen[peer] = m.Seq
-	if t.peer == "" && !m.Own {
-		t.setPeer(peer)
-		t.note("you are talking to " + string(peer))
+	t.seen[m.Conversation] = m.Seq
+	if m.Peer != "" {
+		t.titles[m.Conversation] = string(m.Peer)
+	}
+	if t.conv.IsZero() && !m.Own && m.Conversation.Kind() != id.KindSelf {
+		t.setConversation(m.Conversation)
+		t.note("you are talking to " + t.title(m.Conversation))
 	}
 	who := string(m.Sender)
-	if peer != t.peer {
-		who = "[" + string(peer) + "] " + who
+	if m.Conversation != t.conv {
+		who = "[" + t.title(m.Conversation) + "] " + who
 	}
-	text := m.Text
-	if m.Type != 1 {
-		text = fmt.Sprintf("(a message of type %d) %s", m.Type, text)
-	}
+	text := tui.Text(m)
 	// On a terminal one's own line stands there already, as it was typed.
 	if !m.Own || !t.con.interactive || time.Since(m.Time) > 5*time.Second {
 		fmt.Fprintf(t.con, "%s %s: %s\n", m.Time.Local().Format("15:04"), who, printable(text))
@@ -147,22 +147,36 @@ func (t *talk) show(m gochat.Message) {
 
 func (t *talk) note(s string) { fmt.Fprintf(t.con, "· %s\n", s) }
 
-func (t *talk) setPeer(peer id.UserID) {
-	t.peer = peer
-	t.con.prompt(string(peer) + "> ")
+// title is what a conversation is called here.
+func (t *talk) title(conv id.ConversationID) string {
+	if s := t.titles[conv]; s != "" {
+		return printable(s)
+	}
+	if conv == id.Direct(t.me, t.me) {
+		return "yourself"
+	}
+	return conv.String()
 }
 
-// printable keeps other people's messages from driving the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\t' {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
+func (t *talk) know(c gochat.Conversation) {
+	switch {
+	case c.Peer != "":
+		t.titles[c.ID] = string(c.Peer)
+	case c.Name != "":
+		t.titles[c.ID] = c.Name
+	case c.ID.Kind() == id.KindSelf:
+		t.titles[c.ID] = "account"
+	}
 }
 
-const help = `/to NAME       talk to somebody
+func (t *talk) setConversation(conv id.ConversationID) {
+	t.conv = conv
+	t.con.prompt(t.title(conv) + "> ")
+}
+
+func printable(s string) string { return tui.OneLine(s) }
+
+const help = `/to NAME       talk to somebody, or in a group by its name or id
 /list          your conversations
 /history [N]   the last N messages (default 20)
 /quit          leave; what isn't sent yet is sent next time
@@ -177,7 +191,7 @@ func (t *talk) line(ctx context.Context, line string) (quit bool) {
 	case strings.HasPrefix(line, "//"):
 		t.send(ctx, line[1:])
 	case cmd == "/to":
-		t.turnTo(ctx, rest)
+		t.turnTo(rest)
 	case cmd == "/list":
 		t.list(ctx)
 	case cmd == "/history":
@@ -200,28 +214,47 @@ func (t *talk) say(s string) {
 	t.note(s)
 }
 
-func (t *talk) turnTo(_ context.Context, name string) {
-	peer := id.UserID(name)
-	if !peer.Valid() {
-		t.say("whom? /to NAME")
-		return
-	}
+func (t *talk) turnTo(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.setPeer(peer)
-	t.note("you are talking to " + name)
+	conv, err := id.ParseConversation(name)
+	for c, title := range t.titles {
+		if title == name && c.Kind() == id.KindGroup {
+			conv, err = c, nil
+		}
+	}
+	if err != nil {
+		peer := id.UserID(name)
+		if !peer.Valid() {
+			t.note("whom? /to NAME")
+			return
+		}
+		conv = id.Direct(t.me, peer)
+		t.titles[conv] = name
+	}
+	t.setConversation(conv)
+	t.note("you are talking to " + t.title(conv))
+}
+
+// target is where what is typed goes: a direct conversation may have to be made.
+func (t *talk) target() gochat.Target {
+	if peer := id.UserID(t.titles[t.conv]); t.conv.Kind() == id.KindDirect && id.Direct(t.me, peer) == t.conv {
+		return gochat.ToUser(peer)
+	}
+	return gochat.ToConversation(t.conv)
 }
 
 func (t *talk) send(ctx context.Context, text string) {
 	t.mu.Lock()
-	peer, seen := t.peer, t.seen[t.peer]
+	conv, seen := t.conv, t.seen[t.conv]
+	to := t.target()
 	t.mu.Unlock()
-	if peer == "" {
+	if conv.IsZero() {
 		t.say("to whom? /to NAME")
 		return
 	}
 	// Not under mu: the client's answer may come before Send returns, and handle takes mu.
-	r, err := t.client.SendInteractive(ctx, gochat.ToUser(peer), gochat.Text(text), seen)
+	r, err := t.client.SendInteractive(ctx, to, gochat.Text(text), seen)
 	if err != nil {
 		t.say(fmt.Sprintf("not sent: %v", err))
 		return
@@ -267,6 +300,7 @@ func (t *talk) list(ctx context.Context) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range convs {
+		t.know(c)
 		unread := ""
 		if c.Unread > 0 {
 			unread = fmt.Sprintf(" (%d new)", c.Unread)
@@ -275,7 +309,7 @@ func (t *talk) list(ctx context.Context) {
 		if c.LastSeq > 0 {
 			last = fmt.Sprintf("  %s %s: %s", c.LastTime.Local().Format("2 Jan 15:04"), c.PreviewFrom, printable(c.Preview))
 		}
-		fmt.Fprintf(t.con, "%-16s%s%s\n", c.Peer, unread, last)
+		fmt.Fprintf(t.con, "%-16s%s%s\n", t.title(c.ID), unread, last)
 	}
 }
 
@@ -289,15 +323,15 @@ func (t *talk) history(ctx context.Context, arg string) {
 		}
 	}
 	t.mu.Lock()
-	peer := t.peer
+	conv := t.conv
 	t.mu.Unlock()
-	if peer == "" {
+	if conv.IsZero() {
 		t.say("of whom? /to NAME")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	ms, more, err := t.client.History(ctx, id.Direct(t.client.User(), peer), 0, n)
+	ms, more, err := t.client.History(ctx, conv, 0, n)
 	if err != nil {
 		t.say(awayOr(err))
 		return
@@ -308,7 +342,7 @@ func (t *talk) history(ctx context.Context, arg string) {
 		t.note("there is more before this")
 	}
 	for _, m := range ms {
-		fmt.Fprintf(t.con, "%s %s: %s\n", m.Time.Local().Format("2 Jan 15:04"), m.Sender, printable(m.Text))
+		fmt.Fprintf(t.con, "%s %s: %s\n", m.Time.Local().Format("2 Jan 15:04"), m.Sender, printable(tui.Text(m)))
 	}
 }
 

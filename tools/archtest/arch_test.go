@@ -50,6 +50,7 @@ var rooms = []room{
 	{"services/fanout", 2, 0},
 	{"edge/conn", 2, 0},
 	{"edge/hub", 2, 1},
+	{"edge/certs", 2, 0},
 	{"edge/tcp", 2, 2},
 	{"edge/api", 2, 0},
 	{"edge/admin", 2, 0},
