@@ -24,6 +24,7 @@ type line struct {
 	who   *msgstore.MemberOf
 	peer  id.UserID
 	users []id.UserID
+	group *msgstore.GroupOf // of a group, once it is described
 
 	mine, theirs         []byte // rows of the cursors, nil: none
 	mineWant, theirsWant want   // what waits to be stored of them
@@ -217,9 +218,12 @@ func (s *Service) readCursors(ctx context.Context, user id.UserID, lines []line)
 	keys := make([][]byte, 0, 2*len(lines))
 	for i := range lines {
 		l := &lines[i]
-		r, err := s.roster(ctx, l.conv)
-		if err != nil {
-			return err
+		var r *roster
+		if l.conv.Kind() != id.KindGroup {
+			var err error
+			if r, err = s.roster(ctx, l.conv); err != nil {
+				return err
+			}
 		}
 		l.mineWant = s.cursors.pending(cursorKey{l.conv, user})
 		keys = append(keys, s.cfg.Keys.Cursor(nil, l.conv, user))
@@ -252,6 +256,9 @@ func (s *Service) readCursors(ctx context.Context, user id.UserID, lines []line)
 // states finishes lines.
 func (s *Service) states(ctx context.Context, user id.UserID, lines []line) ([]*wire.ConversationState, error) {
 	if err := s.readCursors(ctx, user, lines); err != nil {
+		return nil, err
+	}
+	if err := s.describe(ctx, user, lines); err != nil {
 		return nil, err
 	}
 	out := make([]*wire.ConversationState, 0, len(lines))
@@ -288,6 +295,9 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.Con
 		ReadSeq: c.ReadSeq, RecvSeq: c.RecvSeq, Unread: unread, StateVersion: l.head.StateVersion,
 		JoinedSeq: l.who.Intervals[0].Joined, LeftSeq: iv.Left, Pinned: l.side.Pinned, Muted: l.side.Muted,
 		Hidden: hidden(&l.side, &l.head), Mentions: mentions, SettingsVersion: uint64(l.side.Changed),
+	}
+	if l.group != nil {
+		showGroup(st, l.group)
 	}
 	for _, u := range l.users {
 		st.Users = append(st.Users, string(u))

@@ -62,6 +62,7 @@ func (r *roster) peer(u id.UserID) id.UserID {
 var (
 	errStranger    = code.New(code.NoSuchConversation)
 	errUnavailable = code.New(code.Unavailable)
+	errServers     = code.Newf(code.Forbidden, "only the server writes here")
 	errDevice      = code.Newf(code.BadRequest, "origin_device is not the sending device")
 )
 
@@ -70,6 +71,9 @@ func (r *roster) Check(p *packet.Pending) *code.Error {
 	m := r.member(p.From.User)
 	if m == nil || !m.Active() {
 		return errStranger
+	}
+	if r.conv.Kind() == id.KindSelf {
+		return errServers
 	}
 	if len(p.OriginDevice) > 0 && string(p.OriginDevice) != string(p.From.Device) {
 		return errDevice
@@ -80,6 +84,9 @@ func (r *roster) Check(p *packet.Pending) *code.Error {
 // Rules returns what messages to conv must keep to, as of now. A sequencer asks when it
 // loads a conversation and when its StateVersion has changed. It may read from the store.
 func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, error) {
+	if s.cfg.Groups != nil && conv.Kind() == id.KindGroup {
+		return s.cfg.Groups.Rules(ctx, conv)
+	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
 		return nil, unavailable(err)
@@ -93,9 +100,12 @@ func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, err
 	return r, nil
 }
 
-// Members returns the current members of conv, sorted, none if there is no such
-// conversation. The slice is shared: read only.
+// Members returns the current members of conv, those of a direct conversation sorted,
+// none if there is no such conversation. The slice is shared: read only.
 func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.UserID, error) {
+	if s.cfg.Groups != nil && conv.Kind() == id.KindGroup {
+		return s.cfg.Groups.Members(ctx, conv)
+	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
 		return nil, unavailable(err)
@@ -152,9 +162,13 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 	return r, nil
 }
 
-// mine returns the roster of conv and the membership of user, past ones included, or
+// mine returns the roster of conv (of a group an empty one) and the membership of user, past ones included, or
 // refuses a stranger as if there were no such conversation.
 func (s *Service) mine(ctx context.Context, user id.UserID, conv id.ConversationID) (*roster, *msgstore.MemberOf, error) {
+	if conv.Kind() == id.KindGroup {
+		who, err := s.membership(ctx, user, conv)
+		return &roster{conv: conv}, who, err
+	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
 		return nil, nil, unavailable(err)

@@ -39,9 +39,10 @@ type Users interface {
 
 // Config of a Service. Store, Keys and Users are needed, the rest takes its defaults when zero.
 type Config struct {
-	Store kv.Store
-	Keys  msgstore.Keys
-	Users Users
+	Store  kv.Store
+	Keys   msgstore.Keys
+	Users  Users
+	Groups Groups // nil: groups are read from the store each time, which is for tests
 
 	Writers Writers // nil: everybody may write to everybody
 
@@ -98,6 +99,7 @@ type Service struct {
 	timeline *msgstore.Timeline
 	members  *msgstore.Members
 	inbox    *msgstore.Inbox
+	groups   *msgstore.Groups
 	seq      Sequencer
 	devices  Devices // nil: nobody is told of anything
 
@@ -146,6 +148,7 @@ func New(cfg Config) (*Service, error) {
 		timeline: msgstore.NewTimeline(cfg.Store, cfg.Keys),
 		members:  msgstore.NewMembers(cfg.Store, cfg.Keys),
 		inbox:    msgstore.NewInbox(cfg.Store, cfg.Keys),
+		groups:   msgstore.NewGroups(cfg.Store, cfg.Keys),
 	}
 	s.pairs.init(cfg.Conversations)
 	s.rosters.init(cfg.Conversations)

@@ -26,6 +26,13 @@ type Members interface {
 	Members(ctx context.Context, conv id.ConversationID) ([]id.UserID, error)
 }
 
+// Groups knows who is, and was, in groups.
+type Groups interface {
+	// Recipients returns whose membership holds the stored messages first..to of conv, the
+	// same for all of them; first <= to <= last. The slice is shared: read only.
+	Recipients(ctx context.Context, conv id.ConversationID, first, last uint64) (users []id.UserID, to uint64, err error)
+}
+
 // Sessions knows who is connected.
 type Sessions interface {
 	// Each calls fn for each connection of user.
@@ -57,6 +64,8 @@ type Config struct {
 	Sessions Sessions
 	Deliver  Deliverer
 	Timeline Timeline
+
+	Groups Groups // nil: messages of groups go to their current members
 
 	MaxFrame      int           // bytes of a frame, the length field aside; 0: frame.DefaultMax
 	MaxSignal     int           // bytes of a signal's data; 0: 4 KiB
@@ -206,6 +215,9 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 		h.givenUp.Add(1)
 		return nil
 	}
+	if h.cfg.Groups != nil && ev.Conversation.Kind() == id.KindGroup {
+		return h.groupEvent(ctx, ev)
+	}
 	m := h.seen.get(ev.Conversation)
 	members := m.members
 	if members == nil {
@@ -217,19 +229,25 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 			m.members = members
 		}
 	}
+	h.pass(m, ev, members)
+	return nil
+}
+
+// pass delivers what of ev was not seen before to members.
+func (h *Handler) pass(m *mark, ev *bus.Event, members []id.UserID) {
 	switch m.admit(ev.Epoch, ev.FirstSeq, ev.LastSeq) {
 	case repeated:
 		h.repeats.Add(1)
-		return nil
+		return
 	case fresh:
 		h.events.Add(1)
 		h.send(ev.Conversation, members, ev.Messages, ev.Origin)
-		return nil
+		return
 	}
 	// Something arrived out of order, or a part of it again.
 	if !h.unseen(m, ev, members) {
 		h.repeats.Add(1)
-		return nil
+		return
 	}
 	h.events.Add(1)
 	if m.record(ev.Epoch, ev.FirstSeq, ev.LastSeq, h.cfg.Now()) {
@@ -238,7 +256,6 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 	if len(m.above) > 0 {
 		h.seen.gapped[ev.Conversation] = struct{}{}
 	}
-	return nil
 }
 
 // unseen delivers the runs of ev's messages that m has not, and reports whether there was one.

@@ -29,6 +29,7 @@ type Change struct {
 	Type    uint32                      // of the message, 64 to 127; 0: no message
 	Content string                      // of the message; at most MaxChangeContent
 	Rows    func(tx *kv.Tx, seq uint64) // adds rows to the transaction; seq is the message's, 0 without one. May be nil; must not block
+	Done    func(version, seq uint64)   // called when it is committed, with the StateVersion it made, before anything else happens to the conversation. May be nil; must not block
 	Create  bool                        // make the conversation, which must not exist; without, it must
 }
 

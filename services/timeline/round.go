@@ -511,6 +511,9 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 		c.mu.Unlock()
 		c.head = ru.head
 		c.head.PreviewSender, c.head.PreviewText = "", nil
+		if ch := ru.change; ch != nil && ch.what != nil && ch.what.Done != nil {
+			ch.what.Done(c.head.StateVersion, ch.seq)
+		}
 		c.marked = c.marked || ru.marks
 		if len(ru.tx.Ops()) > 1 {
 			c.doubt = false // the head was written
