@@ -164,6 +164,9 @@ func (c *Client) send(ctx context.Context, to Target, m Content, seen uint64, in
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if o.user != "" && o.Conversation.IsZero() && c.me != "" { // the first CONNACK came meanwhile
+		o.Conversation = id.Direct(c.me, o.user)
+	}
 	c.queue(o)
 	if c.stopped != nil {
 		o.finish(Ack{}, c.stopped)
