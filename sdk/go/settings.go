@@ -109,6 +109,8 @@ func (c *Client) signalled(m *wire.Signal) {
 		} else {
 			c.log.Warn("a conversation that can't be read", "error", err)
 		}
+	case packet.SignalProfile:
+		c.profileSignalled(m)
 	default:
 		c.push(SignalReceived{Conversation: conv, Sender: id.UserID(m.SenderId), Device: id.DeviceID(m.SenderDevice), Kind: m.Kind, Data: m.Data})
 	}
