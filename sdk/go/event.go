@@ -132,7 +132,11 @@ type Conversation struct {
 	ID          id.ConversationID
 	Users       []id.UserID // direct: both, sorted
 	Peer        id.UserID   // direct: the other one
-	Name        string
+	Name        string      // of a group, with the next four
+	Avatar      string
+	Members     int
+	Role        Role
+	Nickname    string // one's own in it
 	LastSeq     uint64
 	FirstSeq    uint64
 	ReadSeq     uint64
@@ -156,7 +160,8 @@ type Conversation struct {
 
 func conversationOf(me id.UserID, s *wire.ConversationState) Conversation {
 	c := Conversation{
-		ID: id.ConversationID(s.ConversationId), Name: s.Name, LastSeq: s.LastSeq, FirstSeq: s.FirstSeq, ReadSeq: s.ReadSeq, RecvSeq: s.RecvSeq,
+		ID: id.ConversationID(s.ConversationId), Name: s.Name, Avatar: s.Avatar, Members: int(s.Members), Role: Role(s.Role), Nickname: s.Nickname,
+		LastSeq: s.LastSeq, FirstSeq: s.FirstSeq, ReadSeq: s.ReadSeq, RecvSeq: s.RecvSeq,
 		Unread: int(s.Unread), PeerReadSeq: s.PeerReadSeq, PeerRecvSeq: s.PeerRecvSeq, JoinedSeq: s.JoinedSeq, LeftSeq: s.LeftSeq, Pinned: s.Pinned, Muted: s.Muted,
 		Hidden: s.Hidden, SettingsVersion: s.SettingsVersion, Mentions: int(s.Mentions),
 		Preview: s.Preview.GetText(), PreviewFrom: id.UserID(s.Preview.GetSenderId()), PreviewType: s.Preview.GetMsgType(),
