@@ -53,7 +53,7 @@ func operator(t *testing.T, data string) func(path string, in, out any) error {
 	}
 }
 
-func register(t *testing.T, n *running, users ...string) {
+func signUp(t *testing.T, n *running, users ...string) {
 	t.Helper()
 	for _, u := range users {
 		res, err := http.Post("http://"+n.HTTPAddr().String()+"/api/v1/auth/register", "application/json",
@@ -85,7 +85,7 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	n := start(t, data)
-	register(t, n, "alice", "bob")
+	signUp(t, n, "alice", "bob")
 	alice := device(t, n, data, "alice", func(gochat.Message) {})
 	if err := alice.Connected(ctx); err != nil {
 		t.Fatal(err)

@@ -38,7 +38,8 @@ type Log struct {
 
 // TCP configures the listener of the binary protocol.
 type TCP struct {
-	Listen    string   `koanf:"listen" doc:"host:port. Loopback unless you change it; there is no TLS on this port, so terminate it in front before listening wider."`
+	Listen    string   `koanf:"listen" doc:"host:port. Loopback unless you change it: configure TLS here, or terminate it in front, before listening wider."`
+	TLS       TLS      `koanf:"tls" doc:"A certificate: the binary protocol is then spoken over TLS alone."`
 	ProxyFrom []string `koanf:"proxy_from" doc:"Addresses (CIDR) of load balancers that put a PROXY protocol header (v1 or v2) before each connection. Empty: nobody may."`
 	Pollers   int      `koanf:"pollers" doc:"Event loops that wait for sockets. 0: chosen by the number of cores."`
 }
@@ -46,9 +47,20 @@ type TCP struct {
 // HTTP configures the HTTP listener.
 type HTTP struct {
 	Listen         string   `koanf:"listen" doc:"host:port."`
+	TLS            TLS      `koanf:"tls" doc:"A certificate: the port then speaks HTTPS alone."`
 	TrustedProxies []string `koanf:"trusted_proxies" doc:"Addresses (CIDR) whose X-Forwarded-For is believed."`
 	AuthPerMinute  int      `koanf:"auth_per_minute" doc:"Registrations, logins and refreshes an address may try in a minute."`
 }
+
+// TLS names a certificate. Without files there is no TLS.
+type TLS struct {
+	CertFile   string `koanf:"cert_file" doc:"PEM: the certificate, followed by those that lead to one clients trust. Read again when the configuration is reloaded."`
+	KeyFile    string `koanf:"key_file" doc:"PEM: its private key."`
+	MinVersion string `koanf:"min_version" doc:"The lowest version of TLS accepted: 1.2 or 1.3."`
+}
+
+// On reports whether there is TLS.
+func (t TLS) On() bool { return t.CertFile != "" || t.KeyFile != "" }
 
 // Limits bounds what clients may do.
 type Limits struct {
@@ -69,6 +81,8 @@ type Limits struct {
 	Content               Bytes         `koanf:"content" doc:"The largest message body; 64KiB is the most that may be set."`
 	Outbound              Bytes         `koanf:"outbound" doc:"What may wait for a client that reads slowly, before it gets hints instead of messages."`
 	Stalled               time.Duration `koanf:"stalled" doc:"A client that reads nothing for this long is closed."`
+	GroupMembers          int           `koanf:"group_members" doc:"Members of one group."`
+	ConversationsPerUser  int           `koanf:"conversations_per_user" doc:"Conversations that one user may be in before nobody can bring them into another group."`
 	Conversations         int           `koanf:"conversations" doc:"Conversations kept in memory. Idle ones beyond it are read again when they are needed."`
 }
 
@@ -122,13 +136,13 @@ func Default() Config {
 	return Config{
 		Data: "./data",
 		Log:  Log{Level: "info", Format: "text"},
-		TCP:  TCP{Listen: "127.0.0.1:7070"},
-		HTTP: HTTP{Listen: "127.0.0.1:8080", AuthPerMinute: 30},
+		TCP:  TCP{Listen: "127.0.0.1:7070", TLS: TLS{MinVersion: "1.2"}},
+		HTTP: HTTP{Listen: "127.0.0.1:8080", TLS: TLS{MinVersion: "1.2"}, AuthPerMinute: 30},
 		Limits: Limits{
 			Connections: 100_000, ConnectionsPerUser: 20, ConnectionsPerAddress: 10_000, ConnectsPerAddress: 200, Unauthenticated: 4_000,
 			Handshake: 10 * time.Second, Heartbeat: 60 * time.Second, HeartbeatMin: 15 * time.Second, HeartbeatMax: 10 * time.Minute,
 			SendsPerSecond: 50, UserSendsPerSecond: 100, BytesPerSecond: 256 << 10, Inflight: 256,
-			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000,
+			Frame: Bytes(128 << 10), Content: Bytes(lim.MaxContent), Outbound: 256 << 10, Stalled: 30 * time.Second, Conversations: 100_000, GroupMembers: 100_000, ConversationsPerUser: 10_000,
 		},
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
 		Devices:  Devices{PerUser: 32},
@@ -160,11 +174,19 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
+	for name, t := range map[string]TLS{"tcp.tls": c.TCP.TLS, "http.tls": c.HTTP.TLS} {
+		if cfg := certConfig(t); t.On() {
+			if err := cfg.Validate(); err != nil {
+				bad("%s: %w", name, err)
+			}
+		}
+	}
 	l := c.Limits
 	for name, v := range map[string]int{
 		"connections": l.Connections, "connections_per_user": l.ConnectionsPerUser, "connections_per_address": l.ConnectionsPerAddress,
 		"connects_per_address": l.ConnectsPerAddress, "unauthenticated": l.Unauthenticated, "sends_per_second": l.SendsPerSecond,
 		"user_sends_per_second": l.UserSendsPerSecond, "inflight": l.Inflight, "conversations": l.Conversations,
+		"group_members": l.GroupMembers, "conversations_per_user": l.ConversationsPerUser,
 	} {
 		if v <= 0 {
 			bad("limits.%s %d: want at least 1", name, v)

@@ -18,6 +18,7 @@ import (
 	"github.com/gochat-im/gochat/bus/log"
 	"github.com/gochat-im/gochat/edge/admin"
 	"github.com/gochat-im/gochat/edge/api"
+	"github.com/gochat-im/gochat/edge/certs"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/edge/tcp"
@@ -72,6 +73,8 @@ type Node struct {
 	fanout    *fanout.Handler
 	sessions  *session.Directory
 	hub       *hub.Hub
+	tcpCert   *certs.Source // nil: no TLS
+	httpCert  *certs.Source
 	tcp       *tcp.Server
 	api       *api.Server
 	admin     *admin.Server
@@ -97,6 +100,12 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 			n.close()
 		}
 	}()
+	if n.tcpCert, err = openCert("tcp.tls", cfg.TCP.TLS); err != nil {
+		return nil, err
+	}
+	if n.httpCert, err = openCert("http.tls", cfg.HTTP.TLS); err != nil {
+		return nil, err
+	}
 	keys := msgstore.Keys{}
 	reg := prometheus.NewRegistry()
 	m := newMetrics(reg)
@@ -221,11 +230,11 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	n.convs.BindDevices(n.fanout)
 	n.relations.Bind(fence{n.seq}, n.fanout)
 
-	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
+	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, TLS: listenerTLS(n.tcpCert), Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
 		return nil, fmt.Errorf("%w (tcp.listen, flag --tcp)", err)
 	}
 	if n.api, err = api.New(api.Config{
-		Listen: cfg.HTTP.Listen, Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
+		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
 		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
 	}); err != nil {
 		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)

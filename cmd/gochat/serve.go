@@ -110,9 +110,16 @@ Talk to yourself, in two more terminals:
   %s chat --profile bob%s
 
 `, version, cfg.Data, n.TCPAddr(), n.HTTPAddr(), self, flags, self, flags)
-	for what, addr := range map[string]net.Addr{"The binary protocol": n.TCPAddr(), "HTTP": n.HTTPAddr()} {
+	plain := map[string]net.Addr{}
+	if !cfg.TCP.TLS.On() {
+		plain["The binary protocol"] = n.TCPAddr()
+	}
+	if !cfg.HTTP.TLS.On() {
+		plain["HTTP"] = n.HTTPAddr()
+	}
+	for what, addr := range plain {
 		if a, err := netip.ParseAddrPort(addr.String()); err == nil && !a.Addr().IsLoopback() {
-			fmt.Fprintf(out, "WARNING: %s listens on %s WITHOUT TLS. Tokens and messages cross the network in the clear;\nterminate TLS in front of it, or listen on 127.0.0.1.\n\n", what, addr)
+			fmt.Fprintf(out, "WARNING: %s listens on %s WITHOUT TLS. Tokens and messages cross the network in the clear;\nconfigure tcp.tls and http.tls, terminate TLS in front of it, or listen on 127.0.0.1.\n\n", what, addr)
 		}
 	}
 }

@@ -15,6 +15,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,6 +50,8 @@ type Accounts interface {
 type Config struct {
 	Listen   string   // host:port; required
 	Accounts Accounts // required
+
+	TLS *tls.Config // HTTPS alone; nil: HTTP alone
 
 	Ready   func(ctx context.Context) error // nil: always ready
 	Metrics prometheus.Gatherer             // nil: no /metrics

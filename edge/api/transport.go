@@ -64,6 +64,12 @@ func (t *transport) ListenAndServe(serve network.OnData) error {
 			if !ok {
 				return nc.Close()
 			}
+			if c.secure != nil {
+				if err := c.secure.shake(); err != nil {
+					t.cfg.Logger.Debug("a TLS handshake failed", "addr", nc.RemoteAddr(), "err", err)
+					return nc.Close()
+				}
+			}
 			return serve(ctx, c)
 		},
 		netpoll.WithOnPrepare(t.accept),
@@ -87,6 +93,10 @@ func (t *transport) ListenAndServe(serve network.OnData) error {
 func (t *transport) accept(nc netpoll.Connection) context.Context {
 	c := &conn{t: t, raw: nc}
 	c.Conn.Conn = nc.(network.Conn)
+	if t.cfg.TLS != nil {
+		c.secure = newSecureConn(nc, t.cfg.TLS)
+		c.Conn.Conn = c.secure
+	}
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.peer = a.AddrPort().Addr().Unmap()
 	}
@@ -199,6 +209,7 @@ type conn struct {
 	hertz.Conn
 	t        *transport
 	raw      netpoll.Connection
+	secure   *secureConn // nil: plain HTTP
 	peer     netip.Addr
 	phase    atomic.Int32
 	deadline atomic.Int64 // Unix ns after which the sweep closes it; 0: none

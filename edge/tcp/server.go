@@ -11,12 +11,14 @@ package tcp
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +37,7 @@ type Config struct {
 	SendBuffer int            // bytes the kernel may hold for a client that reads slowly (it doubles them); 32 KiB
 	ReadBuffer int            // bytes of an idle connection's read buffer; 256, measured to be the cheapest
 	ProxyFrom  []netip.Prefix // load balancers that put a PROXY protocol header first; nobody
+	TLS        *tls.Config    // what connections are encrypted with, behind a PROXY header; they aren't
 	Logger     *slog.Logger   // nothing is logged by default
 }
 
@@ -48,6 +51,19 @@ type Server struct {
 	log *slog.Logger
 	ln  *net.TCPListener
 	out *writables
+
+	handshakes, handshakesFailed atomic.Uint64
+}
+
+// Stats are counts since New.
+type Stats struct {
+	Handshakes       uint64 // TLS handshakes that succeeded
+	HandshakesFailed uint64
+}
+
+// Stats returns the counts so far.
+func (s *Server) Stats() Stats {
+	return Stats{Handshakes: s.handshakes.Load(), HandshakesFailed: s.handshakesFailed.Load()}
 }
 
 // New listens. Netpoll's settings are those of the first Server of the process.
@@ -188,6 +204,9 @@ func (s *Server) proxied(a netip.Addr) bool {
 // serve makes a connection of an accepted socket, or closes it with the reason.
 func (s *Server) serve(fd int, addr netip.AddrPort) {
 	t := &socket{s: s, fd: fd}
+	if s.cfg.TLS != nil {
+		t.secure = newSecure(t, s.cfg.TLS)
+	}
 	if s.proxied(addr.Addr()) {
 		t.header = new([]byte)
 	} else {
@@ -195,8 +214,10 @@ func (s *Server) serve(fd int, addr netip.AddrPort) {
 	}
 	c, refused := s.hub.Open(t, t.addr.Addr())
 	if refused != nil {
-		// One try: the socket is new, so its buffer has room.
-		_, _ = syscall.Write(fd, packet.AppendError(nil, 0, false, refused, id.ConversationID{}))
+		// One try: the socket is new, so its buffer has room. A TLS client isn't worth a handshake to be told.
+		if s.cfg.TLS == nil {
+			_, _ = syscall.Write(fd, packet.AppendError(nil, 0, false, refused, id.ConversationID{}))
+		}
 		_ = syscall.Close(fd)
 		return
 	}

@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -29,6 +30,7 @@ type socket struct {
 	c      *conn.Conn
 	addr   netip.AddrPort // of the client; invalid while a PROXY header is awaited
 	header *[]byte        // beginning of the PROXY header; nil: none is awaited
+	secure *secure        // nil: plain TCP
 
 	mu     sync.Mutex
 	nc     netpoll.Connection // nil before start
@@ -63,7 +65,19 @@ func (t *socket) readable(_ context.Context, nc netpoll.Connection) error {
 	if err != nil {
 		return nc.Close()
 	}
-	t.input(b)
+	if t.secure != nil && !t.secure.established.Load() {
+		// The handshake waits for more, so what has come must be out of the reader's way.
+		b = bytes.Clone(b)
+		if err := r.Skip(n); err != nil {
+			return nc.Close()
+		}
+		if err := r.Release(); err != nil {
+			return nc.Close()
+		}
+		t.input(b, nc)
+		return nil
+	}
+	t.input(b, nc)
 	if err := r.Skip(n); err != nil {
 		return nc.Close()
 	}
@@ -71,7 +85,7 @@ func (t *socket) readable(_ context.Context, nc netpoll.Connection) error {
 }
 
 // input passes bytes on. A panic ends this connection only.
-func (t *socket) input(b []byte) {
+func (t *socket) input(b []byte, nc netpoll.Connection) {
 	defer func() {
 		if v := recover(); v != nil {
 			t.c.Panicked(v, debug.Stack())
@@ -82,7 +96,16 @@ func (t *socket) input(b []byte) {
 			return
 		}
 	}
-	t.c.Input(b)
+	if t.secure == nil {
+		t.c.Input(b)
+		return
+	}
+	if err := t.secure.input(b, nc); err != nil {
+		if !t.secure.established.Load() && !quiet(err) {
+			t.s.log.Debug("a TLS handshake failed", "addr", t.RemoteAddr(), "err", err)
+		}
+		t.Close()
+	}
 }
 
 // introduce takes the PROXY header from the beginning of b and returns the rest.
@@ -126,8 +149,16 @@ func (t *socket) ended() {
 
 // Write implements conn.Transport.
 func (t *socket) Write(p []byte) (int, error) {
+	if t.secure != nil {
+		return t.secure.write(p)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.put(p)
+}
+
+// put gives the socket what it takes of p, and has Writable called if that isn't all. mu is held.
+func (t *socket) put(p []byte) (int, error) {
 	if t.closed {
 		return 0, net.ErrClosed
 	}
@@ -155,6 +186,9 @@ func (t *socket) Write(p []byte) (int, error) {
 
 // CloseWrite implements conn.Transport.
 func (t *socket) CloseWrite() {
+	if t.secure != nil {
+		t.secure.closeWrite()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.closed {
