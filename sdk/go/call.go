@@ -98,7 +98,8 @@ func answerInto(m packet.Method, inner []byte, ans packet.Body) error {
 	return nil
 }
 
-// Inbox returns all of the user's conversations as they stand at the server, latest activity first.
+// Inbox returns all of the user's conversations as they stand at the server, latest activity first;
+// not the user's own timeline, whose messages come as events.
 func (c *Client) Inbox(ctx context.Context) ([]Conversation, error) {
 	var all []Conversation
 	for cursor := ""; ; {
@@ -111,7 +112,9 @@ func (c *Client) Inbox(ctx context.Context) ([]Conversation, error) {
 		}
 		me := c.User()
 		for _, s := range ans.Conversations {
-			all = append(all, conversationOf(me, s))
+			if v := conversationOf(me, s); v.ID.Kind() != id.KindSelf {
+				all = append(all, v)
+			}
 		}
 		if cursor = ans.Cursor; cursor == "" {
 			return all, nil

@@ -270,7 +270,11 @@ func (c *Client) push(e Event) {
 // pushMessage queues a message of v. The caller holds mu and has asked full.
 func (c *Client) pushMessage(v *conversation, m Message) {
 	c.waiting++
-	c.events = append(c.events, item{MessageReceived{m}, v, m.Seq})
+	var e Event = MessageReceived{m}
+	if a, ok := accountEvent(m); ok {
+		e = a
+	}
+	c.events = append(c.events, item{e, v, m.Seq})
 	c.wakeDispatch()
 }
 
@@ -313,7 +317,7 @@ func (c *Client) dispatch() {
 			if it.v != nil {
 				done[it.v] = it.seq
 			}
-			if _, ok := it.ev.(MessageReceived); ok {
+			if it.ev != nil && it.v != nil {
 				c.mu.Lock()
 				c.waiting--
 				c.mu.Unlock()

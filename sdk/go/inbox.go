@@ -95,7 +95,9 @@ func (c *Client) heard(s *wire.ConversationState) {
 		c.look(v)
 		c.settle(v)
 	}
-	c.push(ConversationChanged{Conversation: info})
+	if v.id.Kind() != id.KindSelf { // told by its events
+		c.push(ConversationChanged{Conversation: info})
+	}
 }
 
 // hinted acts on a HINT.
