@@ -161,13 +161,30 @@ func (x *Relations) PutProfile(tx *kv.Tx, u id.UserID, raw []byte, p *Profile) {
 	tx.SetFunc(key, p.Append)
 }
 
-// Block adds to tx that u has blocked other since the Unix ms since.
-func (x *Relations) Block(tx *kv.Tx, u, other id.UserID, since int64) {
-	tx.SetFunc(x.keys.Block(nil, u, other), func(dst []byte) []byte { return AppendBlock(dst, since) })
+// Block returns the row that says that u has blocked other, which PutBlock and DeleteBlock
+// require; nil: u hasn't.
+func (x *Relations) Block(ctx context.Context, u, other id.UserID) (raw []byte, err error) {
+	if raw, err = x.store.Get(ctx, x.keys.Block(nil, u, other)); err != nil {
+		return nil, fmt.Errorf("read a block: %w", err)
+	}
+	return raw, nil
 }
 
-// Unblock adds to tx that u hasn't blocked other.
-func (x *Relations) Unblock(tx *kv.Tx, u, other id.UserID) { tx.Delete(x.keys.Block(nil, u, other)) }
+// PutBlock adds to tx that u has blocked other since the Unix ms since, over the row raw
+// that was read (nil: none).
+func (x *Relations) PutBlock(tx *kv.Tx, u, other id.UserID, raw []byte, since int64) {
+	key := x.keys.Block(nil, u, other)
+	tx.Require(key, raw)
+	tx.SetFunc(key, func(dst []byte) []byte { return AppendBlock(dst, since) })
+}
+
+// DeleteBlock adds to tx that u hasn't blocked other, over the row raw that was read. It
+// writes even if there was none: a block whose outcome nobody knew must not come later.
+func (x *Relations) DeleteBlock(tx *kv.Tx, u, other id.UserID, raw []byte) {
+	key := x.keys.Block(nil, u, other)
+	tx.Require(key, raw)
+	tx.Delete(key)
+}
 
 // Pair is who may be blocked by whom.
 type Pair struct{ By, Whom id.UserID }

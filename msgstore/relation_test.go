@@ -42,9 +42,9 @@ func TestRelations(t *testing.T) {
 	// The rows of alice are not those of alice0.
 	if err := commit(func(tx *kv.Tx) {
 		for _, u := range []id.UserID{"bob", "carol", "dave"} {
-			x.Block(tx, "alice", u, 5)
+			x.PutBlock(tx, "alice", u, nil, 5)
 		}
-		x.Block(tx, "alice0", "eve", 5)
+		x.PutBlock(tx, "alice0", "eve", nil, 5)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,14 @@ func TestRelations(t *testing.T) {
 	if err != nil || !slices.Equal(users, []id.UserID{"carol"}) {
 		t.Fatalf("a page: %v, %v", users, err)
 	}
-	if err := commit(func(tx *kv.Tx) { x.Unblock(tx, "alice", "bob") }); err != nil {
+	if err := commit(func(tx *kv.Tx) { x.DeleteBlock(tx, "alice", "bob", nil) }); !errors.Is(err, kv.ErrConflict) {
+		t.Fatalf("unblocked over a row that was not read: %v", err)
+	}
+	raw, err = x.Block(ctx, "alice", "bob")
+	if err != nil || raw == nil {
+		t.Fatalf("the block: %x, %v", raw, err)
+	}
+	if err := commit(func(tx *kv.Tx) { x.DeleteBlock(tx, "alice", "bob", raw) }); err != nil {
 		t.Fatal(err)
 	}
 	if users, err = x.BlockedBy(ctx, "alice", "", 0); err != nil || !slices.Equal(users, []id.UserID{"carol", "dave"}) {

@@ -2,6 +2,7 @@ package relation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -29,23 +30,43 @@ func (s *Service) Block(ctx context.Context, o *packet.Origin, inner []byte) (pa
 	if other == o.User {
 		return nil, code.Newf(code.BadRequest, "nobody can block themselves")
 	}
-	tx := new(kv.Tx)
 	if r.Blocked {
 		if err := s.mayBlock(ctx, o.User, other); err != nil {
 			return nil, unavailable(err)
 		}
-		s.rows.Block(tx, o.User, other, s.now())
-	} else {
-		s.rows.Unblock(tx, o.User, other)
 	}
-	if s.cfg.Store.Commit(ctx, tx); tx.Err != nil {
-		return nil, unavailable(fmt.Errorf("write a block: %w", tx.Err))
+	if err := s.writeBlock(ctx, o.User, other, r.Blocked); err != nil {
+		return nil, unavailable(err)
 	}
 	// Also where the row said so before: whoever wrote it may not have come this far.
 	if err := s.fence.Touch(ctx, id.Direct(o.User, other)); err != nil {
 		return nil, unavailable(fmt.Errorf("make a block hold: %w", err))
 	}
 	return &wire.BlockResponse{}, nil
+}
+
+// writeBlock stores that user has blocked other, or hasn't, over whatever others write.
+func (s *Service) writeBlock(ctx context.Context, user, other id.UserID, blocked bool) error {
+	for turn := 0; ; turn++ {
+		raw, err := s.rows.Block(ctx, user, other)
+		if err != nil {
+			return err
+		}
+		tx := new(kv.Tx)
+		if blocked {
+			s.rows.PutBlock(tx, user, other, raw, s.now())
+		} else {
+			s.rows.DeleteBlock(tx, user, other, raw)
+		}
+		s.cfg.Store.Commit(ctx, tx)
+		switch {
+		case tx.Err == nil:
+			return nil
+		case turn < maxTurns && (errors.Is(tx.Err, kv.ErrConflict) || errors.Is(tx.Err, kv.ErrUndetermined)):
+		default:
+			return fmt.Errorf("write a block: %w", tx.Err)
+		}
+	}
 }
 
 // mayBlock returns why user may not block other, or nil.
