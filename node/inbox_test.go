@@ -1,0 +1,461 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/id"
+	gochat "github.com/gochat-im/gochat/sdk/go"
+	"github.com/gochat-im/gochat/services/account"
+)
+
+// patience bounds every wait; nothing that works comes near it.
+const patience = 30 * time.Second
+
+// actor is one device of a user, with an application that shows a list of conversations.
+type actor struct {
+	t      *testing.T
+	n      *running
+	data   string
+	user   id.UserID
+	device id.DeviceID
+	store  *gochat.MemoryStore
+	client *gochat.Client // nil: offline
+
+	list gochat.List
+
+	mu    sync.Mutex
+	news  chan struct{} // closed and replaced at each event
+	got   map[id.ConversationID][]uint64
+	wrong error
+	conn  net.Conn
+}
+
+func newActor(t *testing.T, n *running, data string, user id.UserID, device id.DeviceID) *actor {
+	return &actor{t: t, n: n, data: data, user: user, device: device, store: gochat.NewMemoryStore(),
+		news: make(chan struct{}), got: map[id.ConversationID][]uint64{}}
+}
+
+func (a *actor) String() string { return fmt.Sprintf("%s's %s", a.user, a.device) }
+
+// online opens the client, if it isn't, and waits until it is connected.
+func (a *actor) online(ctx context.Context) {
+	a.t.Helper()
+	if a.client == nil {
+		keys, err := account.LoadKeys(a.data)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		a.client, err = gochat.Open(gochat.Config{
+			Address: a.n.TCPAddr().String(), Device: a.device, Store: a.store, Handler: a.handle,
+			MinBackoff: 10 * time.Millisecond, AckInterval: 50 * time.Millisecond,
+			Token: func(context.Context) (string, error) {
+				return account.MintToken(keys, account.DefaultIssuer, a.user, "", time.Now(), time.Minute)
+			},
+			Dial: func(ctx context.Context, address string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+				a.mu.Lock()
+				a.conn = c
+				a.mu.Unlock()
+				return c, err
+			},
+		})
+		if err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	if err := a.client.Connected(ctx); err != nil {
+		a.t.Fatalf("%v doesn't connect: %v", a, err)
+	}
+}
+
+func (a *actor) offline() {
+	if a.client != nil {
+		if err := a.client.Close(); err != nil {
+			a.t.Error(err)
+		}
+		a.client = nil
+	}
+}
+
+// cut breaks the connection; the client notices and comes back.
+func (a *actor) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn != nil {
+		_ = a.conn.Close()
+	}
+}
+
+func (a *actor) handle(e gochat.Event) {
+	a.list.Apply(e)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch e := e.(type) {
+	case gochat.MessageReceived:
+		got := a.got[e.Message.Conversation]
+		if len(got) > 0 && got[len(got)-1] >= e.Message.Seq {
+			a.wrong = errors.Join(a.wrong, fmt.Errorf("%v got message %d after %d", a, e.Message.Seq, got[len(got)-1]))
+		}
+		a.got[e.Message.Conversation] = append(got, e.Message.Seq)
+	case gochat.Stopped:
+		if !errors.Is(e.Err, context.Canceled) && a.client != nil {
+			a.wrong = errors.Join(a.wrong, fmt.Errorf("%v stopped: %w", a, e.Err))
+		}
+	}
+	close(a.news)
+	a.news = make(chan struct{})
+}
+
+// until waits until what's wrong with the device, as look tells, is nothing.
+func (a *actor) until(ctx context.Context, look func() string) {
+	a.t.Helper()
+	for {
+		a.mu.Lock()
+		news, wrong := a.news, a.wrong
+		a.mu.Unlock()
+		if wrong != nil {
+			a.t.Fatal(wrong)
+		}
+		what := look()
+		if what == "" {
+			return
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			a.t.Fatalf("%v: %s", a, what)
+		}
+	}
+}
+
+func registerAll(t *testing.T, n *running, users ...id.UserID) {
+	t.Helper()
+	for _, u := range users {
+		res, err := http.Post("http://"+n.HTTPAddr().String()+"/api/v1/auth/register", "application/json",
+			strings.NewReader(fmt.Sprintf(`{"name":%q,"password":"long enough"}`, u)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("registering %s: %s", u, body)
+		}
+	}
+}
+
+// chat is the model of one direct conversation.
+type chat struct {
+	conv  id.ConversationID
+	users [2]id.UserID
+	said  []said
+	first uint64
+	side  map[id.UserID]*side
+}
+
+type said struct {
+	by     id.UserID
+	counts bool
+	calls  bool // mentions the other one
+}
+
+type side struct {
+	read          uint64
+	pinned, muted bool
+	hidden        uint64
+}
+
+func (c *chat) other(u id.UserID) id.UserID {
+	if c.users[0] == u {
+		return c.users[1]
+	}
+	return c.users[0]
+}
+
+func (c *chat) last() uint64 { return uint64(len(c.said)) }
+
+func (c *chat) unread(u id.UserID) (unread, mentions int) {
+	for seq := max(c.side[u].read+1, c.first); seq <= c.last(); seq++ {
+		if m := c.said[seq-1]; m.counts && m.by != u {
+			unread++
+			if m.calls {
+				mentions++
+			}
+		}
+	}
+	return min(unread, gochat.UnreadCap), min(mentions, gochat.UnreadCap)
+}
+
+// differs tells how a device's conversation differs from the model.
+func (c *chat) differs(a *actor) string {
+	v, ok := a.list.Get(c.conv)
+	if !ok {
+		if c.last() == 0 {
+			return ""
+		}
+		return fmt.Sprintf("knows nothing of %v", c.users)
+	}
+	me, peer := c.side[a.user], c.side[c.other(a.user)]
+	unread, mentions := c.unread(a.user)
+	hidden := me.hidden > 0 && c.last() <= me.hidden
+	got := fmt.Sprintf("last %d read %d unread %d mentions %d pinned %v muted %v hidden %v peer %s read %d", v.LastSeq, v.ReadSeq, v.Unread, v.Mentions, v.Pinned, v.Muted, v.Hidden, v.Peer, v.PeerReadSeq)
+	want := fmt.Sprintf("last %d read %d unread %d mentions %d pinned %v muted %v hidden %v peer %s read %d", c.last(), me.read, unread, mentions, me.pinned, me.muted, hidden, c.other(a.user), peer.read)
+	if got != want {
+		return fmt.Sprintf("with %s: %s\nwant %s", c.other(a.user), got, want)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if seqs := a.got[c.conv]; c.last() > 0 && c.first <= c.last() && (len(seqs) == 0 || seqs[len(seqs)-1] != c.last()) {
+		return fmt.Sprintf("got %d of %d messages with %s", len(seqs), c.last(), c.other(a.user))
+	}
+	return ""
+}
+
+// TestInboxModel lets 5 users with 3 devices each do random things, some devices being
+// offline and connections cut in between. After each step every device that is online
+// shows what a plain model says: unread, mentions, positions, settings.
+func TestInboxModel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	data := t.TempDir()
+	n := start(t, data)
+	users := []id.UserID{"ann", "ben", "cat", "dan", "eve"}
+	registerAll(t, n, users...)
+	var actors []*actor
+	byUser := map[id.UserID][]*actor{}
+	for _, u := range users {
+		for _, d := range []id.DeviceID{"phone", "tablet", "desk"} {
+			a := newActor(t, n, data, u, d)
+			t.Cleanup(a.offline)
+			actors, byUser[u] = append(actors, a), append(byUser[u], a)
+		}
+	}
+	begin, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for i, a := range actors {
+		if i%3 < 2 {
+			a.online(begin)
+		}
+	}
+	chats := map[id.ConversationID]*chat{}
+	conv := func(a, b id.UserID) *chat {
+		c := id.Direct(a, b)
+		if chats[c] == nil {
+			chats[c] = &chat{conv: c, users: [2]id.UserID{min(a, b), max(a, b)}, first: 1, side: map[id.UserID]*side{a: {}, b: {}}}
+		}
+		return chats[c]
+	}
+	// somebody is a device that is online.
+	somebody := func(ctx context.Context, u id.UserID) *actor {
+		list := byUser[u]
+		a := list[rng.IntN(len(list))]
+		a.online(ctx)
+		return a
+	}
+	steps := 120
+	if testing.Short() {
+		steps = 25
+	}
+	for step := range steps {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		u := users[rng.IntN(len(users))]
+		peer := users[rng.IntN(len(users))]
+		for peer == u {
+			peer = users[rng.IntN(len(users))]
+		}
+		c := conv(u, peer)
+		me := c.side[u]
+		doing := ""
+		switch op := rng.IntN(16); {
+		case op < 6 || c.last() == 0: // messages, from two devices at once
+			doing = "send"
+			for range 1 + rng.IntN(4) {
+				a := somebody(ctx, u)
+				m := gochat.Text(fmt.Sprint("m", step))
+				s := said{by: u, counts: rng.IntN(5) > 0}
+				m.NoCount = !s.counts
+				switch rng.IntN(6) {
+				case 0:
+					m.Mentions, s.calls = []string{string(peer)}, true
+				case 1:
+					m.MentionAll, s.calls = true, true
+				}
+				seen := uint64(0)
+				var r *gochat.Receipt
+				var err error
+				if rng.IntN(4) == 0 && c.last() > 0 {
+					seen = 1 + rng.Uint64N(c.last())
+					r, err = a.client.SendInteractive(ctx, gochat.ToUser(peer), m, seen)
+				} else {
+					r, err = a.client.Send(ctx, gochat.ToUser(peer), m)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if rng.IntN(8) == 0 {
+					a.cut()
+				}
+				ack, err := r.Wait(ctx)
+				if err != nil {
+					t.Fatalf("step %d: %v", step, err)
+				}
+				c.said = append(c.said, s)
+				if ack.Seq != c.last() || ack.Conversation != c.conv {
+					t.Fatalf("step %d: %+v, want seq %d", step, ack, c.last())
+				}
+				me.read = max(me.read, seen)
+			}
+		case op < 10:
+			doing = "read"
+			a := somebody(ctx, u)
+			seq := 1 + rng.Uint64N(c.last()+1)
+			me.read = max(me.read, min(seq, c.last()))
+			read, unread, err := a.client.MarkRead(ctx, c.conv, seq)
+			if want, _ := c.unread(u); err != nil || read != me.read || unread != want {
+				t.Fatalf("step %d: %v read %d: %d, %d unread, want %d and %d, %v", step, a, seq, read, unread, me.read, want, err)
+			}
+		case op < 12:
+			doing = "set"
+			a := somebody(ctx, u)
+			on := rng.IntN(2) == 0
+			var err error
+			switch rng.IntN(3) {
+			case 0:
+				me.pinned = on
+				_, err = a.client.Pin(ctx, c.conv, on)
+			case 1:
+				me.muted = on
+				_, err = a.client.Mute(ctx, c.conv, on)
+			default:
+				if me.hidden = 0; on {
+					me.hidden = c.last()
+				}
+				_, err = a.client.Hide(ctx, c.conv, on)
+			}
+			if err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+		case op < 13: // retention, up to what both have read: nobody's number changes
+			doing = "trim"
+			keep := 1 + rng.Uint64N(min(me.read, c.side[peer].read)+1)
+			c.first = trim(t, n, c.conv, keep)
+		case op < 15:
+			doing = "cut"
+			for range 5 {
+				actors[rng.IntN(len(actors))].cut()
+			}
+		default:
+			doing = "come and go"
+			for range 3 {
+				if a := actors[rng.IntN(len(actors))]; a.client == nil {
+					a.online(ctx)
+				} else if rng.IntN(2) == 0 {
+					a.offline()
+				}
+			}
+		}
+		for _, a := range actors {
+			if a.client == nil {
+				continue
+			}
+			for _, c := range chats {
+				if slices.Contains(c.users[:], a.user) {
+					a.until(ctx, func() string {
+						if what := c.differs(a); what != "" {
+							return fmt.Sprintf("step %d, %s: %s", step, doing, what)
+						}
+						return ""
+					})
+				}
+			}
+		}
+		cancel()
+	}
+	// Who comes last sees the same, and so does a new device, in the same order.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, u := range users {
+		fresh := newActor(t, n, data, u, "fresh")
+		t.Cleanup(fresh.offline)
+		for _, a := range append([]*actor{fresh}, byUser[u]...) {
+			a.online(ctx)
+			for _, c := range chats {
+				if slices.Contains(c.users[:], u) {
+					a.until(ctx, func() string { return c.differs(a) })
+				}
+			}
+			inbox, err := a.client.Inbox(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := peersOf(a.list.All(), true), peersOf(inbox, true); got != want {
+				t.Errorf("%v shows %s, the server %s", a, got, want)
+			}
+		}
+	}
+	for _, a := range actors {
+		a.mu.Lock()
+		if a.wrong != nil {
+			t.Error(a.wrong)
+		}
+		a.mu.Unlock()
+	}
+}
+
+// peersOf names the peers of conversations, the pinned ones apart.
+func peersOf(convs []gochat.Conversation, byPin bool) string {
+	convs = slices.Clone(convs)
+	if byPin {
+		slices.SortStableFunc(convs, func(a, b gochat.Conversation) int {
+			switch {
+			case a.Pinned == b.Pinned:
+				return 0
+			case a.Pinned:
+				return -1
+			}
+			return 1
+		})
+	}
+	var out []string
+	for _, c := range convs {
+		out = append(out, string(c.Peer))
+	}
+	return strings.Join(out, " ")
+}
+
+// trim removes the oldest messages in whole segments, below keep, and returns the first that is left.
+func trim(t *testing.T, n *running, conv id.ConversationID, keep uint64) uint64 {
+	t.Helper()
+	tl := msgstore.NewTimeline(n.store, msgstore.Keys{})
+	for {
+		h, raw, err := tl.Head(t.Context(), conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tx := new(kv.Tx)
+		if _, err := tl.Trim(t.Context(), tx, conv, raw, &h, keep, 100); err != nil {
+			t.Fatal(err)
+		}
+		n.store.Commit(t.Context(), tx)
+		if tx.Err == nil {
+			return h.FirstSeq
+		}
+		if !errors.Is(tx.Err, kv.ErrConflict) {
+			t.Fatal(tx.Err)
+		}
+	}
+}
