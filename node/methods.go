@@ -7,7 +7,7 @@ import (
 
 // methods are what REQUESTs may ask for beside what a connection answers by itself.
 func (n *Node) methods() map[packet.Method]conn.Method {
-	return map[packet.Method]conn.Method{
+	all := map[packet.Method]conn.Method{
 		packet.MethodSettings:   n.convs.AnswerSettings,
 		packet.MethodMentions:   n.convs.AnswerMentions,
 		packet.MethodDevices:    n.accounts.Devices,
@@ -17,4 +17,8 @@ func (n *Node) methods() map[packet.Method]conn.Method {
 		packet.MethodBlock:      n.relations.Block,
 		packet.MethodBlocks:     n.relations.Blocks,
 	}
+	for m, answer := range n.groups.Methods() {
+		all[m] = answer
+	}
+	return all
 }

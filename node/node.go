@@ -31,6 +31,7 @@ import (
 	"github.com/gochat-im/gochat/services/account/pwhash"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
+	"github.com/gochat-im/gochat/services/group"
 	"github.com/gochat-im/gochat/services/hook"
 	"github.com/gochat-im/gochat/services/relation"
 	"github.com/gochat-im/gochat/services/session"
@@ -60,6 +61,11 @@ type Node struct {
 	epoch   uint64     // the store's
 	backing sync.Mutex // held while a backup is written
 
+	load      func() (Config, error)
+	level     *slog.LevelVar
+	reloading sync.Mutex
+	inForce   Config // cfg with what was reloaded since; guarded by reloading
+
 	store     *pebblekv.Store
 	clock     *msgstore.Clock
 	sweeper   *msgstore.Sweeper
@@ -67,6 +73,7 @@ type Node struct {
 	hasher    *pwhash.Pool // nil: passwords are hashed in this process
 	convs     *conversation.Service
 	relations *relation.Service
+	groups    *group.Service
 	gate      *hook.Gate // nil: messages aren't judged
 	seq       *timeline.Sequencer
 	bus       *log.Log
@@ -89,12 +96,15 @@ type Program struct {
 	Level       *slog.LevelVar // of Logger, to be changed while the node runs; may be nil
 	BeforeSend  hook.Hook      // judges messages before they are stored; nil: none does
 	HashCommand []string       // starts a process that calls pwhash.Serve; none: passwords are hashed in this one
+
+	// Load reads the configuration again, for the operator who asks for that; nil: it can't be.
+	Load func() (Config, error)
 }
 
 // New opens the data directory and binds every listener. What it opened it closes again when it fails.
 func New(cfg Config, in Program) (_ *Node, err error) {
 	logger := in.Logger
-	n := &Node{cfg: cfg, log: logger, version: in.Version, fatal: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: logger, version: in.Version, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -181,8 +191,14 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if n.groups, err = group.New(group.Config{
+		Store: n.store, Keys: keys, Users: n.accounts, Now: n.clock.Now, Logger: logger,
+		Members: cfg.Limits.GroupMembers, Conversations: cfg.Limits.ConversationsPerUser,
+	}); err != nil {
+		return nil, err
+	}
 	if n.convs, err = conversation.New(conversation.Config{
-		Store: n.store, Keys: keys, Users: n.accounts, Writers: n.relations, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
+		Store: n.store, Keys: keys, Users: n.accounts, Groups: n.groups, Writers: n.relations, Conversations: cfg.Limits.Conversations, Logger: logger, Now: n.clock.Now,
 		AfterBatch: func() { n.hub.Flush() },
 	}); err != nil {
 		return nil, err
@@ -194,6 +210,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	n.convs.Bind(n.seq)
+	n.groups.Bind(changes{n.seq})
 	if in.BeforeSend != nil {
 		if n.gate, err = hook.New(hook.Config{Hook: in.BeforeSend, Next: n.seq, Logger: logger}); err != nil {
 			return nil, err
@@ -207,8 +224,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.hub, err = hub.New(hub.Config{
 		Worker: worker, Connections: cfg.Limits.Connections, PerUser: perUser(cfg.Limits.ConnectionsPerUser), PerAddress: cfg.Limits.ConnectionsPerAddress,
 		ConnectsPerAddress: cfg.Limits.ConnectsPerAddress, Strangers: cfg.Limits.Unauthenticated,
-		// Half of them, so that one address can never keep everybody else from logging in.
-		StrangersPerAddress: max(1, min(cfg.Limits.ConnectionsPerAddress, cfg.Limits.Unauthenticated/2)), Logger: logger,
+		StrangersPerAddress: strangersPerAddress(cfg.Limits), Logger: logger,
 		DrainJitter: cfg.Drain.Jitter, Alternatives: cfg.Drain.Alternatives,
 		Conn: conn.Config{
 			Server: "gochat " + in.Version, StoreEpoch: meta.Epoch, Packet: lim, MaxFrame: int(cfg.Limits.Frame), MaxPage: conversation.MaxPage,
@@ -221,7 +237,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	if n.fanout, err = fanout.New(fanout.Config{
-		Members: n.convs, Sessions: n.sessions, Deliver: n.hub, Timeline: tl, MaxFrame: int(cfg.Limits.Frame),
+		Members: n.convs, Groups: n.groups, Sessions: n.sessions, Deliver: n.hub, Timeline: tl, MaxFrame: int(cfg.Limits.Frame),
 		Conversations: max(cfg.Limits.Conversations, 16), Logger: logger,
 	}); err != nil {
 		return nil, err
