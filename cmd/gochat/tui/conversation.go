@@ -23,8 +23,8 @@ const keep = 200
 // conversation is one row of the list and what is known of its messages.
 type conversation struct {
 	id   id.ConversationID
-	info gochat.Conversation
-	have bool // info came from the server
+	info gochat.Conversation // as the list of the client library has it; one that doesn't exist yet has a peer alone
+	have bool                // the server told how it stands
 
 	// entries are stored ones by seq, without a hole that can be filled, then those on their way in the order of sending.
 	entries []*entry
@@ -42,6 +42,8 @@ type conversation struct {
 	typing   map[id.UserID]time.Time // until when
 	typedAt  time.Time               // when we last told that we type
 	members  []string                // of a group, for completion; nil: not asked yet
+
+	nicknames map[id.UserID]string // of a group's members, as far as they are known
 }
 
 func newConversation(conv id.ConversationID, peer id.UserID) *conversation {
@@ -76,24 +78,6 @@ func (c *conversation) target(me id.UserID) gochat.Target {
 		return gochat.ToUser(me)
 	}
 	return gochat.ToUser(c.info.Peer)
-}
-
-// heard takes in how the conversation stands at the server.
-func (c *conversation) heard(info gochat.Conversation) {
-	if info.Peer == "" {
-		info.Peer = c.info.Peer
-	}
-	if c.have && info.LastSeq < c.info.LastSeq { // an older answer that came late
-		info.LastSeq, info.LastTime, info.Unread = c.info.LastSeq, c.info.LastTime, c.info.Unread
-		info.Preview, info.PreviewFrom, info.PreviewType = c.info.Preview, c.info.PreviewFrom, c.info.PreviewType
-	}
-	info.PeerReadSeq = max(info.PeerReadSeq, c.info.PeerReadSeq)
-	info.PeerRecvSeq = max(info.PeerRecvSeq, c.info.PeerRecvSeq, info.PeerReadSeq)
-	info.ReadSeq = max(info.ReadSeq, c.info.ReadSeq)
-	if info.ReadSeq >= info.LastSeq {
-		info.Unread = 0
-	}
-	c.info, c.have = info, true
 }
 
 // lastSeq is the newest stored message that is in memory, 0 if there is none.
@@ -168,21 +152,6 @@ func (c *conversation) sent(sent id.ClientMsgID, ack gochat.Ack) {
 	}
 	c.insert(e)
 }
-
-// arrived moves the row of the list for a message that has come now.
-func (c *conversation) arrived(m gochat.Message) {
-	delete(c.typing, m.Sender)
-	if m.Seq <= c.info.LastSeq {
-		return
-	}
-	c.info.LastSeq, c.info.LastTime = m.Seq, m.Time
-	c.info.Preview, c.info.PreviewFrom, c.info.PreviewType = m.Text, m.Sender, m.Type
-	if !m.Own && counts(m) && m.Seq > c.info.ReadSeq {
-		c.info.Unread++
-	}
-}
-
-func counts(m gochat.Message) bool { return !m.NoCount && (m.Type < 64 || m.Type >= 1000) }
 
 // trim gives back the memory of messages that aren't shown.
 func (c *conversation) trim() {

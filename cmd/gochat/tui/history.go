@@ -41,7 +41,7 @@ func (m *Model) block(c *conversation, e, prev *entry, w int) []string {
 		if !msg.Own {
 			style = colorOf(string(msg.Sender))
 		}
-		name := m.measure.cut(OneLine(m.called(msg.Sender)), w-8)
+		name := m.measure.cut(OneLine(m.called(c, msg.Sender)), w-8)
 		at := msg.Time.Local().Format("15:04")
 		lines = append(lines, " "+style.Render(name)+" "+dim.Render(m.measure.pad(at, w-2-m.measure.StringWidth(name))))
 	}
@@ -57,7 +57,7 @@ func (m *Model) block(c *conversation, e, prev *entry, w int) []string {
 	if msg.ReplyToSeq != 0 {
 		about := "an earlier message"
 		if r := c.find(msg.ReplyToSeq); r != nil {
-			about = m.called(r.msg.Sender) + ": " + Text(r.msg)
+			about = m.called(c, r.msg.Sender) + ": " + Text(r.msg)
 		}
 		put(dim, "   ┌ "+m.measure.cut(OneLine(about), w-6))
 	}
@@ -138,10 +138,13 @@ func sameDay(a, b time.Time) bool {
 	return a.YearDay() == b.YearDay() && a.Year() == b.Year()
 }
 
-// called is how a person is shown.
-func (m *Model) called(u id.UserID) string {
+// called is how a person is shown in c.
+func (m *Model) called(c *conversation, u id.UserID) string {
 	if u == m.me {
 		return "you"
+	}
+	if nick := c.nicknames[u]; nick != "" {
+		return nick + " (" + string(u) + ")" // a nickname alone could be anybody's
 	}
 	return string(u)
 }

@@ -222,6 +222,9 @@ func (m *Model) step(by int) {
 
 // shown reports whether the list has a row for c.
 func (m *Model) shown(c *conversation) bool {
+	if c != m.current && (c.info.Hidden || c.info.LeftSeq != 0) {
+		return false
+	}
 	return c == m.current || c.info.LastSeq > 0 || len(c.entries) > 0 || !c.draft.empty() || c.group() && c.have
 }
 

@@ -42,6 +42,7 @@ type Model struct {
 	ctx    context.Context
 	me     id.UserID
 
+	list    gochat.List // what the rows show: folded from the client's events
 	convs   map[id.ConversationID]*conversation
 	order   []*conversation // pinned first, then latest activity first
 	current *conversation
@@ -112,7 +113,6 @@ type (
 	readTold struct {
 		conv      *conversation
 		seq, read uint64
-		unread    int
 		err       error
 	}
 	// done is the end of a command: what it did to the screen runs in Update.
@@ -153,16 +153,16 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.page(msg)
 	case stateRead:
 		if msg.err == nil {
-			m.conversation(msg.info.ID, msg.info.Peer).heard(msg.info)
+			m.heard(msg.info)
 		}
 	case readDue:
 		cmd = m.tellRead(msg.conv)
 	case readTold:
-		c := msg.conv
 		if msg.err != nil {
-			c.readSent = 0 // told again with the next change
-		} else if msg.read >= c.info.ReadSeq {
-			c.info.ReadSeq, c.info.Unread = msg.read, msg.unread
+			msg.conv.readSent = 0 // told again with the next change
+		} else if msg.read == msg.seq { // what lies above comes, or came, as messages
+			m.list.Apply(gochat.CursorsMoved{Conversation: msg.conv.id, User: m.me, Own: true, ReadSeq: msg.read, RecvSeq: msg.read, LastSeq: msg.read})
+			m.refresh(msg.conv)
 		}
 	case done:
 		if msg.err != nil {
@@ -176,7 +176,7 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	}
 	m.sortList()
 	m.settle()
-	return m, tea.Batch(cmd, m.more(), m.seen())
+	return m, tea.Batch(cmd, m.more(), m.seen(), m.readMembers())
 }
 
 func (m *Model) setMeasure(to measure) {
@@ -196,11 +196,27 @@ func (m *Model) conversation(conv id.ConversationID, peer id.UserID) *conversati
 		m.convs[conv] = c
 		m.order = append(m.order, c)
 	}
-	if c.info.Peer == "" && peer != m.me {
-		c.info.Peer = peer
-	}
 	m.remember(string(peer))
 	return c
+}
+
+// heard takes in how a conversation stands at the server.
+func (m *Model) heard(info gochat.Conversation) {
+	m.list.Load([]gochat.Conversation{info})
+	c := m.conversation(info.ID, info.Peer)
+	c.have = true
+	m.refresh(c)
+}
+
+// refresh gives the row what the list knows.
+func (m *Model) refresh(c *conversation) {
+	if info, ok := m.list.Get(c.id); ok {
+		if info.Peer == "" {
+			info.Peer = c.info.Peer
+		}
+		info.PeerRecvSeq = max(info.PeerRecvSeq, info.PeerReadSeq)
+		c.info = info
+	}
 }
 
 // remember remembers a name for completion.
@@ -245,6 +261,7 @@ func (m *Model) turnTo(c *conversation) {
 
 // event acts on what the client library tells.
 func (m *Model) event(e gochat.Event) tea.Cmd {
+	m.list.Apply(e)
 	switch e := e.(type) {
 	case gochat.Connected:
 		m.connected, m.met, m.down = true, true, nil
@@ -273,7 +290,13 @@ func (m *Model) event(e gochat.Event) tea.Cmd {
 			}
 		}
 	case gochat.ConversationChanged:
-		m.conversation(e.Conversation.ID, e.Conversation.Peer).heard(e.Conversation)
+		m.heard(e.Conversation)
+	case gochat.CursorsMoved:
+		if c := m.convs[e.Conversation]; c != nil {
+			m.refresh(c)
+		}
+	case gochat.AccountChanged:
+		m.account(e)
 	case gochat.SignalReceived:
 		m.signal(e)
 	case gochat.Resynced:
@@ -298,7 +321,8 @@ func (m *Model) message(msg gochat.Message) tea.Cmd {
 	c := m.conversation(msg.Conversation, msg.Peer)
 	m.remember(string(msg.Sender))
 	c.put(msg)
-	c.arrived(msg)
+	delete(c.typing, msg.Sender)
+	m.refresh(c)
 	if c == m.current && c.newFrom == 0 && m.blurred && !msg.Own {
 		c.newFrom = msg.Seq
 	}
@@ -313,6 +337,18 @@ func (m *Model) message(msg gochat.Message) tea.Cmd {
 		return m.readState(c)
 	}
 	return nil
+}
+
+// account tells of what happened to the user's account elsewhere.
+func (m *Model) account(e gochat.AccountChanged) {
+	if m.now().Sub(e.Time) > time.Minute {
+		return // it was long ago: the account's own conversation has it
+	}
+	s := "your account: " + strings.ReplaceAll(e.What, "_", " ")
+	if e.Kind != "" {
+		s += " on a " + e.Kind
+	}
+	m.say(s)
 }
 
 func (m *Model) signal(s gochat.SignalReceived) {
@@ -355,7 +391,7 @@ func (m *Model) inbox(msg inboxRead) tea.Cmd {
 	}
 	m.listed = true
 	for _, info := range msg.convs {
-		m.conversation(info.ID, info.Peer).heard(info)
+		m.heard(info)
 	}
 	if m.current != nil && m.current.newFrom == 0 && m.current.info.Unread > 0 && m.current.readSent == 0 {
 		m.current.newFrom = m.current.info.ReadSeq + 1
@@ -457,8 +493,8 @@ func (m *Model) tellRead(c *conversation) tea.Cmd {
 	}
 	conv := c.id
 	return m.call(func(ctx context.Context) tea.Msg {
-		read, unread, err := m.client.MarkRead(ctx, conv, seq)
-		return readTold{c, seq, read, unread, err}
+		read, _, err := m.client.MarkRead(ctx, conv, seq)
+		return readTold{c, seq, read, err}
 	})
 }
 

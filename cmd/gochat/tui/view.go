@@ -133,7 +133,7 @@ func (m *Model) pane() ([]string, *tea.Cursor) {
 		}
 	}
 	if c.replyTo != nil {
-		about := "reply to " + OneLine(m.called(c.replyTo.msg.Sender)) + ": " + OneLine(Text(c.replyTo.msg))
+		about := "reply to " + OneLine(m.called(c, c.replyTo.msg.Sender)) + ": " + OneLine(Text(c.replyTo.msg))
 		lines = append(lines, accent.Render(m.measure.pad("↳ "+m.measure.cut(about, w-4), w)))
 	}
 	rows, x, y := c.draft.rows(m.promptWidth())
@@ -167,7 +167,9 @@ func (m *Model) title(w int) string {
 	name, about := " "+c.title(), ""
 	if c.group() && c.info.LeftSeq != 0 {
 		about = "you have left"
-	} else if n := m.memberCount(c); n > 0 {
+	} else if n := m.memberCount(c); n == 1 {
+		about = "nobody but you"
+	} else if n > 1 {
 		about = fmt.Sprintf("%d members", n)
 	}
 	if c.info.Muted {
