@@ -1,6 +1,7 @@
 package conversation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -368,4 +369,88 @@ func TestCacheForgetsWhatIsNotUsed(t *testing.T) {
 	if v, _ := c.get(5, 5+cacheShards); v != 99 {
 		t.Fatalf("put over: %d", v)
 	}
+}
+
+// writers is a relation service: it forbids what is in it, by "from to".
+type writers struct {
+	mu     sync.Mutex
+	open   map[string]bool // may not begin
+	denied map[string]bool // may not write
+	fail   error
+}
+
+func (w *writers) MayOpen(_ context.Context, from, to id.UserID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open[string(from+" "+to)] {
+		return code.New(code.Forbidden)
+	}
+	return w.fail
+}
+
+func (w *writers) Denied(_ context.Context, a, b id.UserID) (ab, ba *code.Error, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.denied[string(a+" "+b)] {
+		ab = code.New(code.Forbidden)
+	}
+	if w.denied[string(b+" "+a)] {
+		ba = code.New(code.Forbidden)
+	}
+	return ab, ba, w.fail
+}
+
+func TestWhoMayWrite(t *testing.T) {
+	rel := &writers{open: map[string]bool{}, denied: map[string]bool{}}
+	w := newWorld(t, adapters["memory"](t), func(c *Config) { c.Writers = rel })
+	w.users.gone["ghost"] = true
+	say := func(from, to id.UserID) *code.Error {
+		t.Helper()
+		a := newAnswers()
+		w.svc.Send(batchTo(alive(from), to, a, 1, 1))
+		return a.wait(1)[0].err
+	}
+	want := func(err *code.Error, c code.Code) {
+		t.Helper()
+		if c == 0 && err != nil || c != 0 && (err == nil || err.Code != c) {
+			t.Fatalf("got %v, want code %d", err, c)
+		}
+	}
+	rel.open["bob alice"], rel.open["bob ghost"] = true, true
+	want(say("bob", "alice"), code.Forbidden)
+	_, err := w.svc.OpenDirect(w.ctx, alive("bob"), "alice")
+	wantCode(t, err, code.Forbidden)
+	want(say("bob", "ghost"), code.Forbidden) // as if there were one
+	want(say("alice", "ghost"), code.NoSuchUser)
+	if w.users.asked != 1 {
+		t.Errorf("%d questions who exists, want one", w.users.asked)
+	}
+	if m, _ := w.svc.Members(w.ctx, id.Direct("alice", "bob")); m != nil {
+		t.Error("a conversation was made for a message that was refused")
+	}
+	want(say("alice", "bob"), 0) // what is made stands for both
+	want(say("bob", "alice"), 0)
+	_, err = w.svc.OpenDirect(w.ctx, alive("bob"), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel.denied["bob alice"] = true
+	want(say("bob", "alice"), code.Forbidden)
+	want(say("alice", "bob"), 0)
+	_, err = w.svc.State(w.ctx, alive("bob"), id.Direct("alice", "bob"))
+	if err != nil {
+		t.Errorf("who may not write may read: %v", err)
+	}
+	rel.denied["alice alice"], rel.open["alice alice"] = true, true
+	want(say("alice", "alice"), 0) // nobody is asked about notes
+	a := newAnswers()
+	p := message("x")
+	p.From, p.Conversation, p.Reply = alive("mallory"), id.Direct("alice", "bob"), a
+	w.svc.Send([]packet.Pending{p})
+	want(a.wait(1)[0].err, code.NoSuchConversation) // a stranger isn't told of blocks
+	rel.fail = errors.New("relations are away")
+	want(say("alice", "bob"), code.Unavailable)
+	want(say("alice", "carol"), code.Unavailable)
+	rel.fail = nil
+	want(say("alice", "carol"), 0)
 }
