@@ -34,6 +34,7 @@ import (
 	"github.com/gochat-im/gochat/services/group"
 	"github.com/gochat-im/gochat/services/hook"
 	"github.com/gochat-im/gochat/services/relation"
+	"github.com/gochat-im/gochat/services/self"
 	"github.com/gochat-im/gochat/services/session"
 	"github.com/gochat-im/gochat/services/timeline"
 )
@@ -76,6 +77,7 @@ type Node struct {
 	groups    *group.Service
 	gate      *hook.Gate // nil: messages aren't judged
 	seq       *timeline.Sequencer
+	self      *self.Service
 	bus       *log.Log
 	fanout    *fanout.Handler
 	sessions  *session.Directory
@@ -167,7 +169,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		Store: n.store, Keys: keys, Crypt: crypt, Issuers: issuers(cfg.Issuers), Derive: derive,
 		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
 		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashes, OnRevoke: n.revoked, Logger: logger,
-		DevicesPerUser: cfg.Devices.PerUser, DevicesPerKind: cfg.Devices.PerKind, Presence: n.sessions,
+		DevicesPerUser: cfg.Devices.PerUser, DevicesPerKind: cfg.Devices.PerKind, Presence: n.sessions, Record: n.record,
 	}); err != nil {
 		return nil, err
 	}
@@ -211,6 +213,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}
 	n.convs.Bind(n.seq)
 	n.groups.Bind(changes{n.seq})
+	if n.self, err = self.New(self.Config{Store: n.store, Keys: keys, Sequencer: selfTimelines{n.seq}, Now: n.clock.Now}); err != nil {
+		return nil, err
+	}
 	if in.BeforeSend != nil {
 		if n.gate, err = hook.New(hook.Config{Hook: in.BeforeSend, Next: n.seq, Logger: logger}); err != nil {
 			return nil, err

@@ -21,11 +21,14 @@ type running struct {
 	stop func() error
 }
 
-func start(t *testing.T, data string) *running {
+func start(t *testing.T, data string, change ...func(*Config)) *running {
 	t.Helper()
 	cfg := Default()
 	cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen = data, "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Storage.Memtable = 4 << 20
+	for _, f := range change {
+		f(&cfg)
+	}
 	n, err := New(cfg, Program{Version: "test", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
