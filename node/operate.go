@@ -12,6 +12,7 @@ import (
 func (n *Node) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"POST /gc/backup": admin.JSON(n.backupRequest),
+		"POST /gc/reload": admin.JSON(n.reloadRequest),
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +39,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, cmd.ErrOrStderr())
+			return serve(cmd.Context(), cfg, func() (node.Config, error) { return flags.load(set) }, cmd.ErrOrStderr())
 		},
 	}
 	flags.add(cmd)
@@ -47,7 +49,8 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
-func serve(ctx context.Context, cfg node.Config, out io.Writer) error {
+// serve runs a node until ctx ends. load reads the configuration again, when SIGHUP or the operator asks for that.
+func serve(ctx context.Context, cfg node.Config, load func() (node.Config, error), out io.Writer) error {
 	level := new(slog.LevelVar)
 	logger, err := newLogger(cfg.Log, level, out)
 	if err != nil {
@@ -60,11 +63,32 @@ func serve(ctx context.Context, cfg node.Config, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("finding this program's file: %w", err)
 	}
-	n, err := node.New(cfg, node.Program{Version: version, Logger: logger, Level: level, HashCommand: []string{self, hashCommandName}})
+	n, err := node.New(cfg, node.Program{Version: version, Logger: logger, Level: level, HashCommand: []string{self, hashCommandName}, Load: load})
 	if err != nil {
 		return err
 	}
 	banner(out, n, cfg)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-hup:
+			}
+			cfg, err := load()
+			if err == nil {
+				_, err = n.Reload(cfg)
+			}
+			if err != nil {
+				logger.Error("the configuration in force stays: reloading failed", "err", err)
+			}
+		}
+	}()
 	err = n.Run(ctx)
 	if errors.Is(err, node.ErrStorage) {
 		// Nothing may run any more that could tell a client something: what was being stored is undetermined.

@@ -93,6 +93,8 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+const defaultAuthPerMinute = 30
+
 func (c *Config) setDefaults() {
 	num := func(n *int, v int) {
 		if *n == 0 {
@@ -104,7 +106,7 @@ func (c *Config) setDefaults() {
 			*d = v
 		}
 	}
-	num(&c.AuthPerMinute, 30)
+	num(&c.AuthPerMinute, defaultAuthPerMinute)
 	num(&c.Addresses, 10_000)
 	num(&c.MaxBody, 64<<10)
 	num(&c.MaxHeader, 16<<10)
@@ -176,6 +178,14 @@ func New(cfg Config) (*Server, error) {
 	)
 	s.routes()
 	return s, nil
+}
+
+// SetAuthPerMinute changes Config.AuthPerMinute from now on; 0 means 30, a negative number no limit.
+func (s *Server) SetAuthPerMinute(n int) {
+	if n == 0 {
+		n = defaultAuthPerMinute
+	}
+	s.limiter.set(n)
 }
 
 // Addr is where the server listens.

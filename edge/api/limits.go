@@ -25,17 +25,22 @@ type bucket struct {
 
 func newLimiter(perMinute, addresses int) *limiter {
 	l := &limiter{limit: addresses, table: make(map[netip.Addr]*bucket)}
+	l.set(perMinute)
+	return l
+}
+
+// set changes the allowance; what an address has saved above it is lost at its next call.
+func (l *limiter) set(perMinute int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.perSec, l.burst = 0, 0
 	if perMinute > 0 {
 		l.perSec, l.burst = float64(perMinute)/60, float64(perMinute)
 	}
-	return l
 }
 
 // take takes one token of the address, or returns how long it takes until there is one.
 func (l *limiter) take(a netip.Addr, now time.Time) (wait time.Duration) {
-	if l.perSec == 0 {
-		return 0
-	}
 	if a.Is6() { // whoever has one address of a /64 has them all
 		if p, err := a.WithZone("").Prefix(64); err == nil {
 			a = p.Addr()
@@ -43,6 +48,9 @@ func (l *limiter) take(a netip.Addr, now time.Time) (wait time.Duration) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.perSec == 0 {
+		return 0
+	}
 	b := l.table[a]
 	if b == nil && len(l.table) >= l.limit {
 		l.sweep(now)

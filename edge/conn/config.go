@@ -149,8 +149,8 @@ type Edge struct {
 	log   *slog.Logger
 	start time.Time
 
-	sendRate, byteRate, frameRate, strikeRate rate
-	userRate                                  rate
+	allowed    atomic.Pointer[allowance] // replaced by Allow
+	strikeRate rate
 
 	calls   chan struct{} // a slot for each service call under way
 	auths   chan struct{}
@@ -189,16 +189,14 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 	cfg.defaults()
 	e := &Edge{
 		cfg: cfg, svc: svc, host: h, log: cfg.Logger, start: time.Now(),
-		sendRate:   perSecond(cfg.SendsPerSecond, 2),
-		userRate:   perSecond(cfg.UserSendsPerSecond, 2),
-		byteRate:   perSecond(cfg.BytesPerSecond, 4),
-		frameRate:  perSecond(cfg.FramesPerSecond, 4),
 		strikeRate: perSecond(strike*strikesPerSecond, strikesAllowed/strikesPerSecond),
 		calls:      make(chan struct{}, cfg.Calls),
 		auths:      make(chan struct{}, cfg.Auths),
 	}
-	// One message of the largest size always fits.
-	e.byteRate.burst = max(e.byteRate.burst, e.byteRate.each*int64(2*cfg.MaxFrame))
+	e.Allow(Allowance{
+		SendsPerSecond: cfg.SendsPerSecond, UserSendsPerSecond: cfg.UserSendsPerSecond, BytesPerSecond: cfg.BytesPerSecond,
+		FramesPerSecond: cfg.FramesPerSecond, MaxInflight: cfg.MaxInflight,
+	})
 	e.now = func() int64 { return int64(time.Since(e.start)) }
 	return e, nil
 }

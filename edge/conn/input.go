@@ -30,7 +30,7 @@ func (c *Conn) Input(b []byte) {
 	}
 	now := e.now()
 	in := input{c: c, now: now}
-	if c.bytes.take(now, len(b), e.byteRate) > 0 {
+	if c.bytes.take(now, len(b), e.allowed.Load().bytes) > 0 {
 		in.limited = true
 	}
 	whole := 0
@@ -149,7 +149,7 @@ func (in *input) frames(b []byte) (n int) {
 		n++
 		limited := in.limited
 		// A client acknowledges what it is sent, however much that is: only its bytes count.
-		if f.Type != frame.RecvAck && c.frames.take(in.now, 1, e.frameRate) > 0 {
+		if f.Type != frame.RecvAck && c.frames.take(in.now, 1, e.allowed.Load().frames) > 0 {
 			limited = true
 		}
 		if f.Type == frame.Send && c.state.Load() == stateConnected {
@@ -264,7 +264,7 @@ func (c *Conn) admit(run []packet.Pending, now int64, limited time.Duration) {
 		switch {
 		case !c.open(p):
 			err = errLaneBlocked
-		case int(c.inflight) >= e.cfg.MaxInflight:
+		case int(c.inflight) >= e.allowed.Load().inflight:
 			err = code.New(code.Overloaded)
 		default:
 			if wait == 0 {
@@ -309,13 +309,13 @@ func (c *Conn) admit(run []packet.Pending, now int64, limited time.Duration) {
 // room for more than this one, or a client with much to send would be refused message by
 // message. mu is held.
 func (c *Conn) spend(now int64) (wait time.Duration) {
-	e, before := c.edge, c.sent
-	if wait = c.sent.take(now, 1, e.sendRate); wait > 0 {
-		return max(wait, c.sent.quarter(now, e.sendRate))
+	allowed, before := c.edge.allowed.Load(), c.sent
+	if wait = c.sent.take(now, 1, allowed.send); wait > 0 {
+		return max(wait, c.sent.quarter(now, allowed.send))
 	}
-	if wait = c.user.take(now, 1, e.userRate); wait > 0 {
+	if wait = c.user.take(now, 1, allowed.user); wait > 0 {
 		c.sent = before
-		return max(wait, c.user.quarter(now, e.userRate))
+		return max(wait, c.user.quarter(now, allowed.user))
 	}
 	return 0
 }
@@ -333,17 +333,17 @@ func (c *Conn) struck(now int64, n int) bool { return c.strikes.take(now, n, c.e
 
 // admitAll takes a run of n SENDs as a whole if nothing stands against any of them.
 func (c *Conn) admitAll(n int, now int64) bool {
-	e := c.edge
+	allowed := c.edge.allowed.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.lanes) > 0 || int(c.inflight)+n > e.cfg.MaxInflight {
+	if len(c.lanes) > 0 || int(c.inflight)+n > allowed.inflight {
 		return false
 	}
 	before := c.sent
-	if c.sent.take(now, n, e.sendRate) > 0 {
+	if c.sent.take(now, n, allowed.send) > 0 {
 		return false
 	}
-	if c.user.take(now, n, e.userRate) > 0 {
+	if c.user.take(now, n, allowed.user) > 0 {
 		c.sent = before
 		return false
 	}

@@ -63,14 +63,14 @@ func (h *Hub) enter(a netip.Addr) (err *code.Error) {
 			e = new(address)
 			m[key] = e
 		}
-		now := h.nanos()
+		now, limits := h.nanos(), h.limits.Load()
 		switch {
-		case int(e.conns) >= h.cfg.PerAddress:
+		case int(e.conns) >= limits.PerAddress:
 			err = code.Newf(code.TooManyConnections, "too many connections from this address")
-		case int(e.strangers) >= h.cfg.StrangersPerAddress:
+		case int(e.strangers) >= limits.StrangersPerAddress:
 			err = code.Newf(code.TooManyConnections, "too many connections from this address wait for their login")
 		default:
-			if wait := e.rate.Take(now, h.connectRate); wait > 0 {
+			if wait := e.rate.Take(now, limits.connects); wait > 0 {
 				err = code.Newf(code.TooManyConnections, "too many new connections from this address")
 				err.RetryAfter = max(wait, time.Second)
 				return
@@ -158,7 +158,7 @@ func (h *Hub) Login(c *conn.Conn) (*conn.Bucket, *code.Error) {
 		u = new(user)
 		(*mp)[name] = u
 	}
-	if int(u.conns) >= h.cfg.PerUser && !h.replaces(u, c) {
+	if int(u.conns) >= h.limits.Load().PerUser && !h.replaces(u, c) {
 		unlock()
 		return nil, code.Newf(code.TooManyConnections, "too many connections of this user")
 	}

@@ -67,23 +67,9 @@ func (c *Config) defaults() {
 // Validate reports everything that is wrong with c.
 func (c Config) Validate() error {
 	c.defaults()
-	errs := []error{c.Conn.Validate()}
-	for _, f := range []struct {
-		name string
-		v    int
-	}{
-		{"connections", c.Connections}, {"per user", c.PerUser}, {"per address", c.PerAddress},
-		{"connects per address", c.ConnectsPerAddress}, {"strangers", c.Strangers}, {"strangers per address", c.StrangersPerAddress},
-	} {
-		if f.v <= 0 {
-			errs = append(errs, fmt.Errorf("hub: %s %d: want more than 0", f.name, f.v))
-		}
-	}
+	errs := []error{c.Conn.Validate(), c.limits().Validate()}
 	if c.DrainJitter < 0 {
 		errs = append(errs, fmt.Errorf("hub: drain jitter %v: want 0 or more", c.DrainJitter))
-	}
-	if c.Connections > maxSlots {
-		errs = append(errs, fmt.Errorf("hub: connections %d: at most %d", c.Connections, maxSlots))
 	}
 	if c.Worker >= 1<<workerBits {
 		errs = append(errs, fmt.Errorf("hub: worker %d: at most %d", c.Worker, 1<<workerBits-1))
@@ -93,11 +79,11 @@ func (c Config) Validate() error {
 
 // Hub keeps connections. Make it with New; Run sweeps, Shutdown ends.
 type Hub struct {
-	cfg         Config
-	edge        *conn.Edge
-	log         *slog.Logger
-	start       time.Time
-	connectRate conn.Rate
+	cfg    Config
+	edge   *conn.Edge
+	log    *slog.Logger
+	start  time.Time
+	limits atomic.Pointer[limits] // replaced by SetLimits
 
 	table     table
 	addrs     addresses
@@ -118,7 +104,8 @@ func New(cfg Config, svc conn.Services) (*Hub, error) {
 		return nil, err
 	}
 	cfg.defaults()
-	h := &Hub{cfg: cfg, log: cfg.Logger, start: time.Now(), connectRate: conn.PerSecond(cfg.ConnectsPerAddress, connectBurst)}
+	h := &Hub{cfg: cfg, log: cfg.Logger, start: time.Now()}
+	h.limits.Store(newLimits(cfg.limits()))
 	h.table.worker = uint64(cfg.Worker)
 	h.addrs.seed, h.users.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	var err error
@@ -139,11 +126,11 @@ func (h *Hub) Open(t conn.Transport, addr netip.Addr) (*conn.Conn, *code.Error) 
 	if h.draining.Load() {
 		return nil, h.refuse(h.comeBack())
 	}
-	if h.count.Add(1) > int64(h.cfg.Connections) {
+	if h.count.Add(1) > int64(h.limits.Load().Connections) {
 		h.count.Add(-1)
 		return nil, h.refuse(code.New(code.TooManyConnections))
 	}
-	if h.strangers.Add(1) > int64(h.cfg.Strangers) {
+	if h.strangers.Add(1) > int64(h.limits.Load().Strangers) {
 		h.count.Add(-1)
 		h.strangers.Add(-1)
 		return nil, h.refuse(code.Newf(code.TooManyConnections, "too many connections wait for their login"))
