@@ -60,6 +60,8 @@ type Conn struct {
 	retry      bool // Writable came while a goroutine was in drain
 	registered bool // in the directory
 	wrclosed   bool // CloseWrite was called
+	background bool // nobody is looking: no signals, and what is pushed is written by the sweep
+	missed     bool // a signal was held back that the client has to make up for
 }
 
 // New returns the connection over t, of an incarnation that no other connection ever has.
@@ -169,7 +171,11 @@ func (c *Conn) Sweep() {
 	now := e.second()
 	c.mu.Lock()
 	state, since, blocked, beat := c.state.Load(), c.since, c.blocked, c.beat
+	waiting := c.background && c.out != nil && !c.touched
 	c.mu.Unlock()
+	if waiting {
+		c.Flush()
+	}
 	// Signed: what is looked at may be a second ahead of now.
 	silent, stuck := int32(now-c.heard.Load()), int32(now-since)
 	switch {

@@ -72,6 +72,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	user = id.UserID(strings.Clone(string(user))) // the rest of the token it was cut from is let go
 	c.mu.Lock()                                   // the sweep may be looking
 	c.origin.User, c.origin.Device = user, device
+	c.background = m.Background
 	c.mu.Unlock()
 	bucket, cerr := e.host.Login(c)
 	if cerr != nil {
@@ -102,7 +103,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 		HeartbeatMinSeconds: seconds(e.cfg.HeartbeatMin), HeartbeatMaxSeconds: seconds(e.cfg.HeartbeatMax),
 		Limits: &wire.Limits{
 			MaxFrame: uint32(e.cfg.MaxFrame), MaxContent: uint32(e.cfg.Packet.MaxContent), MaxExt: uint32(e.cfg.Packet.MaxExt),
-			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.allowed.Load().inflight),
+			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.cfg.MaxInflight),
 			SendsPerSecond: uint32(e.cfg.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
 			BytesPerSecond: uint32(min(int64(e.cfg.BytesPerSecond), math.MaxUint32)),
 		},

@@ -28,7 +28,8 @@ func (c *Conn) touch() bool {
 }
 
 // Deliver queues a whole frame that the client can do without: it is dropped, and
-// told by a HINT later, while too much is waiting. frame is copied. The next Flush writes it.
+// told by a HINT later, while too much is waiting. frame is copied. The next Flush writes it, or for
+// a client in the background the next Sweep.
 func (c *Conn) Deliver(frame []byte) {
 	c.mu.Lock()
 	if c.state.Load() > stateConnected {
@@ -36,6 +37,10 @@ func (c *Conn) Deliver(frame []byte) {
 		return
 	}
 	cfg := &c.edge.cfg
+	if c.background && c.withhold(frame) {
+		c.mu.Unlock()
+		return
+	}
 	if o := c.out; c.lag != nil || o != nil && (len(o.b)+len(frame) > cfg.QueueBytes || o.frames >= cfg.QueueFrames) ||
 		c.blocked && c.edge.held.Load() > cfg.QueueTotal {
 		c.drop(frame)
@@ -47,7 +52,7 @@ func (c *Conn) Deliver(frame []byte) {
 	o.frames++
 	o.pushed++
 	c.hold(len(frame))
-	touch := c.touch()
+	touch := (!c.background || len(o.b) >= backgroundBytes) && c.touch()
 	c.mu.Unlock()
 	if touch {
 		c.edge.host.Touch(c)

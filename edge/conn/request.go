@@ -189,6 +189,8 @@ func (c *Conn) request(ctx context.Context, f *frame.Frame) *code.Error {
 		return c.openDirect(ctx, f, inner)
 	case packet.MethodConversation:
 		return c.conversation(ctx, f, inner)
+	case packet.MethodBackground:
+		return c.answerBackground(ctx, f, inner)
 	}
 	serve := c.edge.svc.Methods[method]
 	if serve == nil {

@@ -41,6 +41,8 @@ type Client struct {
 	up      chan struct{} // closed while connected or stopped
 	stopped error
 
+	background bool // nobody is looking at the app
+
 	convs    map[id.ConversationID]*conversation
 	behind   map[id.ConversationID]*conversation // those that miss something
 	unacked  map[id.ConversationID]*conversation // those with a RECVACK due

@@ -105,10 +105,10 @@ func (c *Client) connect(address string, o *opened) (established bool, left *dep
 }
 
 // shake sends CONNECT and waits for its answer; sent is our time in the middle between.
-func (c *Client) shake(conn net.Conn, r *reader, s Session, token string) (ack *wire.Connack, sent time.Time, err error) {
+func (c *Client) shake(conn net.Conn, r *reader, s Session, token string, background bool) (ack *wire.Connack, sent time.Time, err error) {
 	hello := &wire.Connect{
 		Version: Version, Token: token, DeviceId: string(c.cfg.Device), DeviceKind: c.cfg.Kind, ResumeToken: s.ResumeToken, SyncMark: s.SyncMark,
-		StoreEpoch: s.StoreEpoch, Client: c.cfg.Client, HeartbeatSeconds: uint32(c.cfg.Heartbeat / time.Second),
+		StoreEpoch: s.StoreEpoch, Client: c.cfg.Client, HeartbeatSeconds: uint32(c.cfg.Heartbeat / time.Second), Background: background,
 	}
 	b, err := packet.AppendBody(nil, frame.Connect, 0, 0, hello)
 	if err != nil {
