@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,8 +35,8 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 func (f *clientFlags) profile() (*profile, error) { return openProfile(f.dir, f.name, "", f.http) }
 
 // part opens the profile's part for a command that is a device of its own, signed in, with its store: so it works
-// beside an open chat. While another process has the part it waits, until ctx ends.
-func (f *clientFlags) part(ctx context.Context, part string) (*profile, *gochat.FileStore, error) {
+// beside an open chat. While another process has the part it waits, if wait, until ctx ends.
+func (f *clientFlags) part(ctx context.Context, part string, wait bool) (*profile, *gochat.FileStore, error) {
 	person, err := f.profile()
 	if err != nil {
 		return nil, nil, err
@@ -48,7 +49,7 @@ func (f *clientFlags) part(ctx context.Context, part string) (*profile, *gochat.
 		return nil, nil, err
 	}
 	store, err := p.store()
-	for errors.Is(err, gochat.ErrStoreInUse) && ctx.Err() == nil {
+	for wait && errors.Is(err, gochat.ErrStoreInUse) && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
@@ -86,7 +87,11 @@ func (p *profile) signInBeside(ctx context.Context, person *profile) error {
 // signIn has the profile signed in, and tells on out where a new sign-in is kept.
 func (p *profile) signIn(ctx context.Context, out io.Writer) error {
 	if p.signedIn() {
-		return nil
+		if p.known(ctx) {
+			return nil
+		}
+		// Another server than the one that this profile was made at, or its data are gone.
+		fmt.Fprintf(out, "The server doesn't know this sign-in any more; beginning anew.\n")
 	}
 	registered, err := p.signUp(ctx, os.Getenv("GOCHAT_PASSWORD"))
 	switch {
@@ -112,7 +117,7 @@ func (p *profile) userID() id.UserID { return id.UserID(p.cred.UserID) }
 func (p *profile) store() (*gochat.FileStore, error) {
 	store, err := gochat.OpenFileStore(filepath.Join(p.dir, "messages.log"))
 	if errors.Is(err, gochat.ErrStoreInUse) {
-		return nil, fmt.Errorf("profile %s is open in another terminal: %w", p.cred.Name, err)
+		return nil, fmt.Errorf("profile %s is open in another terminal: %w", filepath.Base(strings.TrimSuffix(p.dir, p.part)), err)
 	}
 	return store, err
 }

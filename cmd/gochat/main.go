@@ -36,12 +36,15 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), chatCommand(), tokenCommand(), checkCommand(), backupCommand(), restoreCommand(), configCommand(), versionCommand(), hashCommand())
+	root.AddCommand(serveCommand(), chatCommand(), sendCommand(), tailCommand(), tokenCommand(), checkCommand(), backupCommand(), restoreCommand(), configCommand(), versionCommand(), hashCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "gochat:", err)
 		var usage usageError
 		if errors.As(err, &usage) {
 			os.Exit(exitUsage)
+		}
+		if errors.As(err, new(keptError)) {
+			os.Exit(exitKept)
 		}
 		os.Exit(1)
 	}
