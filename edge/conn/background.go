@@ -13,12 +13,6 @@ import (
 // without waiting for the next sweep, which comes within a second.
 const backgroundBytes = 16 << 10
 
-// Kinds of signals that tell of something that is stored: who misses one has to look again.
-const lastStoredSignal, firstStoredSignal = 999, 3
-
-// signalDraft is the chunk of a message that is still being written: the message itself follows.
-const signalDraft = 4
-
 // withhold keeps a signal from a client in the background, and remembers whether it has to look
 // again when it is back. It reports false for what isn't a signal. mu is held.
 func (c *Conn) withhold(b []byte) bool {
@@ -30,7 +24,7 @@ func (c *Conn) withhold(b []byte) bool {
 		return true
 	}
 	m, derr := packet.DecodeSignal(f.Body)
-	c.missed = derr != nil || m.Kind >= firstStoredSignal && m.Kind <= lastStoredSignal && m.Kind != signalDraft
+	c.missed = derr != nil || packet.ServerSignal(m.Kind) // these tell of something stored
 	return true
 }
 
