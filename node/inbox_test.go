@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,10 +158,9 @@ func registerAll(t *testing.T, n *running, users ...id.UserID) {
 	}
 }
 
-// chat is the model of one direct conversation.
+// chat is the model of one conversation.
 type chat struct {
 	conv  id.ConversationID
-	users [2]id.UserID
 	said  []said
 	first uint64
 	side  map[id.UserID]*side
@@ -169,26 +169,48 @@ type chat struct {
 type said struct {
 	by     id.UserID
 	counts bool
-	calls  bool // mentions the other one
+	calls  bool // mentions everybody else
 }
 
 type side struct {
 	read          uint64
 	pinned, muted bool
 	hidden        uint64
+	in            []msgstore.Interval
 }
 
+// left returns the user's last message; 0: still in.
+func (s *side) left() uint64 { return s.in[len(s.in)-1].Left }
+
+func (s *side) isIn() bool { return len(s.in) > 0 && s.left() == 0 }
+
+func (s *side) sees(seq uint64) bool { return (&msgstore.Member{Intervals: s.in}).Sees(seq) }
+
+// other returns the peer of a direct conversation, "" in a group.
 func (c *chat) other(u id.UserID) id.UserID {
-	if c.users[0] == u {
-		return c.users[1]
+	if c.conv.Kind() == id.KindDirect {
+		for peer := range c.side {
+			if peer != u {
+				return peer
+			}
+		}
 	}
-	return c.users[0]
+	return ""
 }
 
 func (c *chat) last() uint64 { return uint64(len(c.said)) }
 
+// top is the last message that u may see.
+func (c *chat) top(u id.UserID) uint64 {
+	if left := c.side[u].left(); left != 0 {
+		return left
+	}
+	return c.last()
+}
+
 func (c *chat) unread(u id.UserID) (unread, mentions int) {
-	for seq := max(c.side[u].read+1, c.first); seq <= c.last(); seq++ {
+	me := c.side[u]
+	for seq := max(me.read+1, c.first, me.in[len(me.in)-1].Joined); seq <= c.top(u); seq++ {
 		if m := c.said[seq-1]; m.counts && m.by != u {
 			unread++
 			if m.calls {
@@ -201,32 +223,92 @@ func (c *chat) unread(u id.UserID) (unread, mentions int) {
 
 // differs tells how a device's conversation differs from the model.
 func (c *chat) differs(a *actor) string {
+	me := c.side[a.user]
 	v, ok := a.list.Get(c.conv)
 	if !ok {
-		if c.last() == 0 {
+		if c.last() == 0 || !me.isIn() || c.last() <= me.hidden { // not listed for a new device
 			return ""
 		}
-		return fmt.Sprintf("knows nothing of %v", c.users)
+		return fmt.Sprintf("knows nothing of %v", c.conv)
 	}
-	me, peer := c.side[a.user], c.side[c.other(a.user)]
+	peer, peerRead := c.other(a.user), uint64(0)
+	if peer != "" {
+		peerRead = c.side[peer].read
+	}
 	unread, mentions := c.unread(a.user)
-	hidden := me.hidden > 0 && c.last() <= me.hidden
-	got := fmt.Sprintf("last %d read %d unread %d mentions %d pinned %v muted %v hidden %v peer %s read %d", v.LastSeq, v.ReadSeq, v.Unread, v.Mentions, v.Pinned, v.Muted, v.Hidden, v.Peer, v.PeerReadSeq)
-	want := fmt.Sprintf("last %d read %d unread %d mentions %d pinned %v muted %v hidden %v peer %s read %d", c.last(), me.read, unread, mentions, me.pinned, me.muted, hidden, c.other(a.user), peer.read)
+	top := c.top(a.user)
+	got := fmt.Sprintf("last %d read %d unread %d mentions %d left %d peer %s read %d", v.LastSeq, v.ReadSeq, v.Unread, v.Mentions, v.LeftSeq, v.Peer, v.PeerReadSeq)
+	want := fmt.Sprintf("last %d read %d unread %d mentions %d left %d peer %s read %d", top, me.read, unread, mentions, me.left(), peer, peerRead)
+	if me.isIn() {
+		got += fmt.Sprintf(" pinned %v muted %v hidden %v", v.Pinned, v.Muted, v.Hidden)
+		want += fmt.Sprintf(" pinned %v muted %v hidden %v", me.pinned, me.muted, me.hidden > 0 && c.last() <= me.hidden)
+	}
 	if got != want {
-		return fmt.Sprintf("with %s: %s\nwant %s", c.other(a.user), got, want)
+		return fmt.Sprintf("in %v: %s\nwant %s", c.conv, got, want)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if seqs := a.got[c.conv]; c.last() > 0 && c.first <= c.last() && (len(seqs) == 0 || seqs[len(seqs)-1] != c.last()) {
-		return fmt.Sprintf("got %d of %d messages with %s", len(seqs), c.last(), c.other(a.user))
+	seqs, all := a.got[c.conv], 0
+	for seq := uint64(1); seq <= top; seq++ {
+		if me.sees(seq) {
+			all++
+		}
+	}
+	switch {
+	case slices.ContainsFunc(seqs, func(seq uint64) bool { return !me.sees(seq) }):
+		return fmt.Sprintf("got %v in %v, of which it may see %v", seqs, c.conv, me.in)
+	case top >= c.first && (len(seqs) == 0 || seqs[len(seqs)-1] != top), c.first == 1 && len(seqs) != all:
+		return fmt.Sprintf("got %v in %v, of %d up to %d", seqs, c.conv, all, top)
 	}
 	return ""
 }
 
+// inGroup does something to who is in a group, and notes it.
+func (c *chat) inGroup(ctx context.Context, rng *rand.Rand, u id.UserID, by func(id.UserID) *actor) (string, error) {
+	const owner = "ann"
+	me := c.side[u]
+	if me == nil {
+		me = new(side)
+		c.side[u] = me
+	}
+	doing, doer := "", id.UserID(owner)
+	var err error
+	var change gochat.GroupChange
+	switch in := me.isIn(); {
+	case u == owner:
+		return "nothing", nil
+	case in && rng.IntN(2) == 0:
+		doing, doer = "leave", u
+		change, err = by(u).client.LeaveGroup(ctx, c.conv)
+	case in:
+		doing = "remove"
+		change, err = by(owner).client.RemoveMembers(ctx, c.conv, u)
+	case rng.IntN(2) == 0:
+		doing, doer = "join", u
+		change, err = by(u).client.JoinGroup(ctx, c.conv)
+	default:
+		doing = "add"
+		change, err = by(owner).client.AddMembers(ctx, c.conv, u)
+	}
+	if err != nil {
+		return doing, err
+	}
+	c.said = append(c.said, said{by: doer})
+	if change.Seq != c.last() {
+		return doing, fmt.Errorf("%+v, want seq %d", change, c.last())
+	}
+	if me.isIn() {
+		me.in[len(me.in)-1].Left = c.last()
+	} else {
+		me.in = append(me.in, msgstore.Interval{Joined: c.last()})
+	}
+	return doing, nil
+}
+
 // TestInboxModel lets 5 users with 3 devices each do random things, some devices being
-// offline and connections cut in between. After each step every device that is online
-// shows what a plain model says: unread, mentions, positions, settings.
+// offline and connections cut in between, with each other and in two groups that they join,
+// leave and are taken out of. After each step every device that is online shows what a
+// plain model says: messages, unread, mentions, positions, settings.
 func TestInboxModel(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -255,7 +337,8 @@ func TestInboxModel(t *testing.T) {
 	conv := func(a, b id.UserID) *chat {
 		c := id.Direct(a, b)
 		if chats[c] == nil {
-			chats[c] = &chat{conv: c, users: [2]id.UserID{min(a, b), max(a, b)}, first: 1, side: map[id.UserID]*side{a: {}, b: {}}}
+			always := []msgstore.Interval{{Joined: 1}}
+			chats[c] = &chat{conv: c, first: 1, side: map[id.UserID]*side{a: {in: always}, b: {in: always}}}
 		}
 		return chats[c]
 	}
@@ -266,9 +349,18 @@ func TestInboxModel(t *testing.T) {
 		a.online(ctx)
 		return a
 	}
-	steps := 120
+	var groups []*chat
+	for i := range 2 {
+		change, err := somebody(begin, "ann").client.CreateGroup(begin, gochat.NewGroup{Name: fmt.Sprint("group ", i), Open: true})
+		if err != nil || change.Seq != 1 {
+			t.Fatalf("%+v, %v", change, err)
+		}
+		g := &chat{conv: change.Conversation, said: []said{{by: "ann"}}, first: 1, side: map[id.UserID]*side{"ann": {in: []msgstore.Interval{{Joined: 1}}}}}
+		groups, chats[g.conv] = append(groups, g), g
+	}
+	steps := 150
 	if testing.Short() {
-		steps = 25
+		steps = 30
 	}
 	for step := range steps {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -277,10 +369,20 @@ func TestInboxModel(t *testing.T) {
 		for peer == u {
 			peer = users[rng.IntN(len(users))]
 		}
-		c := conv(u, peer)
+		c, to := conv(u, peer), gochat.ToUser(peer)
+		if rng.IntN(2) == 0 {
+			c = groups[rng.IntN(len(groups))]
+			to = gochat.ToConversation(c.conv)
+		}
 		me := c.side[u]
 		doing := ""
-		switch op := rng.IntN(16); {
+		op := rng.IntN(16)
+		switch {
+		case c.other(u) == "" && (me == nil || !me.isIn() || op < 3):
+			var err error
+			if doing, err = c.inGroup(ctx, rng, u, func(u id.UserID) *actor { return somebody(ctx, u) }); err != nil {
+				t.Fatalf("step %d: %s %s: %v", step, doing, u, err)
+			}
 		case op < 6 || c.last() == 0: // messages, from two devices at once
 			doing = "send"
 			for range 1 + rng.IntN(4) {
@@ -290,7 +392,10 @@ func TestInboxModel(t *testing.T) {
 				m.NoCount = !s.counts
 				switch rng.IntN(6) {
 				case 0:
-					m.Mentions, s.calls = []string{string(peer)}, true
+					for other := range c.side {
+						m.Mentions = append(m.Mentions, string(other))
+					}
+					s.calls = true
 				case 1:
 					m.MentionAll, s.calls = true, true
 				}
@@ -299,9 +404,9 @@ func TestInboxModel(t *testing.T) {
 				var err error
 				if rng.IntN(4) == 0 && c.last() > 0 {
 					seen = 1 + rng.Uint64N(c.last())
-					r, err = a.client.SendInteractive(ctx, gochat.ToUser(peer), m, seen)
+					r, err = a.client.SendInteractive(ctx, to, m, seen)
 				} else {
-					r, err = a.client.Send(ctx, gochat.ToUser(peer), m)
+					r, err = a.client.Send(ctx, to, m)
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -349,10 +454,13 @@ func TestInboxModel(t *testing.T) {
 			if err != nil {
 				t.Fatalf("step %d: %v", step, err)
 			}
-		case op < 13: // retention, up to what both have read: nobody's number changes
+		case op < 13: // retention, up to what all have read: nobody's number changes
 			doing = "trim"
-			keep := 1 + rng.Uint64N(min(me.read, c.side[peer].read)+1)
-			c.first = trim(t, n, c.conv, keep)
+			all := me.read
+			for _, s := range c.side {
+				all = min(all, s.read)
+			}
+			c.first = trim(t, n, c.conv, 1+rng.Uint64N(all+1))
 		case op < 15:
 			doing = "cut"
 			for range 5 {
@@ -373,7 +481,7 @@ func TestInboxModel(t *testing.T) {
 				continue
 			}
 			for _, c := range chats {
-				if slices.Contains(c.users[:], a.user) {
+				if c.side[a.user] != nil {
 					a.until(ctx, func() string {
 						if what := c.differs(a); what != "" {
 							return fmt.Sprintf("step %d, %s: %s", step, doing, what)
@@ -394,7 +502,7 @@ func TestInboxModel(t *testing.T) {
 		for _, a := range append([]*actor{fresh}, byUser[u]...) {
 			a.online(ctx)
 			for _, c := range chats {
-				if slices.Contains(c.users[:], u) {
+				if c.side[u] != nil {
 					a.until(ctx, func() string { return c.differs(a) })
 				}
 			}
@@ -432,7 +540,7 @@ func peersOf(convs []gochat.Conversation, byPin bool) string {
 	}
 	var out []string
 	for _, c := range convs {
-		out = append(out, string(c.Peer))
+		out = append(out, cmp.Or(string(c.Peer), c.Name))
 	}
 	return strings.Join(out, " ")
 }

@@ -3,7 +3,6 @@ package gochat
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"slices"
 	"sync"
 
@@ -78,13 +77,13 @@ func (l *List) Get(conv id.ConversationID) (Conversation, bool) {
 }
 
 // All returns the conversations to be shown, pinned ones first, then by the latest activity.
-// Left out are those that are hidden, were left, or have no message yet.
+// Left out are those that are hidden, were left, or have no message yet, and the user's own timeline.
 func (l *List) All() []Conversation {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]Conversation, 0, len(l.convs))
 	for _, v := range l.convs {
-		if !v.Hidden && v.LeftSeq == 0 && v.LastSeq > 0 {
+		if !v.Hidden && v.LeftSeq == 0 && v.LastSeq > 0 && v.ID.Kind() != id.KindSelf {
 			out = append(out, v.now())
 		}
 	}
@@ -154,15 +153,6 @@ func (l *List) changed(c Conversation) {
 	v.Conversation = next
 }
 
-// typeMembership is the type of messages that tell who came and went.
-const typeMembership = 64
-
-// membership is the content of such a message.
-type membership struct {
-	Do    string   `json:"do"`
-	Users []string `json:"users"`
-}
-
 func (l *List) received(m *Message) {
 	v := l.conv(m.Conversation)
 	if v.LeftSeq != 0 && m.Seq > v.LeftSeq { // back again: what is unread begins here
@@ -180,9 +170,8 @@ func (l *List) received(m *Message) {
 			v.Preview = ""
 		}
 	}
-	if m.Type == typeMembership {
-		var w membership
-		if json.Unmarshal([]byte(m.Text), &w) == nil && (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, string(l.me)) {
+	if w, ok := m.Membership(); ok {
+		if (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, l.me) {
 			v.LeftSeq = m.Seq
 		}
 	}

@@ -174,7 +174,11 @@ func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line,
 	for i := range rows {
 		// A side without a head is left over from a conversation that was not made.
 		if heads[i].Exists() && heads[i].LastSeq > 0 && (left || !hidden(&rows[i].UserSide, &heads[i])) {
-			lines = append(lines, line{conv: convs[i], side: rows[i].UserSide, head: heads[i]})
+			l := line{conv: convs[i], side: rows[i].UserSide, head: heads[i]}
+			if l.side.Tombstone { // what happens there since is no business of the user's
+				l.head.LastTime = l.side.Changed
+			}
+			lines = append(lines, l)
 		}
 	}
 	return lines, nil
@@ -295,6 +299,9 @@ func (s *Service) state(ctx context.Context, user id.UserID, l *line) (*wire.Con
 		ReadSeq: c.ReadSeq, RecvSeq: c.RecvSeq, Unread: unread, StateVersion: l.head.StateVersion,
 		JoinedSeq: l.who.Intervals[0].Joined, LeftSeq: iv.Left, Pinned: l.side.Pinned, Muted: l.side.Muted,
 		Hidden: hidden(&l.side, &l.head), Mentions: mentions, SettingsVersion: uint64(l.side.Changed),
+	}
+	if iv.Left != 0 {
+		st.LastSeq = min(st.LastSeq, iv.Left)
 	}
 	if l.group != nil {
 		showGroup(st, l.group)
