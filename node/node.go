@@ -194,7 +194,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	if n.groups, err = group.New(group.Config{
-		Store: n.store, Keys: keys, Users: n.accounts, Now: n.clock.Now, Logger: logger,
+		Store: n.store, Keys: keys, Users: n.accounts, Contacts: n.relations, Now: n.clock.Now, Logger: logger,
 		Members: cfg.Limits.GroupMembers, Conversations: cfg.Limits.ConversationsPerUser,
 	}); err != nil {
 		return nil, err

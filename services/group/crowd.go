@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -181,6 +182,9 @@ func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.Use
 	if len(fresh) == 0 {
 		return nil
 	}
+	if fresh, err = s.permitted(ctx, by, fresh, all); err != nil || len(fresh) == 0 {
+		return err
+	}
 	refused, err := s.prepare(ctx, conv, fresh)
 	if err != nil {
 		return err
@@ -249,6 +253,26 @@ func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.Use
 		all.changed += len(joined)
 	}
 	return nil
+}
+
+// permitted returns those of users whom by may bring into a group, and notes the others.
+func (s *Service) permitted(ctx context.Context, by id.UserID, users []id.UserID, all *crowd) ([]id.UserID, error) {
+	if s.cfg.Contacts == nil {
+		return users, nil
+	}
+	denied, err := s.cfg.Contacts.MayAdd(ctx, by, users)
+	if err != nil {
+		return nil, fmt.Errorf("ask who may be brought in: %w", err)
+	}
+	may := make([]id.UserID, 0, len(users))
+	for i, u := range users {
+		if denied[i] != nil {
+			all.refuse(u, denied[i].Code)
+			continue
+		}
+		may = append(may, u)
+	}
+	return may, nil
 }
 
 // aboutMany is the content of a membership message: some names and the number of all.

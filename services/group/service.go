@@ -47,15 +47,27 @@ type Users interface {
 	Exists(ctx context.Context, user id.UserID) (bool, error)
 }
 
+// Contacts says who may bring whom into a group.
+type Contacts interface {
+	// MayAdd returns, for each of users in their order, why by may not bring them in; nil: they may.
+	MayAdd(ctx context.Context, by id.UserID, users []id.UserID) ([]*code.Error, error)
+}
+
 // Config of a Service. Store, Keys and Users are needed, the rest takes its defaults when zero.
 type Config struct {
 	Store kv.Store
 	Keys  msgstore.Keys
 	Users Users
 
+	Contacts Contacts // nil: anyone may bring in anyone
+
 	Members       int // of one group; 0: 100,000
 	Conversations int // that one user may be in; 0: 10,000
 	Remembered    int // members kept in memory, all groups together; 0: 2,000,000
+
+	// Shared: other processes change groups in Store too, so what memory holds is compared
+	// with the head each time.
+	Shared bool
 
 	Logger *slog.Logger // nil: slog.Default()
 	Now    func() int64 // Unix ms; nil: the clock

@@ -274,6 +274,38 @@ func TestSharedGroups(t *testing.T) {
 	}
 }
 
+func TestWhoMayBringWhomIntoAGroup(t *testing.T) {
+	w := newWorld(t, memory.New(memory.Config{}))
+	people := []id.UserID{"bob", "carol", "dave", "eve", "alice"}
+	may := func(policy Policy, want ...bool) {
+		t.Helper()
+		w.svc.cfg.Write = policy
+		denied, err := w.svc.MayAdd(w.ctx, "alice", people)
+		w.want(err, 0)
+		for i, e := range denied {
+			if (e == nil) != want[i] || e != nil && e.Code != code.Forbidden {
+				t.Errorf("%d: alice brings in %s: %v, want %t", policy, people[i], e, want[i])
+			}
+		}
+	}
+	w.want(w.block("bob", "alice", true), 0)
+	for i := range 3 {
+		w.join(id.Named(id.KindGroup, fmt.Sprint(i)), false, "alice", "carol")
+	}
+	w.join(id.Named(id.KindGroup, "more"), false, "alice", "bob")
+	w.join(id.Named(id.KindGroup, "half"), true, "alice", "eve")
+	w.join(id.Direct("alice", "dave"), false, "alice", "dave")
+	may(Anyone, false, true, true, true, true)
+	may(Nobody, false, true, true, true, true)
+	may(SharedGroup, false, true, true, false, true)
+	w.want(w.block("bob", "alice", false), 0)
+	may(SharedGroup, true, true, true, false, true)
+	w.corrupt(keys.Block(nil, "eve", "alice"))
+	if _, err := w.svc.MayAdd(w.ctx, "alice", people); !errors.Is(err, msgstore.ErrVersion) {
+		t.Errorf("a block that can't be read: %v", err)
+	}
+}
+
 func TestNobodyMayWrite(t *testing.T) {
 	w := newWorld(t, memory.New(memory.Config{}), func(c *Config) { c.Write = Nobody })
 	w.join(id.Named(id.KindGroup, "lunch"), false, "alice", "bob")

@@ -106,6 +106,7 @@ type Service struct {
 	rows    *msgstore.Relations
 	inbox   *msgstore.Inbox
 	members *msgstore.Members
+	groups  *msgstore.Groups
 	fence   Fence
 	devices Devices
 
@@ -144,6 +145,7 @@ func New(cfg Config) (*Service, error) {
 		rows:    msgstore.NewRelations(cfg.Store, cfg.Keys),
 		inbox:   msgstore.NewInbox(cfg.Store, cfg.Keys),
 		members: msgstore.NewMembers(cfg.Store, cfg.Keys),
+		groups:  msgstore.NewGroups(cfg.Store, cfg.Keys),
 	}
 	s.profiles.init(cfg.CacheBytes, cfg.CacheFor.Milliseconds())
 	s.news.init(cfg.TellUsers)

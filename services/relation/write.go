@@ -35,8 +35,8 @@ func (s *Service) MayOpen(ctx context.Context, from, to id.UserID) error {
 	if s.cfg.Write == Anyone {
 		return nil
 	}
-	shared, err := s.shareGroup(ctx, from, to)
-	if err == nil && !shared {
+	shared, err := s.shareGroup(ctx, from, []id.UserID{to})
+	if err == nil && !shared[0] {
 		err = errStranger
 	}
 	return err
@@ -65,46 +65,95 @@ func (s *Service) Denied(ctx context.Context, a, b id.UserID) (ab, ba *code.Erro
 	return ab, ba, nil
 }
 
+// MayAdd returns, for each of users in their order, why by may not bring them into a group,
+// nil if they may. Who may not begin to write to somebody because they share no group can't
+// make it so by that: they have to share one already, or a direct conversation.
+func (s *Service) MayAdd(ctx context.Context, by id.UserID, users []id.UserID) ([]*code.Error, error) {
+	pairs := make([]msgstore.Pair, len(users))
+	for i, u := range users {
+		pairs[i] = msgstore.Pair{By: u, Whom: by}
+	}
+	blocked, err := s.rows.Blocked(ctx, pairs...)
+	if err != nil {
+		return nil, err
+	}
+	denied := make([]*code.Error, len(users))
+	for i := range users {
+		if blocked[i] {
+			denied[i] = errBlocked
+		}
+	}
+	if s.cfg.Write != SharedGroup {
+		return denied, nil
+	}
+	shared, err := s.shareGroup(ctx, by, users)
+	if err != nil {
+		return nil, err
+	}
+	for i, u := range users {
+		if shared[i] || denied[i] != nil || u == by {
+			continue
+		}
+		if _, known, err := s.members.Get(ctx, id.Direct(by, u), u); err != nil {
+			return nil, err
+		} else if !known {
+			denied[i] = errStranger
+		}
+	}
+	return denied, nil
+}
+
 const (
 	groupsAtOnce = 256
 	maxGroups    = 16 << 10 // of one user that are looked at
 )
 
-// shareGroup reports whether a and b are in a group together. A user's side may tell of a
-// group that doesn't agree, so the group's own rows decide.
-func (s *Service) shareGroup(ctx context.Context, a, b id.UserID) (bool, error) {
+// shareGroup reports, for each of others, whether they are in a group together with u. A
+// user's list may hold a group that doesn't agree, so the group's own rows decide.
+func (s *Service) shareGroup(ctx context.Context, u id.UserID, others []id.UserID) (shared []bool, err error) {
+	shared = make([]bool, len(others))
+	ask := make([]id.UserID, 1, len(others)+1) // u, and those who aren't found yet
+	ask[0] = u
+	at := make([]int, 0, len(others)) // their places
+	for i, o := range others {
+		ask, at = append(ask, o), append(at, i)
+	}
 	after := id.ConversationID{byte(id.KindGroup)} // no group's id: the rest is a hash or random
-	for seen := 0; seen < maxGroups; seen += groupsAtOnce {
-		rows, err := s.inbox.Scan(ctx, a, after, groupsAtOnce)
+	for seen := 0; seen < maxGroups && len(at) > 0; seen += groupsAtOnce {
+		rows, err := s.inbox.Scan(ctx, u, after, groupsAtOnce)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		for i := range rows {
 			r := &rows[i]
-			if r.Conversation.Kind() != id.KindGroup {
-				return false, nil // ids are in order, their kind first
+			if r.Conversation.Kind() != id.KindGroup || len(at) == 0 {
+				return shared, nil // ids are in order, their kind first
 			}
 			if r.Tombstone {
 				continue
 			}
-			both := true
-			for _, u := range [...]id.UserID{b, a} {
-				m, ok, err := s.members.Get(ctx, r.Conversation, u)
-				if err != nil {
-					return false, fmt.Errorf("look for a shared group: %w", err)
-				}
-				if both = ok && m.Active(); !both {
-					break
-				}
+			members, err := s.groups.MembersOf(ctx, r.Conversation, ask)
+			if err != nil {
+				return nil, fmt.Errorf("look for a shared group: %w", err)
 			}
-			if both {
-				return true, nil
+			if !members[0].Active() {
+				continue
 			}
+			left := 0
+			for k, place := range at {
+				if members[k+1].Active() {
+					shared[place] = true
+					continue
+				}
+				ask[left+1], at[left] = ask[k+1], place
+				left++
+			}
+			ask, at = ask[:left+1], at[:left]
 		}
 		if len(rows) < groupsAtOnce {
-			return false, nil
+			break
 		}
 		after = rows[len(rows)-1].Conversation
 	}
-	return false, nil
+	return shared, nil
 }
