@@ -77,7 +77,10 @@ func openConsole(in, out *os.File) (*console, func(), error) {
 			if sc.Scan() {
 				return sc.Text(), nil
 			}
-			return "", errors.Join(sc.Err(), io.EOF)
+			if err := sc.Err(); err != nil { // a line that is too long above all: what follows it isn't read
+				return "", fmt.Errorf("reading the input: %w", err)
+			}
+			return "", io.EOF
 		}
 		return &console{Writer: out, read: read, prompt: func(string) {}}, func() {}, nil
 	}

@@ -15,7 +15,7 @@ type configFlags struct {
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (YAML); `gochat config print` writes one")
+	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (YAML); the command \"config print\" writes one")
 	cmd.Flags().StringVar(&f.data, "data", "", "directory of everything the server stores (default ./data)")
 }
 

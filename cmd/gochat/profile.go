@@ -102,12 +102,15 @@ func (p *profile) kind() auth.DeviceKind {
 func (p *profile) signedIn() bool { return p.cred.RefreshToken != "" }
 
 // signUp registers the profile's name, or signs in with password if the account exists.
-// Without a password it makes one up and keeps it.
+// Without a password it takes the one it made up before, or makes one up and keeps it.
 func (p *profile) signUp(ctx context.Context, password string) (registered bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	made := password == ""
-	if made {
+	tried := made && p.cred.Password != "" // and maybe registered, if the answer was lost
+	if tried {
+		password = p.cred.Password
+	} else if made {
 		password = rand.Text()
 	}
 	body := auth.Credentials{Name: p.cred.Name, Password: password, DeviceID: p.cred.DeviceID, DeviceKind: deviceDesktop}
@@ -122,13 +125,16 @@ func (p *profile) signUp(ctx context.Context, password string) (registered bool,
 		}
 	}
 	err = p.post(ctx, "register", body, &p.cred.Grant)
-	if errors.Is(err, code.New(code.NameTaken)) && !made {
+	if taken := err; errors.Is(err, code.New(code.NameTaken)) && (!made || tried) {
 		err = p.post(ctx, "login", body, &p.cred.Grant)
+		if tried && errors.Is(err, code.New(code.BadCredentials)) {
+			err = taken // by somebody else
+		}
 	} else {
 		registered = err == nil
 	}
 	if err != nil {
-		if made {
+		if made && !errors.As(err, new(unreachable)) { // the account isn't ours
 			p.cred.Password = ""
 			_ = p.save()
 		}
@@ -160,6 +166,19 @@ func (p *profile) Token(ctx context.Context) (string, error) {
 	if time.Now().Add(30*time.Second).UnixMilli() < p.cred.AccessExpires {
 		return p.cred.AccessToken, nil
 	}
+	return p.renew(ctx)
+}
+
+// known reports whether the server still knows this sign-in. One that can't be asked is taken to.
+func (p *profile) known(ctx context.Context) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.renew(ctx)
+	return !errors.Is(err, code.New(code.Unauthenticated)) && !errors.Is(err, code.New(code.BadCredentials))
+}
+
+// renew gets new tokens. mu is held.
+func (p *profile) renew(ctx context.Context) (string, error) {
 	err := p.post(ctx, "refresh", auth.Refresh{RefreshToken: p.cred.RefreshToken}, &p.cred.Grant)
 	if err != nil && p.cred.Password != "" && !errors.As(err, new(unreachable)) {
 		err = p.post(ctx, "login", auth.Credentials{Name: p.cred.Name, Password: p.cred.Password, DeviceID: p.cred.DeviceID, DeviceKind: p.kind()}, &p.cred.Grant)
@@ -174,6 +193,9 @@ const (
 	deviceDesktop = 3 // wire.DeviceKind_DEVICE_KIND_DESKTOP
 	deviceBot     = 5 // wire.DeviceKind_DEVICE_KIND_BOT
 )
+
+// webClient gives up on a server that takes a request and doesn't answer.
+var webClient = http.Client{Timeout: 15 * time.Second}
 
 // unreachable marks failures to get any answer.
 type unreachable struct{ error }
@@ -191,7 +213,7 @@ func (p *profile) post(ctx context.Context, route string, body, answer any) erro
 		return usageError{fmt.Errorf("--http: %w", err)}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := webClient.Do(req)
 	if err != nil {
 		return unreachable{fmt.Errorf("asking the server to %s: %w", route, err)}
 	}

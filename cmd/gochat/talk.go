@@ -27,6 +27,9 @@ type talk struct {
 	seen    map[id.ConversationID]uint64 // the last seq shown
 	titles  map[id.ConversationID]string
 	waiting map[id.ClientMsgID]string // sent and not stored yet
+	typed   map[id.ClientMsgID]bool   // sent from here and not shown by the server yet
+	sending int                       // Sends under way, whose ids aren't known yet
+	failed  int                       // messages that will never be stored
 	down    bool
 
 	toRead chan gochat.Message
@@ -37,7 +40,7 @@ type talk struct {
 func newTalk(con *console, me id.UserID) *talk {
 	t := &talk{
 		con: con, me: me, stopped: make(chan error, 1), seen: map[id.ConversationID]uint64{}, titles: map[id.ConversationID]string{},
-		waiting: map[id.ClientMsgID]string{}, toRead: make(chan gochat.Message, 64), done: make(chan struct{}),
+		waiting: map[id.ClientMsgID]string{}, typed: map[id.ClientMsgID]bool{}, toRead: make(chan gochat.Message, 64), done: make(chan struct{}),
 	}
 	t.wg.Go(t.markRead)
 	return t
@@ -103,6 +106,8 @@ func (t *talk) handle(e gochat.Event) {
 	case gochat.MessageSent:
 		delete(t.waiting, e.ID)
 	case gochat.SendFailed:
+		t.failed++
+		delete(t.typed, e.ID)
 		text := t.waiting[e.ID]
 		delete(t.waiting, e.ID)
 		t.note(fmt.Sprintf("not sent: %v: %s", e.Err, printable(text)))
@@ -133,8 +138,10 @@ func (t *talk) show(m gochat.Message) {
 		who = "[" + t.title(m.Conversation) + "] " + who
 	}
 	text := tui.Text(m)
-	// On a terminal one's own line stands there already, as it was typed.
-	if !m.Own || !t.con.interactive || time.Since(m.Time) > 5*time.Second {
+	// On a terminal a line typed here stands there already; one's own from another device doesn't.
+	here := m.Own && (t.typed[m.ClientMsgID] || t.sending > 0)
+	delete(t.typed, m.ClientMsgID)
+	if !here || !t.con.interactive {
 		fmt.Fprintf(t.con, "%s %s: %s\n", m.Time.Local().Format("15:04"), who, printable(text))
 	}
 	if !m.Own && t.con.interactive {
@@ -248,19 +255,27 @@ func (t *talk) send(ctx context.Context, text string) {
 	t.mu.Lock()
 	conv, seen := t.conv, t.seen[t.conv]
 	to := t.target()
-	t.mu.Unlock()
 	if conv.IsZero() {
+		t.failed++
+		t.mu.Unlock()
 		t.say("to whom? /to NAME")
 		return
 	}
+	t.sending++
+	t.mu.Unlock()
 	// Not under mu: the client's answer may come before Send returns, and handle takes mu.
 	r, err := t.client.SendInteractive(ctx, to, gochat.Text(text), seen)
-	if err != nil {
-		t.say(fmt.Sprintf("not sent: %v", err))
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.sending--
+	if err != nil {
+		t.failed++
+		t.note(fmt.Sprintf("not sent: %v", err))
+		return
+	}
+	if t.con.interactive {
+		t.typed[r.ID] = true
+	}
 	select {
 	case <-r.Done():
 	default:
@@ -273,6 +288,11 @@ func (t *talk) drain(ctx context.Context) error {
 	for {
 		left := len(t.client.Outbox())
 		if left == 0 {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.failed > 0 {
+				return fmt.Errorf("%d messages were not sent", t.failed)
+			}
 			return nil
 		}
 		select {
