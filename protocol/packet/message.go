@@ -20,8 +20,8 @@ const (
 	TypeSystem    = 64 // 64-127: written by the server alone
 	TypeSystemEnd = 127
 
-	TypeAccountEvent = 80 // in a self timeline: something happened to the user's account
-	TypeOwn       = 1000 // from here on an integrator's
+	TypeAccountEvent = 80   // in a self timeline: something happened to the user's account
+	TypeOwn          = 1000 // from here on an integrator's
 )
 
 // Counts reports whether a message raises the unread number of its readers: types

@@ -42,6 +42,8 @@ type Client struct {
 	stopped error
 
 	background bool // nobody is looking at the app
+	drafts     map[draftKey]*draft
+	lastDraft  uint64
 
 	convs    map[id.ConversationID]*conversation
 	behind   map[id.ConversationID]*conversation // those that miss something
@@ -152,8 +154,10 @@ func (c *Client) Connected(ctx context.Context) error {
 func (c *Client) ServerTime() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Now().Add(c.offset)
+	return c.serverNow()
 }
+
+func (c *Client) serverNow() time.Time { return time.Now().Add(c.offset) }
 
 // run connects again and again.
 func (c *Client) run() {
@@ -272,6 +276,9 @@ func (c *Client) push(e Event) {
 // pushMessage queues a message of v. The caller holds mu and has asked full.
 func (c *Client) pushMessage(v *conversation, m Message) {
 	c.waiting++
+	if len(c.drafts) > 0 {
+		c.draftsDone(v.id, m.Sender)
+	}
 	var e Event = MessageReceived{m}
 	if a, ok := accountEvent(m); ok {
 		e = a

@@ -111,6 +111,8 @@ func (c *Client) signalled(m *wire.Signal) {
 		}
 	case packet.SignalProfile:
 		c.profileSignalled(m)
+	case packet.SignalChunk:
+		c.chunkArrived(conv, m)
 	default:
 		c.push(SignalReceived{Conversation: conv, Sender: id.UserID(m.SenderId), Device: id.DeviceID(m.SenderDevice), Kind: m.Kind, Data: m.Data})
 	}
