@@ -420,3 +420,47 @@ func TestAHookJudgesBeforeStoring(t *testing.T) {
 	w.must(w.node.stop())
 	w.audit()
 }
+
+// Groups and who may write: a group that both joined opens the way, being brought into one
+// against a block or by a stranger doesn't, and what was begun goes on after they left.
+func TestGroupsOpenTheWay(t *testing.T) {
+	w := newTown(t, func(c *Config, _ *Program) { c.Contacts.Write = "shared_group" }, "alice", "bob", "carol")
+	alice, bob, carol := w.device("alice", "desk"), w.device("bob", "phone"), w.device("carol", "phone")
+	made, err := alice.CreateGroup(w.ctx, gochat.NewGroup{Name: "lunch", Open: true, Users: []id.UserID{"carol"}})
+	w.must(err)
+	if want := []gochat.Refusal{{User: "carol", Code: code.Forbidden}}; !slices.Equal(made.Refused, want) {
+		t.Fatalf("a stranger was brought in: %+v", made)
+	}
+	lunch := made.Conversation
+	_, err = bob.JoinGroup(w.ctx, lunch)
+	w.must(err)
+	_, err = bob.says("alice", "we share lunch")
+	w.must(err)
+	_, err = carol.says("alice", "we share nothing")
+	w.want(err, code.Forbidden)
+
+	// Whoever is blocked is still heard in the group, and nowhere else.
+	w.must(alice.Block(w.ctx, "bob"))
+	_, err = bob.says("alice", "hello?")
+	w.want(err, code.Forbidden)
+	r, err := bob.Send(w.ctx, gochat.ToConversation(lunch), gochat.Text("to all"))
+	w.must(err)
+	_, err = r.Wait(w.ctx)
+	w.must(err)
+	own, err := bob.CreateGroup(w.ctx, gochat.NewGroup{Name: "bob's", Users: []id.UserID{"alice"}})
+	w.must(err)
+	if want := []gochat.Refusal{{User: "alice", Code: code.Forbidden}}; !slices.Equal(own.Refused, want) {
+		t.Fatalf("who blocks was brought in by the blocked: %+v", own)
+	}
+	w.must(alice.Unblock(w.ctx, "bob"))
+	_, err = bob.LeaveGroup(w.ctx, lunch)
+	w.must(err)
+	_, err = bob.says("alice", "what was begun goes on")
+	w.must(err)
+	for _, line := range []string{"1 bob: we share lunch", "3 bob: to all", "2 bob: what was begun goes on"} {
+		alice.hears(line)
+	}
+	_, _, _ = alice.Close(), bob.Close(), carol.Close()
+	w.must(w.node.stop())
+	w.audit()
+}
