@@ -1,0 +1,114 @@
+package gochat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
+)
+
+// asked takes the next REQUEST, which must be of m, and reads it into req.
+func (p *peer) asked(m packet.Method, req packet.Body) frame.Frame {
+	p.t.Helper()
+	f := p.expect(frame.Request)
+	got, inner, err := packet.DecodeRequest(f.Body)
+	if err != nil || got != m {
+		p.t.Fatalf("asked for %v, %v, want %v", got, err, m)
+	}
+	if err := packet.DecodeMethod(m, inner, req); err != nil {
+		p.t.Fatal(err)
+	}
+	return f
+}
+
+// say answers a REQUEST that was asked.
+func (p *peer) say(f frame.Frame, m packet.Method, body packet.Body) {
+	p.t.Helper()
+	b, err := packet.AppendResponse(nil, f.ReqID, false, m, body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.write(b)
+}
+
+// However many users are asked about, and however little fits an answer, all are found.
+func TestProfilesInParts(t *testing.T) {
+	s, r := newScripted(t), newRecorder()
+	c := open(t, s.address(), r, nil)
+	p, _ := s.welcome(nil)
+	var users []id.UserID
+	for i := range 150 {
+		users = append(users, id.UserID(fmt.Sprintf("user%03d", i)))
+	}
+	type result struct {
+		found map[id.UserID]Profile
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		found, err := c.Profiles(t.Context(), users...)
+		done <- result{found, err}
+	}()
+	var sizes []int
+	for total := 0; total < len(users); {
+		var r wire.ProfilesRequest
+		f := p.asked(packet.MethodProfiles, &r)
+		sizes = append(sizes, len(r.UserIds))
+		ans := &wire.ProfilesResponse{Answered: uint32(min(70, len(r.UserIds)))}
+		for i, u := range r.UserIds[:ans.Answered] {
+			if want := string(users[total+i]); u != want {
+				t.Fatalf("asked about %s, want %s", u, want)
+			}
+			if i%2 == 0 {
+				ans.Profiles = append(ans.Profiles, &wire.Profile{UserId: u, Name: "N" + u, Version: 1})
+			}
+		}
+		total += int(ans.Answered)
+		p.say(f, packet.MethodProfiles, ans)
+	}
+	all := <-done
+	if r := all; r.err != nil || len(r.found) != 75 || r.found["user000"].Name != "Nuser000" {
+		t.Errorf("found %d, %v", len(r.found), r.err)
+	}
+	if want := []int{100, 80, 10}; !slices.Equal(sizes, want) {
+		t.Errorf("asked for %v at once, want %v", sizes, want)
+	}
+	go func() {
+		_, err := c.Profiles(t.Context(), "bob")
+		done <- result{nil, err}
+	}()
+	var req wire.ProfilesRequest
+	f := p.asked(packet.MethodProfiles, &req)
+	p.body(frame.Error, frame.FlagRequestID, f.ReqID, &wire.Error{Code: uint32(code.RateLimited)})
+	var e *code.Error
+	if r := <-done; !errors.As(r.err, &e) || e.Code != code.RateLimited {
+		t.Errorf("refused: %v", r.err)
+	}
+}
+
+func TestASignalOfAProfile(t *testing.T) {
+	s, r := newScripted(t), newRecorder()
+	open(t, s.address(), r, nil)
+	p, _ := s.welcome(nil)
+	for _, data := range [][]byte{{0xFF}, mustMarshal(t, &wire.Profile{UserId: "bob", Name: "Bob", Ext: []byte{1}, Version: 4})} {
+		p.body(frame.Signal, 0, 0, &wire.Signal{ToUserId: string(alice), SenderId: "bob", Kind: packet.SignalProfile, Data: data})
+	}
+	if got := waitEvent[ProfileChanged](t, r).Profile; got.User != "bob" || got.Name != "Bob" || len(got.Ext) != 1 || got.Version != 4 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func mustMarshal(t *testing.T, b packet.Body) []byte {
+	t.Helper()
+	out, err := b.Marshal(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
