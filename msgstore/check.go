@@ -310,7 +310,7 @@ func (a *auditor) users(slot id.Slot) error {
 				return nil
 			}
 			sides = append(sides, side{user: user, conv: c, in: !u.Tombstone, asOf: u.AsOfSeq, hiddenSeq: u.HiddenSeq})
-		case row == rowAccount && len(rest) == 0, row == rowDevice && id.DeviceID(rest).Valid():
+		case (row == rowAccount || row == rowClosed) && len(rest) == 0, row == rowDevice && id.DeviceID(rest).Valid():
 		case row == rowProfile && len(rest) == 0:
 			if _, err := ParseProfile(value); err != nil {
 				a.findUser(Error, noConversation, user, "%v", err)

@@ -6,11 +6,17 @@ import "github.com/gochat-im/gochat/protocol/id"
 const (
 	rowAccount byte = 0x01
 	rowDevice  byte = 0x02
+	rowClosed  byte = 0x03
 )
 
 // Account appends the key of the user's account row.
 func (k Keys) Account(dst []byte, u id.UserID) []byte {
 	return append(k.User(dst, u), rowAccount)
+}
+
+// Closed appends the key of the row that says that the user's account is closed.
+func (k Keys) Closed(dst []byte, u id.UserID) []byte {
+	return append(k.User(dst, u), rowClosed)
 }
 
 // Device appends the key of the row of one of the user's devices.

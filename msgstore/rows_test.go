@@ -88,6 +88,7 @@ func TestGoldenKeys(t *testing.T) {
 	add("user alice", k.User(nil, "alice"))
 	add("user sides of alice", k.UserSides(nil, "alice"))
 	add("user side of alice", k.UserSide(nil, "alice", conv))
+	add("closed account of alice", k.Closed(nil, "alice"))
 	add("profile of alice", k.Profile(nil, "alice"))
 	add("blocks of alice", k.Blocks(nil, "alice"))
 	add("block of bob by alice", k.Block(nil, "alice", "bob"))

@@ -13,6 +13,12 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"POST /gc/backup": admin.JSON(n.backupRequest),
 		"POST /gc/reload": admin.JSON(n.reloadRequest),
+
+		"POST /gc/user":     admin.JSON(n.userRequest),
+		"POST /gc/ban":      admin.JSON(n.banRequest),
+		"POST /gc/unban":    admin.JSON(n.unbanRequest),
+		"POST /gc/delete":   admin.JSON(n.deleteRequest),
+		"POST /gc/sign-out": admin.JSON(n.signOutRequest),
 	}
 }
 

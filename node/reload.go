@@ -24,7 +24,7 @@ var reloadable = map[string]bool{
 	"log.level": true, "http.auth_per_minute": true,
 	"tcp.tls.cert_file": true, "tcp.tls.key_file": true, "tcp.tls.min_version": true,
 	"http.tls.cert_file": true, "http.tls.key_file": true, "http.tls.min_version": true,
-	"limits.connections": true, "limits.connections_per_user": true, "limits.connections_per_address": true,
+	"limits.connections": true, "limits.connections_per_address": true,
 	"limits.connects_per_address": true, "limits.unauthenticated": true,
 	"limits.sends_per_second": true, "limits.user_sends_per_second": true, "limits.bytes_per_second": true, "limits.inflight": true,
 }
@@ -53,7 +53,9 @@ func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 			return done, code.Newf(code.BadRequest, "%s: %v", section, err)
 		}
 	}
-	if err := n.hub.SetLimits(hubLimits(cfg.Limits), allowance(cfg.Limits)); err != nil {
+	limits := hubLimits(cfg.Limits)
+	limits.PerUser = perUser(n.inForce.Limits.ConnectionsPerUser) // what the directory of sessions was made with
+	if err := n.hub.SetLimits(limits, allowance(cfg.Limits)); err != nil {
 		return done, err
 	}
 	n.api.SetAuthPerMinute(cfg.HTTP.AuthPerMinute)
@@ -81,7 +83,7 @@ func merged(old, cfg Config) Config {
 	l := cfg.Limits
 	old.Log.Level, old.HTTP.AuthPerMinute = cfg.Log.Level, cfg.HTTP.AuthPerMinute
 	old.TCP.TLS, old.HTTP.TLS = cfg.TCP.TLS, cfg.HTTP.TLS
-	old.Limits.Connections, old.Limits.ConnectionsPerUser = l.Connections, l.ConnectionsPerUser
+	old.Limits.Connections = l.Connections
 	old.Limits.ConnectionsPerAddress, old.Limits.ConnectsPerAddress = l.ConnectionsPerAddress, l.ConnectsPerAddress
 	old.Limits.Unauthenticated = l.Unauthenticated
 	old.Limits.SendsPerSecond, old.Limits.UserSendsPerSecond = l.SendsPerSecond, l.UserSendsPerSecond
@@ -103,7 +105,7 @@ func differences(a, b reflect.Value, prefix string, fn func(name string)) {
 
 func hubLimits(l Limits) hub.Limits {
 	return hub.Limits{
-		Connections: l.Connections, PerUser: l.ConnectionsPerUser, PerAddress: l.ConnectionsPerAddress,
+		Connections: l.Connections, PerAddress: l.ConnectionsPerAddress,
 		ConnectsPerAddress: l.ConnectsPerAddress, Strangers: l.Unauthenticated,
 		StrangersPerAddress: strangersPerAddress(l),
 	}

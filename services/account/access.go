@@ -58,7 +58,7 @@ type standing struct {
 // standing reads the rows that tell whether a session still stands. It is one read of the
 // store for each CONNECT, so a revocation counts from the moment it is durable.
 func (s *Service) standing(ctx context.Context, user id.UserID, device id.DeviceID) (st standing, _ *code.Error) {
-	keys := [][]byte{s.cfg.Keys.Account(nil, user)}
+	keys := [][]byte{s.cfg.Keys.Account(nil, user), s.cfg.Keys.Closed(nil, user)}
 	if device != "" {
 		keys = append(keys, s.cfg.Keys.Device(nil, user, device))
 	}
@@ -67,8 +67,11 @@ func (s *Service) standing(ctx context.Context, user id.UserID, device id.Device
 		return st, storeError("reading a session", err)
 	}
 	st.account, st.now = rows[0], s.nowMS()
-	if len(rows) > 1 && rows[1] != nil {
-		if st.device, err = parseDevice(rows[1]); err != nil {
+	if err := closedError(rows[1]); err != nil {
+		return st, err
+	}
+	if len(rows) > 2 && rows[2] != nil {
+		if st.device, err = parseDevice(rows[2]); err != nil {
 			return st, code.Wrap(code.Internal, err)
 		}
 	}

@@ -207,8 +207,8 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	return true, nil
 }
 
-// knownUsers is a bounded set of own accounts that were seen to exist. Accounts are never
-// deleted, so what is in it stays true; when it is full an arbitrary half makes room.
+// knownUsers is a bounded set of own accounts that were seen to exist. Only the deletion of
+// an account makes untrue what is in it, and takes it out; when it is full an arbitrary half makes room.
 type knownUsers struct {
 	mu    sync.RWMutex
 	limit int
@@ -220,6 +220,12 @@ func (k *knownUsers) has(u id.UserID) bool {
 	_, ok := k.set[u]
 	k.mu.RUnlock()
 	return ok
+}
+
+func (k *knownUsers) remove(u id.UserID) {
+	k.mu.Lock()
+	delete(k.set, u)
+	k.mu.Unlock()
 }
 
 func (k *knownUsers) add(u id.UserID) {

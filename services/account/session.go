@@ -83,6 +83,12 @@ func (s *Service) Register(ctx context.Context, name, password string, device id
 	if acc.Hash != "" { // before a hash is paid for; the transaction decides
 		return auth.Grant{}, code.New(code.NameTaken)
 	}
+	if cerr := s.open(ctx, user); cerr != nil {
+		if cerr.Code == code.Banned {
+			cerr = code.New(code.NameTaken) // a name is never given to somebody else
+		}
+		return auth.Grant{}, cerr
+	}
 	hash, cerr := s.hash(ctx, password) // its salt makes the row ours alone
 	if cerr != nil {
 		return auth.Grant{}, cerr
@@ -132,7 +138,7 @@ func (s *Service) Register(ctx context.Context, name, password string, device id
 
 // Login signs the account in on device (empty: the server makes an id). A session that the
 // device had ends. An unknown name and a wrong password take the same time and give the same answer.
-// Errors: BadRequest, BadCredentials, Overloaded, or what the store fails with.
+// Errors: BadRequest, BadCredentials, Banned, Overloaded, or what the store fails with.
 func (s *Service) Login(ctx context.Context, name, password string, device id.DeviceID, kind uint8) (auth.Grant, *code.Error) {
 	user, cerr := normalName(name)
 	if cerr == nil {
@@ -170,6 +176,9 @@ func (s *Service) Login(ctx context.Context, name, password string, device id.De
 			}
 		}
 		acc.Hash = renewed
+		if cerr := s.open(ctx, user); cerr != nil {
+			return auth.Grant{}, cerr
+		}
 		devices, cerr := s.devices(ctx, user)
 		if cerr != nil {
 			return auth.Grant{}, cerr
@@ -263,6 +272,9 @@ func (s *Service) Refresh(ctx context.Context, token string) (auth.Grant, *code.
 		row, err := parseDevice(raw)
 		if err != nil {
 			return auth.Grant{}, code.Wrap(code.Internal, err)
+		}
+		if err := s.open(ctx, t.user); err != nil {
+			return auth.Grant{}, err
 		}
 		now := s.cfg.Now()
 		ms := now.UnixMilli()
