@@ -41,6 +41,7 @@ type Client struct {
 	up      chan struct{} // closed while connected or stopped
 	stopped error
 
+	beat       heartbeat
 	background bool // nobody is looking at the app
 	drafts     map[draftKey]*draft
 	lastDraft  uint64

@@ -52,7 +52,7 @@ type Config struct {
 	// gets; what is older comes by History. 0: all; below 0: none.
 	Backlog int
 
-	Heartbeat   time.Duration // silence that the client would like to be allowed; default: the server's choice
+	Heartbeat   time.Duration // silence that the client would like to be allowed; default: the server's choice, adapted to what the network bears
 	DialTimeout time.Duration // for dialling and for the answer to CONNECT each; default 10 s
 	MinBackoff  time.Duration // before connecting again; default 0.5 s, doubling with each failure
 	MaxBackoff  time.Duration // default 30 s

@@ -37,8 +37,12 @@ type link struct {
 	out       []byte
 	requests  map[uint32]any // *outgoing, *pull, *call; nil: answered in vain
 	lastReq   uint32
-	inflight  int // SENDs without an answer
-	heartbeat time.Duration
+	inflight  int           // SENDs without an answer
+	heartbeat time.Duration // silence allowed to us
+	beatMin   time.Duration // what the server takes as a wish for it
+	beatMax   time.Duration
+	beats     int  // PINGs that were answered
+	silent    bool // given up because nothing was heard
 	limits    wire.Limits
 	sends     pace // SENDs
 	bytes     pace // their bytes
@@ -105,10 +109,10 @@ func (c *Client) connect(address string, o *opened) (established bool, left *dep
 }
 
 // shake sends CONNECT and waits for its answer; sent is our time in the middle between.
-func (c *Client) shake(conn net.Conn, r *reader, s Session, token string, background bool) (ack *wire.Connack, sent time.Time, err error) {
+func (c *Client) shake(conn net.Conn, r *reader, s Session, token string, beat uint32, background bool) (ack *wire.Connack, sent time.Time, err error) {
 	hello := &wire.Connect{
 		Version: Version, Token: token, DeviceId: string(c.cfg.Device), DeviceKind: c.cfg.Kind, ResumeToken: s.ResumeToken, SyncMark: s.SyncMark,
-		StoreEpoch: s.StoreEpoch, Client: c.cfg.Client, HeartbeatSeconds: uint32(c.cfg.Heartbeat / time.Second), Background: background,
+		StoreEpoch: s.StoreEpoch, Client: c.cfg.Client, HeartbeatSeconds: beat, Background: background,
 	}
 	b, err := packet.AppendBody(nil, frame.Connect, 0, 0, hello)
 	if err != nil {
@@ -201,7 +205,9 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 	defer c.mu.Unlock()
 	now := time.Now()
 	l.heartbeat = time.Duration(max(ack.HeartbeatSeconds, 1)) * time.Second
-	l.lastRead, l.lastWrite, l.ranges = now, now, maxRanges
+	l.beatMin, l.beatMax = time.Duration(ack.HeartbeatMinSeconds)*time.Second, time.Duration(ack.HeartbeatMaxSeconds)*time.Second
+	// The first PING is shifted more than later ones: many clients connect together after a restart.
+	l.lastRead, l.lastWrite, l.ranges = now, now.Add(-jitter(l.heartbeat/3)), maxRanges
 	if ack.Limits != nil {
 		l.limits = *ack.Limits
 	}
@@ -238,6 +244,7 @@ func (c *Client) lost(l *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link = nil
+	c.beat.learn(l)
 	if c.stopped == nil {
 		c.up = make(chan struct{})
 	}
@@ -333,6 +340,8 @@ func (c *Client) frame(l *link, f *frame.Frame) error {
 			return err
 		}
 		c.signalled(m)
+	case frame.Pong:
+		l.beats++
 	case frame.Ping:
 		l.out = frame.Append(l.out, frame.Pong, f.Flags&frame.FlagRequestID, f.ReqID, nil)
 	case frame.Drain:
@@ -422,6 +431,7 @@ func (c *Client) write(l *link) {
 // again at the latest. The caller holds mu.
 func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 	if silent := now.Sub(l.lastRead); silent > l.heartbeat+c.cfg.DeadAfter {
+		l.silent = true
 		return now, fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond))
 	}
 	next = now.Add(l.heartbeat + c.cfg.DeadAfter - now.Sub(l.lastRead) + time.Millisecond)

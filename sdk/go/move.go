@@ -29,7 +29,7 @@ func (c *Client) open(address string) (*opened, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
 	defer cancel()
 	c.mu.Lock()
-	s, me, background := c.session, c.me, c.background
+	s, me, beat, background := c.session, c.me, c.askHeartbeat(), c.background
 	c.mu.Unlock()
 	token, err := c.cfg.Token(ctx)
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *Client) open(address string) (*opened, error) {
 	}
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	o := &opened{conn: conn, r: &reader{conn: conn, max: frame.DefaultMax}, s: s}
-	o.ack, o.sent, err = c.shake(conn, o.r, s, token, background)
+	o.ack, o.sent, err = c.shake(conn, o.r, s, token, beat, background)
 	if !unhook() && err == nil {
 		err = ctx.Err()
 	}
