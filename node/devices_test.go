@@ -29,6 +29,7 @@ type handset struct {
 	mu    sync.Mutex
 	cond  *sync.Cond
 	lines []string
+	mixed bool // sort what it sees
 	store gochat.Store
 	grant auth.Grant
 	kind  wire.DeviceKind
@@ -106,6 +107,8 @@ func (a *handset) handle(e gochat.Event) {
 		if errors.As(e.Err, &ce) {
 			line = fmt.Sprintf("stopped: %s, %s", ce.Code, ce.Reason)
 		}
+	case gochat.DraftChanged:
+		line = fmt.Sprintf("%s writes on %s: %s", e.Sender, e.Device, e.Text)
 	case gochat.SignalReceived:
 		line = fmt.Sprintf("signal %d from %s: %q", e.Kind, e.Device, e.Data)
 	default:
@@ -127,6 +130,9 @@ func (a *handset) sees(want ...string) {
 	defer a.mu.Unlock()
 	for len(a.lines) < len(want) && time.Now().Before(end) {
 		a.cond.Wait()
+	}
+	if a.mixed { // conversations have no order among them
+		slices.Sort(a.lines)
 	}
 	if !slices.Equal(a.lines, want) {
 		a.t.Fatalf("%s sees\n  %s\nwant\n  %s", a.id, strings.Join(a.lines, "\n  "), strings.Join(want, "\n  "))
@@ -275,4 +281,44 @@ func TestARestartUnderItsClients(t *testing.T) {
 	}
 	a.sees(want...)
 	b.sees(want...)
+}
+
+// What is being written reaches who looks at it, the writer's other devices too, and is never stored;
+// who doesn't look gets the message all the same.
+func TestDraftsAndTheBackground(t *testing.T) {
+	n := start(t, t.TempDir())
+	a := newHandset(t, n, "register", "alice", "a", phone)
+	b := newHandset(t, n, "register", "bob", "b", phone)
+	desk := newHandset(t, n, "login", "bob", "desk", desktop)
+	b.sees("signed_in desk desktop")
+	desk.sees("signed_in desk desktop")
+	a.says("bob", "hello")
+	for _, h := range []*handset{a, b, desk} {
+		h.sees("1 alice: hello")
+	}
+	if err := desk.SetBackground(within(t), true); err != nil {
+		t.Fatal(err)
+	}
+	d := b.NewDraft(gochat.ToUser("alice"))
+	for _, text := range []string{"hi", " there"} {
+		if err := d.Write(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.sees("bob writes on b: hi", "bob writes on b: hi there")
+	b.says("alice", "hi there")
+	a.sees("2 bob: hi there")
+	b.sees("2 bob: hi there")
+	desk.sees("2 bob: hi there") // and nothing of the draft
+	if err := desk.SetBackground(within(t), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.NewDraft(gochat.ToUser("alice")).Write("more"); err != nil {
+		t.Fatal(err)
+	}
+	a.sees("bob writes on b: more")
+	desk.sees("bob writes on b: more")
+	late := newHandset(t, n, "login", "alice", "late", desktop)
+	late.mixed = true
+	late.sees("1 alice: hello", "2 bob: hi there", "signed_in late desktop")
 }
