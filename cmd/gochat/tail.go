@@ -136,7 +136,12 @@ func (t *tailing) run(ctx context.Context, f *clientFlags, out io.Writer) error 
 			return err
 		}
 	}
-	client, err := p.open(f.server, gochat.Config{Store: store, Handler: handler})
+	client, err := p.open(f.server, gochat.Config{Store: store, Handler: func(e gochat.Event) {
+		if e, ok := e.(gochat.Connected); ok {
+			fmt.Fprintf(os.Stderr, "connected as %s\n", tui.OneLine(string(e.User)))
+		}
+		handler(e)
+	}})
 	if err != nil {
 		return err
 	}

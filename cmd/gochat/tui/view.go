@@ -75,12 +75,12 @@ func (m *Model) View() tea.View {
 	var lines []string
 	switch {
 	case m.picking && !m.wide():
-		lines = m.listLines(m.width, m.height-1)
+		lines = m.listLines(m.width, max(m.height-1, 1))
 		v.Cursor = m.filterCursor()
 	default:
 		lines, v.Cursor = m.pane()
 		if m.wide() {
-			list := m.listLines(m.listWidth(), m.height-1)
+			list := m.listLines(m.listWidth(), len(lines))
 			for i := range lines {
 				lines[i] = list[i] + dim.Render("│") + lines[i]
 			}
@@ -92,8 +92,11 @@ func (m *Model) View() tea.View {
 		}
 	}
 	lines = append(lines, m.status())
-	if len(lines) > m.height {
-		lines = lines[len(lines)-m.height:]
+	if cut := len(lines) - m.height; cut > 0 { // a screen of a few lines keeps the prompt
+		lines = lines[cut:]
+		if v.Cursor != nil {
+			v.Cursor.Y = max(v.Cursor.Y-cut, 0)
+		}
 	}
 	v.Content = strings.Join(lines, "\n")
 	return v

@@ -1,0 +1,163 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// client runs a command of one profile to its end.
+func client(t *testing.T, s *server, profiles, stdin string, args ...string) (out string, status int) {
+	t.Helper()
+	cmd := exec.Command(binary, append(args, "--profiles", profiles, "--server", s.tcp, "--http", "http://"+s.http)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	raw, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return string(raw), exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw), 0
+}
+
+// lines collects what a command prints, line by line.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Split(strings.TrimSpace(l.buf.String()), "\n")
+}
+
+// tailer is a running `gochat tail --json`.
+type tailer struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	out, err lines
+}
+
+func startTail(t *testing.T, s *server, profiles, name string) *tailer {
+	t.Helper()
+	l := &tailer{t: t, cmd: exec.Command(binary, "tail", "--json", "--profile", name, "--profiles", profiles, "--server", s.tcp, "--http", "http://"+s.http)}
+	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.err
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.cmd.Process.Kill() })
+	l.until(func() bool { return strings.Contains(strings.Join(l.err.all(), "\n"), "connected as "+name) })
+	return l
+}
+
+func (l *tailer) until(cond func() bool) {
+	l.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			l.t.Fatalf("tail printed %q and %q", l.out.all(), l.err.all())
+		}
+	}
+}
+
+// texts waits for so many messages, ends the tail, and returns what it printed.
+func (l *tailer) texts(want int) []string {
+	t := l.t
+	t.Helper()
+	l.until(func() bool { return len(l.out.all()) >= want })
+	_ = l.cmd.Process.Signal(syscall.SIGTERM)
+	if err := l.cmd.Wait(); err != nil {
+		t.Errorf("tail ended with %v: %q", err, l.err.all())
+	}
+	var texts []string
+	for _, line := range l.out.all() {
+		var m struct {
+			Type string `json:"type"`
+			Data struct {
+				Sender   string `json:"sender_id"`
+				Receiver string `json:"receiver_id"`
+				Content  string `json:"content"`
+				Seq      string `json:"seq"`
+			} `json:"data"`
+		}
+		if line == "" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Type != "message" {
+			t.Fatalf("%q: %v", line, err)
+		}
+		texts = append(texts, m.Data.Sender+">"+m.Data.Receiver+" "+m.Data.Seq+" "+m.Data.Content)
+	}
+	return texts
+}
+
+// Scripts send beside an open chat, in order, and a tail prints each message once though it was
+// away in between, those of people who are new to it included.
+func TestScriptsSendAndTail(t *testing.T) {
+	s := newServer(t, binary)
+	s.start()
+	profiles := t.TempDir()
+	for _, name := range []string{"alice", "bob", "carol"} {
+		if out, status := client(t, s, profiles, "a note\n", "chat", "--profile", name, "--to", name); status != 0 {
+			t.Fatalf("registering %s: %s", name, out)
+		}
+	}
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "alice", "before"); status != 0 || out != "" {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	// The tail begins with what comes from here on: what is there already was for other devices.
+	first := startTail(t, s, profiles, "alice")
+	open := openWindow(t, s, profiles, "bob", "alice") // and send works all the same
+	if out, status := client(t, s, profiles, "", "tail", "--profile", "alice"); status != 1 || !strings.Contains(out, "open in another terminal") {
+		t.Errorf("a second tail: status %d: %s", status, out)
+	}
+	if out, status := client(t, s, profiles, "one\ntwo\n\nthree", "send", "--profile", "bob", "--to", "alice", "--lines", "--json"); status != 0 || strings.Count(out, `"type":"sendack"`) != 3 {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	open.typeLine("by hand")
+	got := first.texts(4)
+	if want := "bob>alice 2 one|bob>alice 3 two|bob>alice 4 three|bob>alice 5 by hand"; strings.Join(got, "|") != want {
+		t.Fatalf("tail printed %q, want %q", got, want)
+	}
+
+	client(t, s, profiles, "", "send", "--profile", "bob", "--to", "alice", "while you were away")
+	client(t, s, profiles, "", "send", "--profile", "carol", "--to", "alice", "you don't know me")
+	got = startTail(t, s, profiles, "alice").texts(2)
+	if len(got) != 2 || !strings.Contains(strings.Join(got, "|"), "bob>alice 6 while you were away") || !strings.Contains(strings.Join(got, "|"), "carol>alice 1 you don't know me") {
+		t.Fatalf("tail printed %q", got)
+	}
+	if got = startTail(t, s, profiles, "alice").texts(0); len(got) != 0 {
+		t.Fatalf("tail printed again: %q", got)
+	}
+
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "nobody", "x"); status != 1 || !strings.Contains(out, "no such user") {
+		t.Errorf("status %d: %s", status, out)
+	}
+	// The server is away: what was to be sent waits, and goes first next time.
+	s.kill()
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "alice", "--timeout", "500ms", "late"); status != 4 {
+		t.Errorf("status %d: %s", status, out)
+	}
+	s.start()
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "alice", "later"); status != 0 {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if got, want := startTail(t, s, profiles, "alice").texts(2), "bob>alice 7 late|bob>alice 8 later"; strings.Join(got, "|") != want {
+		t.Errorf("tail printed %q, want %q", got, want)
+	}
+}
