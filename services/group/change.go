@@ -109,7 +109,7 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 	case g.Member.Active():
 		return &wire.GroupChangeResponse{ConversationId: conv[:]}, nil
 	}
-	refused, err := s.prepare(ctx, conv, []id.UserID{user})
+	refused, asOf, err := s.prepare(ctx, conv, []id.UserID{user})
 	if err != nil {
 		return nil, asError(err)
 	}
@@ -129,6 +129,8 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 			return nil, tooManyMembers(s.cfg.Members)
 		case len(g.Member.Intervals) >= maxIntervals:
 			return nil, errRestless
+		case outdated(&g.Member, asOf): // by another device: which of the two was later is open
+			return nil, code.Wrap(code.Unavailable, errOutdated)
 		}
 		users := []id.UserID{user}
 		return &Change{

@@ -2,7 +2,9 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -95,7 +97,7 @@ func (s *Service) make(ctx context.Context, conv id.ConversationID, owner id.Use
 	case g.Exists:
 		return 0, nil
 	}
-	refused, err := s.prepare(ctx, conv, []id.UserID{owner})
+	refused, _, err := s.prepare(ctx, conv, []id.UserID{owner})
 	if err != nil {
 		return 0, err
 	}
@@ -161,14 +163,24 @@ func (s *Service) add(ctx context.Context, conv id.ConversationID, by id.UserID,
 		return err
 	}
 	for step := range slices.Chunk(users, stepUsers) {
-		if err := s.addStep(ctx, conv, by, step, all); err != nil {
+		err := s.addStep(ctx, conv, by, step, all)
+		for turn := 0; errors.Is(err, errOutdated) && turn < maxTurns; turn++ {
+			err = s.addStep(ctx, conv, by, step, all)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// addStep brings in those of users who aren't, with one message. errOutdated: somebody
+// left meanwhile, and it is to be done again.
 func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.UserID, users []id.UserID, all *crowd) error {
+	g, err := s.groups.Get(ctx, conv, by)
+	if err != nil {
+		return err
+	}
 	members, err := s.groups.MembersOf(ctx, conv, users)
 	if err != nil {
 		return err
@@ -179,27 +191,79 @@ func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.Use
 			fresh = append(fresh, u)
 		}
 	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	if fresh, err = s.permitted(ctx, by, fresh, all); err != nil || len(fresh) == 0 {
-		return err
-	}
-	refused, err := s.prepare(ctx, conv, fresh)
+	refused, err := s.denied(ctx, by, fresh)
 	if err != nil {
 		return err
+	}
+	may := without(fresh, refused)
+	// No row in the list of somebody for whom there is no place.
+	if room := s.cfg.Members - int(min(g.Members, uint64(s.cfg.Members))); len(may) > room {
+		for _, u := range may[room:] {
+			refused[u] = code.TooMany
+		}
+		may = may[:room]
+	}
+	barred, asOf, err := s.prepare(ctx, conv, may)
+	if err != nil {
+		return err
+	}
+	maps.Copy(refused, barred)
+	may = without(may, refused)
+	joined, tooMany, seq, err := s.bringIn(ctx, conv, by, may, asOf)
+	if err != nil {
+		if !errors.Is(err, errOutdated) {
+			s.withdraw(ctx, conv, may)
+		}
+		return err
+	}
+	for _, u := range tooMany {
+		refused[u] = code.TooMany
+	}
+	if len(tooMany) > 0 {
+		s.withdraw(ctx, conv, tooMany)
 	}
 	for _, u := range fresh {
 		if c, ok := refused[u]; ok {
 			all.refuse(u, c)
 		}
 	}
-	fresh = slices.DeleteFunc(fresh, func(u id.UserID) bool { _, no := refused[u]; return no })
-	if len(fresh) == 0 {
-		return nil
+	if seq > 0 {
+		all.seq = seq
+		all.changed += len(joined)
 	}
-	var joined, tooMany []id.UserID
-	seq, err := s.seq.Change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
+	return nil
+}
+
+// denied returns those of users whom by may not bring into a group, and why.
+func (s *Service) denied(ctx context.Context, by id.UserID, users []id.UserID) (map[id.UserID]code.Code, error) {
+	refused := make(map[id.UserID]code.Code)
+	if s.cfg.Contacts == nil || len(users) == 0 {
+		return refused, nil
+	}
+	denied, err := s.cfg.Contacts.MayAdd(ctx, by, users)
+	if err != nil {
+		return nil, fmt.Errorf("ask who may be brought in: %w", err)
+	}
+	for i, u := range users {
+		if denied[i] != nil {
+			refused[u] = denied[i].Code
+		}
+	}
+	return refused, nil
+}
+
+// without returns users but those who are refused.
+func without(users []id.UserID, refused map[id.UserID]code.Code) []id.UserID {
+	return slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { _, no := refused[u]; return no })
+}
+
+// bringIn makes users, who were prepared as of asOf, members with one message. It returns
+// who has become one, and for whom there was no place.
+func (s *Service) bringIn(ctx context.Context, conv id.ConversationID, by id.UserID, fresh []id.UserID, asOf uint64) (joined, tooMany []id.UserID, seq uint64, err error) {
+	if len(fresh) == 0 {
+		return nil, nil, 0, nil
+	}
+	seq, err = s.seq.Change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
 		joined, tooMany = nil, nil
 		g, err := s.asker(ctx, conv, &h, by)
 		if err == nil {
@@ -216,6 +280,8 @@ func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.Use
 		for i, u := range fresh {
 			switch {
 			case old[i].Active():
+			case outdated(&old[i], asOf):
+				return nil, errOutdated
 			case g.Members+uint64(len(joined)) >= uint64(s.cfg.Members), len(old[i].Intervals) >= maxIntervals:
 				tooMany = append(tooMany, u)
 			default:
@@ -239,40 +305,9 @@ func (s *Service) addStep(ctx context.Context, conv id.ConversationID, by id.Use
 		}, nil
 	})
 	if err != nil {
-		s.withdraw(ctx, conv, fresh)
-		return err
+		return nil, nil, 0, err // what the plan noted may still change
 	}
-	for _, u := range tooMany {
-		all.refuse(u, code.TooMany)
-	}
-	if len(tooMany) > 0 {
-		s.withdraw(ctx, conv, tooMany)
-	}
-	if seq > 0 {
-		all.seq = seq
-		all.changed += len(joined)
-	}
-	return nil
-}
-
-// permitted returns those of users whom by may bring into a group, and notes the others.
-func (s *Service) permitted(ctx context.Context, by id.UserID, users []id.UserID, all *crowd) ([]id.UserID, error) {
-	if s.cfg.Contacts == nil {
-		return users, nil
-	}
-	denied, err := s.cfg.Contacts.MayAdd(ctx, by, users)
-	if err != nil {
-		return nil, fmt.Errorf("ask who may be brought in: %w", err)
-	}
-	may := make([]id.UserID, 0, len(users))
-	for i, u := range users {
-		if denied[i] != nil {
-			all.refuse(u, denied[i].Code)
-			continue
-		}
-		may = append(may, u)
-	}
-	return may, nil
+	return joined, tooMany, seq, nil
 }
 
 // aboutMany is the content of a membership message: some names and the number of all.

@@ -246,6 +246,13 @@ func (c *rosters) peek(conv id.ConversationID) *held {
 // roster returns the roster of conv as it is right for at least the StateVersion version,
 // nil if there is no such group.
 func (s *Service) roster(ctx context.Context, conv id.ConversationID, version uint64) (*roster, error) {
+	if s.cfg.Shared && version == 0 {
+		head, _, err := s.timeline.Head(ctx, conv)
+		if err != nil {
+			return nil, err
+		}
+		version = head.StateVersion
+	}
 	h := s.rosters.get(conv)
 	h.mu.Lock()
 	defer h.mu.Unlock()

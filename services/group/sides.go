@@ -18,14 +18,19 @@ const withdrawTime = 5 * time.Second
 // prepare writes users' sides of conv, which must be there before they are members: they
 // lie in other slots, and nobody heeds them until the group agrees. It returns who can't
 // be brought in, and why. Bringing somebody in again writes the row anew, so that the
-// tombstone of an earlier leaving that comes late finds a row that knows of it.
-func (s *Service) prepare(ctx context.Context, conv id.ConversationID, users []id.UserID) (refused map[id.UserID]code.Code, err error) {
+// tombstone of an earlier leaving that comes late finds a row that knows of it: all that
+// happened up to asOf. Who leaves after that must be prepared again (outdated).
+func (s *Service) prepare(ctx context.Context, conv id.ConversationID, users []id.UserID) (refused map[id.UserID]code.Code, asOf uint64, err error) {
 	refused = make(map[id.UserID]code.Code)
+	head, _, err := s.timeline.Head(ctx, conv)
+	if err != nil {
+		return nil, 0, err
+	}
 	fresh := make([]id.UserID, 0, len(users))
 	for _, u := range users {
 		ok, err := s.cfg.Users.Exists(ctx, u)
 		if err != nil {
-			return nil, fmt.Errorf("look up user: %w", err)
+			return nil, 0, fmt.Errorf("look up user: %w", err)
 		}
 		if !ok {
 			refused[u] = code.NoSuchUser
@@ -49,8 +54,17 @@ func (s *Service) prepare(ctx context.Context, conv id.ConversationID, users []i
 		next.AsOfSeq, next.Changed = h.LastSeq, s.now()
 		return &next, nil
 	})
-	return refused, err
+	return refused, head.LastSeq, err
 }
+
+// outdated reports whether m left after the user's side was prepared: it may be a tombstone by now.
+func outdated(m *msgstore.Member, asOf uint64) bool {
+	n := len(m.Intervals)
+	return n > 0 && m.Intervals[n-1].Left > asOf
+}
+
+// errOutdated ends a plan whose users have to be prepared again.
+var errOutdated = errors.New("group: somebody left meanwhile")
 
 // full reports whether the user is in as many conversations as one may be.
 func (s *Service) full(ctx context.Context, user id.UserID) (bool, error) {
