@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -461,6 +462,55 @@ func TestGroupsOpenTheWay(t *testing.T) {
 		alice.hears(line)
 	}
 	_, _, _ = alice.Close(), bob.Close(), carol.Close()
+	w.must(w.node.stop())
+	w.audit()
+}
+
+// The hook fails now and then, and changes what it lets through: every message is stored
+// once, in its order, and none unjudged.
+func TestAHookThatFails(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	var mu sync.Mutex
+	rng := rand.New(rand.NewPCG(seed, 1))
+	failed := 0
+	judge := hook.Func(func(_ context.Context, m *hook.Message) (hook.Verdict, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if rng.IntN(8) == 0 {
+			failed++
+			return hook.Verdict{}, errors.New("by the test")
+		}
+		seen := fmt.Sprintf("%s, seen %d", m.Content, rng.IntN(1000)) // another each time it is judged
+		return hook.Verdict{Content: &seen}, nil
+	})
+	w := newTown(t, func(_ *Config, p *Program) { p.BeforeSend = judge }, "alice", "bob")
+	alice, bob := w.device("alice", "desk"), w.device("bob", "phone")
+	const n = 24
+	var receipts []*gochat.Receipt
+	for i := range n {
+		r, err := alice.Send(w.ctx, gochat.ToUser("bob"), gochat.Text(fmt.Sprint("m", i+1)))
+		w.must(err)
+		receipts = append(receipts, r)
+	}
+	for i, r := range receipts {
+		if ack, err := r.Wait(w.ctx); err != nil || ack.Seq != uint64(i+1) {
+			t.Fatalf("message %d: %+v, %v", i+1, ack, err)
+		}
+	}
+	page, _, err := bob.History(w.ctx, id.Direct("alice", "bob"), 0, 100)
+	if err != nil || len(page) != n {
+		t.Fatalf("%d messages, %v", len(page), err)
+	}
+	for i, m := range page {
+		if !strings.HasPrefix(m.Text, fmt.Sprintf("m%d, seen ", i+1)) || strings.Count(m.Text, "seen") != 1 {
+			t.Errorf("message %d is %q", i+1, m.Text)
+		}
+	}
+	mu.Lock()
+	t.Logf("the hook failed %d times", failed)
+	mu.Unlock()
+	_, _ = alice.Close(), bob.Close()
 	w.must(w.node.stop())
 	w.audit()
 }

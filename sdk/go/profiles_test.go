@@ -72,9 +72,8 @@ func TestProfilesInParts(t *testing.T) {
 		total += int(ans.Answered)
 		p.say(f, packet.MethodProfiles, ans)
 	}
-	all := <-done
-	if r := all; r.err != nil || len(r.found) != 75 || r.found["user000"].Name != "Nuser000" {
-		t.Errorf("found %d, %v", len(r.found), r.err)
+	if got := <-done; got.err != nil || len(got.found) != 75 || got.found["user000"].Name != "Nuser000" {
+		t.Errorf("found %d, %v", len(got.found), got.err)
 	}
 	if want := []int{100, 80, 10}; !slices.Equal(sizes, want) {
 		t.Errorf("asked for %v at once, want %v", sizes, want)
@@ -87,8 +86,8 @@ func TestProfilesInParts(t *testing.T) {
 	f := p.asked(packet.MethodProfiles, &req)
 	p.body(frame.Error, frame.FlagRequestID, f.ReqID, &wire.Error{Code: uint32(code.RateLimited)})
 	var e *code.Error
-	if r := <-done; !errors.As(r.err, &e) || e.Code != code.RateLimited {
-		t.Errorf("refused: %v", r.err)
+	if got := <-done; !errors.As(got.err, &e) || e.Code != code.RateLimited {
+		t.Errorf("refused: %v", got.err)
 	}
 }
 
