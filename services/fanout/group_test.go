@@ -1,0 +1,74 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// stays are members of a group with the first and the last seq that each may see.
+type stays struct {
+	of   map[id.UserID][2]uint64
+	fail error
+}
+
+func (s *stays) Recipients(_ context.Context, _ id.ConversationID, first, last uint64) (users []id.UserID, to uint64, err error) {
+	to = last
+	for u, iv := range s.of {
+		switch {
+		case iv[0] > first:
+			to = min(to, iv[0]-1)
+		case iv[1] >= first:
+			users = append(users, u)
+			to = min(to, iv[1])
+		}
+	}
+	return users, to, s.fail
+}
+
+// Each member is sent the messages of their stay, whatever one event holds, and once.
+func TestGroupsGoToThoseWhoWereIn(t *testing.T) {
+	w := newWorld()
+	group := id.NewGroup()
+	w.sessions = map[id.UserID][]uint64{"alice": {1, 2}, "bob": {3}, "carol": {4}}
+	in := &stays{of: map[id.UserID][2]uint64{"alice": {1, 100}, "bob": {4, 7}, "carol": {7, 9}}}
+	h := w.handler(t, func(c *Config) { c.Groups = in })
+	want := func(what string, conn uint64, seqs ...uint64) {
+		t.Helper()
+		if got := w.take(t, conn); !slices.Equal(got, seqs) {
+			t.Errorf("%s: %d was sent %v, want %v", what, conn, got, seqs)
+		}
+	}
+	if err := h.Handle(t.Context(), []bus.Event{event(group, 1, 8, 2)}); err != nil {
+		t.Fatal(err)
+	}
+	want("across stays", 1, 1, 2, 3, 4, 5, 6, 7, 8)
+	want("where it came from", 2)
+	want("across stays", 3, 4, 5, 6, 7)
+	want("across stays", 4, 7, 8)
+	if err := h.Handle(t.Context(), []bus.Event{event(group, 6, 10, 0)}); err != nil { // a part of it again
+		t.Fatal(err)
+	}
+	want("again in part", 1, 9, 10)
+	want("again in part", 3)
+	want("again in part", 4, 9)
+
+	// Who can't be found now is tried again, and nobody is sent anything twice.
+	in.fail = errors.New("the store is away")
+	if err := h.Handle(t.Context(), []bus.Event{event(group, 11, 12, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	want("nobody found", 1)
+	in.fail = nil
+	w.stored[group] = stored{1, 12}
+	w.take(t, 2)
+	h.Heal(t.Context())
+	want("found after all", 1, 11, 12)
+	want("found after all", 2, 11, 12)
+	h.Heal(t.Context())
+	want("once", 1)
+}
