@@ -23,7 +23,7 @@ var groupCommands = []command{
 	{"invite", "BOB CAROL…", "bring people into the group", (*Model).cmdInvite},
 	{"remove", "BOB…", "take people out of the group", (*Model).cmdRemove},
 	{"members", "", "who is in the group, and its id", (*Model).cmdMembers},
-	{"role", "BOB admin|member|owner", "what somebody may do in the group", (*Model).cmdRole},
+	{"role", "BOB ROLE", "make somebody a member, an admin or the owner", (*Model).cmdRole},
 	{"name", "NAME", "name the group anew", (*Model).cmdName},
 	{"nick", "NAME", "what you are called in the group", (*Model).cmdNick},
 	{"leave", "", "leave the group", (*Model).cmdLeave},

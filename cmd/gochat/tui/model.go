@@ -204,8 +204,12 @@ func (m *Model) conversation(conv id.ConversationID, peer id.UserID) *conversati
 func (m *Model) heard(info gochat.Conversation) {
 	m.list.Load([]gochat.Conversation{info})
 	c := m.conversation(info.ID, info.Peer)
+	first := !c.have
 	c.have = true
 	m.refresh(c)
+	if first && c == m.current && c.newFrom == 0 && c.info.Unread > 0 { // it was opened before anything was known of it
+		c.newFrom = c.info.ReadSeq + 1
+	}
 }
 
 // refresh gives the row what the list knows.
@@ -392,9 +396,6 @@ func (m *Model) inbox(msg inboxRead) tea.Cmd {
 	m.listed = true
 	for _, info := range msg.convs {
 		m.heard(info)
-	}
-	if m.current != nil && m.current.newFrom == 0 && m.current.info.Unread > 0 && m.current.readSent == 0 {
-		m.current.newFrom = m.current.info.ReadSeq + 1
 	}
 	var cmds []tea.Cmd
 	for _, c := range m.order {
