@@ -307,12 +307,49 @@ func TestShutdownForces(t *testing.T) {
 	}
 }
 
+// Where there is nothing else, clients are told to come back here, each at a time of its own, spread over
+// longer than the server takes to leave.
+func TestShutdownTellsWhenToComeBack(t *testing.T) {
+	h, _ := newHub(t, hub.Config{Conn: conn.Config{Linger: 100 * time.Millisecond}, DrainJitter: time.Hour})
+	pipes := []*conntest.Pipe{login(t, h, "a", "d"), login(t, h, "b", "d"), login(t, h, "c", "d")}
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	times := map[time.Duration]bool{}
+	for _, p := range pipes {
+		cl := conntest.Client{W: p.Client()}
+		f, err := cl.Next(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, cerr := packet.DecodeDrain(f.Body); cerr != nil || d.JitterMs != 3_600_000 || len(d.Alternatives) != 0 {
+			t.Fatalf("DRAIN %+v, %v", d, cerr)
+		}
+		if f, err = cl.Next(0); err != nil {
+			t.Fatal(err)
+		}
+		told, _, cerr := packet.DecodeError(f.Body)
+		if cerr != nil || told.Code != code.Draining || told.RetryAfter <= 0 || told.RetryAfter > time.Hour {
+			t.Fatalf("told %v (after %v), %v", told, told.RetryAfter, cerr)
+		}
+		times[told.RetryAfter] = true
+	}
+	if len(times) < 2 {
+		t.Errorf("all are told to come back after %v", times)
+	}
+	if _, err := open(h); err == nil || err.Code != code.Draining || err.RetryAfter <= 0 {
+		t.Fatalf("admitted after the end: %v", err)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	if err := (hub.Config{}).Validate(); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]hub.Config{
-		"worker": {Worker: 1024}, "connections": {Connections: 1<<20 + 1}, "negative": {PerUser: -1}, "conn": {Conn: conn.Config{MaxPage: -1}},
+		"worker": {Worker: 1024}, "connections": {Connections: 1<<20 + 1}, "negative": {PerUser: -1}, "jitter": {DrainJitter: -1}, "conn": {Conn: conn.Config{MaxPage: -1}},
 	} {
 		if c.Validate() == nil {
 			t.Errorf("%s: no error", name)
