@@ -161,6 +161,7 @@ func registerAll(t *testing.T, n *running, users ...id.UserID) {
 // chat is the model of one conversation.
 type chat struct {
 	conv  id.ConversationID
+	name  string
 	said  []said
 	first uint64
 	side  map[id.UserID]*side
@@ -240,8 +241,8 @@ func (c *chat) differs(a *actor) string {
 	got := fmt.Sprintf("last %d read %d unread %d mentions %d left %d peer %s read %d", v.LastSeq, v.ReadSeq, v.Unread, v.Mentions, v.LeftSeq, v.Peer, v.PeerReadSeq)
 	want := fmt.Sprintf("last %d read %d unread %d mentions %d left %d peer %s read %d", top, me.read, unread, mentions, me.left(), peer, peerRead)
 	if me.isIn() {
-		got += fmt.Sprintf(" pinned %v muted %v hidden %v", v.Pinned, v.Muted, v.Hidden)
-		want += fmt.Sprintf(" pinned %v muted %v hidden %v", me.pinned, me.muted, me.hidden > 0 && c.last() <= me.hidden)
+		got += fmt.Sprintf(" %q pinned %v muted %v hidden %v", v.Name, v.Pinned, v.Muted, v.Hidden)
+		want += fmt.Sprintf(" %q pinned %v muted %v hidden %v", c.name, me.pinned, me.muted, me.hidden > 0 && c.last() <= me.hidden)
 	}
 	if got != want {
 		return fmt.Sprintf("in %v: %s\nwant %s", c.conv, got, want)
@@ -276,7 +277,8 @@ func (c *chat) inGroup(ctx context.Context, rng *rand.Rand, u id.UserID, by func
 	var change gochat.GroupChange
 	switch in := me.isIn(); {
 	case u == owner:
-		return "nothing", nil
+		doing, c.name = "rename", fmt.Sprint("group ", rng.Uint32())
+		change, err = by(owner).client.UpdateGroup(ctx, c.conv, gochat.GroupUpdate{Name: &c.name})
 	case in && rng.IntN(2) == 0:
 		doing, doer = "leave", u
 		change, err = by(u).client.LeaveGroup(ctx, c.conv)
@@ -296,6 +298,9 @@ func (c *chat) inGroup(ctx context.Context, rng *rand.Rand, u id.UserID, by func
 	c.said = append(c.said, said{by: doer})
 	if change.Seq != c.last() {
 		return doing, fmt.Errorf("%+v, want seq %d", change, c.last())
+	}
+	if doing == "rename" {
+		return doing, nil
 	}
 	if me.isIn() {
 		me.in[len(me.in)-1].Left = c.last()
@@ -351,11 +356,12 @@ func TestInboxModel(t *testing.T) {
 	}
 	var groups []*chat
 	for i := range 2 {
-		change, err := somebody(begin, "ann").client.CreateGroup(begin, gochat.NewGroup{Name: fmt.Sprint("group ", i), Open: true})
+		name := fmt.Sprint("group ", i)
+		change, err := somebody(begin, "ann").client.CreateGroup(begin, gochat.NewGroup{Name: name, Open: true})
 		if err != nil || change.Seq != 1 {
 			t.Fatalf("%+v, %v", change, err)
 		}
-		g := &chat{conv: change.Conversation, said: []said{{by: "ann"}}, first: 1, side: map[id.UserID]*side{"ann": {in: []msgstore.Interval{{Joined: 1}}}}}
+		g := &chat{conv: change.Conversation, name: name, said: []said{{by: "ann"}}, first: 1, side: map[id.UserID]*side{"ann": {in: []msgstore.Interval{{Joined: 1}}}}}
 		groups, chats[g.conv] = append(groups, g), g
 	}
 	steps := 150

@@ -175,6 +175,14 @@ func (l *List) received(m *Message) {
 			v.LeftSeq = m.Seq
 		}
 	}
+	if w, ok := m.GroupChange(); ok && m.Seq >= v.LastSeq {
+		if w.Name != nil {
+			v.Name = *w.Name
+		}
+		if w.Avatar != nil {
+			v.Avatar = *w.Avatar
+		}
+	}
 	if m.Seq <= v.asOf || m.Seq <= v.ReadSeq || m.Own || !packet.Counts(m.Type, m.NoCount) {
 		return
 	}

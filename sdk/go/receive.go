@@ -1,6 +1,7 @@
 package gochat
 
 import (
+	"slices"
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -115,6 +116,9 @@ func (c *Client) delivered(body []byte) error {
 		}
 		if !v.known {
 			c.meet(v, m.Seq)
+			if conv.Kind() == id.KindGroup {
+				c.askState(conv)
+			}
 		}
 		c.arrive(v, &m)
 	}
@@ -167,6 +171,9 @@ func (c *Client) arrive(v *conversation, m *packet.MessageView) {
 func (c *Client) take(v *conversation, m Message) {
 	v.applied = m.Seq
 	c.pushMessage(v, m)
+	if w, ok := m.Membership(); ok && m.Seq >= v.head && slices.Contains(w.Users, c.me) && w.Do != "leave" && w.Do != "remove" {
+		c.askState(v.id) // brought in, or given another role
+	}
 }
 
 // takeAside takes what follows without a hole.

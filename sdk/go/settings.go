@@ -86,6 +86,26 @@ func (c *Client) Mentions(ctx context.Context, conv id.ConversationID, after uin
 	return seqs, more, nil
 }
 
+// askState asks how a conversation stands that messages alone don't tell of: what a group
+// is called, and the user's role in it. The answer comes as ConversationChanged. The caller holds mu.
+func (c *Client) askState(conv id.ConversationID) {
+	if c.link == nil {
+		return // whoever connects is told
+	}
+	req := &wire.ConversationRequest{ConversationId: conv[:]}
+	c.ask(c.link, &call{method: packet.MethodConversation, request: req, done: func(inner []byte, err error) {
+		s := new(wire.ConversationState)
+		if err == nil {
+			err = answerInto(packet.MethodConversation, inner, s)
+		}
+		if err != nil {
+			c.log.Info("asking for a conversation", "conversation", conv.String(), "error", err)
+			return
+		}
+		c.heard(s)
+	}})
+}
+
 // signalled acts on a SIGNAL. The caller holds mu. Signals are left out while too many events wait.
 func (c *Client) signalled(m *wire.Signal) {
 	if len(c.events) >= c.cfg.Queue {
