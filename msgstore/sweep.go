@@ -34,17 +34,22 @@ type SweeperConfig struct {
 	BusInterval   time.Duration // between looks at the bus log; 0: 10 s
 	BusKeep       int           // references kept whatever was consumed; 0: 1000
 	BusPartitions uint16        // 0: one
+
+	Retention Retention // of messages; looked after once an hour, in small portions
 }
 
 // Sweeper removes what the format lets go: client message ids past their window, and
-// references of the embedded bus that every group of consumers is done with. Every step
+// references of the embedded bus that every group of consumers is done with; and messages
+// that are older than they are kept. Every step
 // is one bounded transaction, which is taken even when the store is nearly full. Not for
 // concurrent use; a store has one sweeper.
 type Sweeper struct {
-	cfg      SweeperConfig
-	timeline *Timeline
-	idsFrom  []byte            // where the pass over the conversations goes on; nil: the beginning
-	busFrom  map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
+	cfg       SweeperConfig
+	timeline  *Timeline
+	idsFrom   []byte            // where the pass over the conversations goes on; nil: the beginning
+	oldFrom   []byte            // the same of the pass that removes old messages
+	sidesFrom id.Slot           // where the pass over users' lists goes on
+	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
 }
 
 // NewSweeper returns a sweeper that has done nothing yet.
@@ -76,6 +81,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	defer bus.Stop()
 	ids := time.NewTimer(s.cfg.IDInterval)
 	defer ids.Stop()
+	sides := time.NewTimer(sidesEvery)
+	defer sides.Stop()
+	old := time.NewTimer(retainFirst)
+	defer old.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -85,6 +94,32 @@ func (s *Sweeper) Run(ctx context.Context) error {
 				if _, err := s.SweepBusLog(ctx, p); err != nil && ctx.Err() == nil {
 					s.cfg.Logger.Warn("sweep: bus log", "partition", p, "err", err)
 				}
+			}
+		case <-old.C:
+			removed, done, err := s.SweepOld(ctx, s.cfg.Retention, portion)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("sweep: old messages", "err", err)
+			}
+			if removed > 0 {
+				s.cfg.Logger.Info("sweep: old messages", "removed", removed)
+			}
+			if done || err != nil {
+				old.Reset(retainEvery)
+			} else {
+				old.Reset(time.Second)
+			}
+		case <-sides.C:
+			changed, done, err := s.SweepSides(ctx, s.cfg.Now()-sidesAge.Milliseconds(), 64)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("sweep: users' lists", "err", err)
+			}
+			if changed > 0 {
+				s.cfg.Logger.Info("sweep: users' lists brought in line with groups", "rows", changed)
+			}
+			if done || err != nil {
+				sides.Reset(sidesEvery)
+			} else {
+				sides.Reset(time.Second)
 			}
 		case <-ids.C:
 			removed, done, err := s.SweepIDs(ctx, s.cfg.Now()-IDWindow.Milliseconds(), portion)

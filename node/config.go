@@ -17,17 +17,18 @@ import (
 // Config is everything that can be set. Zero values mean the default that
 // Default returns. The doc tags are printed by `gochat config print`.
 type Config struct {
-	Data     string   `koanf:"data" doc:"Directory of everything this server stores. Locked while the server runs."`
-	Log      Log      `koanf:"log" doc:"What the server writes to standard error. Tokens and message bodies are never logged."`
-	TCP      TCP      `koanf:"tcp" doc:"The binary protocol."`
-	HTTP     HTTP     `koanf:"http" doc:"Registration, login, health and metrics."`
-	Limits   Limits   `koanf:"limits" doc:"What one client may do, and how many clients there may be."`
-	Accounts Accounts `koanf:"accounts" doc:"GoChat's own accounts."`
-	Devices  Devices  `koanf:"devices" doc:"How many devices a user may have. The newest wins: one too many signs out, or disconnects, the one unused the longest, which is told so."`
-	Contacts Contacts `koanf:"contacts" doc:"Who may write to whom."`
-	Drain    Drain    `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
-	Issuers  []Issuer `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
-	Storage  Storage  `koanf:"storage" doc:"The embedded store."`
+	Data      string    `koanf:"data" doc:"Directory of everything this server stores. Locked while the server runs."`
+	Log       Log       `koanf:"log" doc:"What the server writes to standard error. Tokens and message bodies are never logged."`
+	TCP       TCP       `koanf:"tcp" doc:"The binary protocol."`
+	HTTP      HTTP      `koanf:"http" doc:"Registration, login, health and metrics."`
+	Limits    Limits    `koanf:"limits" doc:"What one client may do, and how many clients there may be."`
+	Accounts  Accounts  `koanf:"accounts" doc:"GoChat's own accounts."`
+	Devices   Devices   `koanf:"devices" doc:"How many devices a user may have. The newest wins: one too many signs out, or disconnects, the one unused the longest, which is told so."`
+	Contacts  Contacts  `koanf:"contacts" doc:"Who may write to whom."`
+	Drain     Drain     `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
+	Issuers   []Issuer  `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
+	Storage   Storage   `koanf:"storage" doc:"The embedded store."`
+	Retention Retention `koanf:"retention" doc:"Messages older than this are removed, some time within the hour. 0: kept for ever."`
 }
 
 // Log says what is logged and how.
@@ -50,6 +51,14 @@ type HTTP struct {
 	TLS            TLS      `koanf:"tls" doc:"A certificate: the port then speaks HTTPS alone."`
 	TrustedProxies []string `koanf:"trusted_proxies" doc:"Addresses (CIDR) whose X-Forwarded-For is believed."`
 	AuthPerMinute  int      `koanf:"auth_per_minute" doc:"Registrations, logins and refreshes an address may try in a minute."`
+}
+
+// Retention says for how long messages are kept.
+type Retention struct {
+	Direct time.Duration `koanf:"direct" doc:"In direct conversations."`
+	Group  time.Duration `koanf:"group" doc:"In groups."`
+	Self   time.Duration `koanf:"self" doc:"In users' own timelines of account events."`
+	Room   time.Duration `koanf:"room" doc:"In rooms."`
 }
 
 // TLS names a certificate. Without files there is no TLS.
@@ -232,6 +241,13 @@ func (c *Config) Validate() error {
 	}
 	if c.Contacts.Blocks < 1 {
 		bad("contacts.blocks %d: want at least 1", c.Contacts.Blocks)
+	}
+	for name, d := range map[string]time.Duration{
+		"direct": c.Retention.Direct, "group": c.Retention.Group, "self": c.Retention.Self, "room": c.Retention.Room,
+	} {
+		if d < 0 || d > 0 && d < time.Hour {
+			bad("retention.%s %s: want 0 (for ever) or at least 1h", name, d)
+		}
 	}
 	for i, is := range c.Issuers {
 		if is.Issuer == "" || is.KeyFile == "" {

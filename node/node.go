@@ -150,7 +150,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: n.store, Keys: keys, Logger: logger}); err != nil {
 		return nil, err
 	}
-	n.sweeper = msgstore.NewSweeper(msgstore.SweeperConfig{Store: n.store, Keys: keys, Now: n.clock.Now, Logger: logger})
+	n.sweeper = msgstore.NewSweeper(msgstore.SweeperConfig{
+		Store: n.store, Keys: keys, Now: n.clock.Now, Retention: msgstore.Retention(cfg.Retention), Logger: logger,
+	})
 
 	if n.sessions, err = session.New(session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}); err != nil {
 		return nil, err
