@@ -40,13 +40,14 @@ type actor struct {
 	mu    sync.Mutex
 	news  chan struct{} // closed and replaced at each event
 	got   map[id.ConversationID][]uint64
+	gone  map[id.ConversationID]uint64 // below this they are
 	wrong error
 	conn  net.Conn
 }
 
 func newActor(t *testing.T, n *running, data string, user id.UserID, device id.DeviceID) *actor {
 	return &actor{t: t, n: n, data: data, user: user, device: device, store: gochat.NewMemoryStore(),
-		news: make(chan struct{}), got: map[id.ConversationID][]uint64{}}
+		news: make(chan struct{}), got: map[id.ConversationID][]uint64{}, gone: map[id.ConversationID]uint64{}}
 }
 
 func (a *actor) String() string { return fmt.Sprintf("%s's %s", a.user, a.device) }
@@ -111,6 +112,8 @@ func (a *actor) handle(e gochat.Event) {
 			a.wrong = errors.Join(a.wrong, fmt.Errorf("%v got message %d after %d", a, e.Message.Seq, got[len(got)-1]))
 		}
 		a.got[e.Message.Conversation] = append(got, e.Message.Seq)
+	case gochat.MessagesGone:
+		a.gone[e.Conversation] = e.FirstSeq
 	case gochat.Stopped:
 		if !errors.Is(e.Err, context.Canceled) && a.client != nil {
 			a.wrong = errors.Join(a.wrong, fmt.Errorf("%v stopped: %w", a, e.Err))

@@ -62,6 +62,13 @@ type CursorsMoved struct {
 	Mentions     int
 }
 
+// MessagesGone: this device was away for so long that the server holds no messages below
+// FirstSeq any more, some of which it never got.
+type MessagesGone struct {
+	Conversation id.ConversationID
+	FirstSeq     uint64
+}
+
 // SignalReceived: somebody types, and the like.
 type SignalReceived struct {
 	Conversation id.ConversationID
@@ -83,6 +90,7 @@ func (MessageSent) event()         {}
 func (SendFailed) event()          {}
 func (ConversationChanged) event() {}
 func (CursorsMoved) event()        {}
+func (MessagesGone) event()        {}
 func (SignalReceived) event()      {}
 func (Resynced) event()            {}
 

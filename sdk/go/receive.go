@@ -298,6 +298,9 @@ func (c *Client) synced(l *link, f *frame.Frame) error {
 // page takes in what a range holds: the seqs that it leaves out will never come.
 func (c *Client) page(v *conversation, p *packet.Page) error {
 	before := v.applied
+	if p.FromSeq <= before+1 && p.FirstSeq > before+1 {
+		c.push(MessagesGone{Conversation: v.id, FirstSeq: p.FirstSeq})
+	}
 	if len(p.Users) == 2 {
 		v.peer = peerOf(c.me, p.Users)
 	}
