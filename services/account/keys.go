@@ -13,7 +13,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 )
 
 // Keys are the server's own secrets.
@@ -27,9 +29,8 @@ type Keys struct {
 // KeyID returns the kid of the tokens that are signed now.
 func (k *Keys) KeyID() string { return k.kid }
 
-// The files of a key directory. To change a key, rename its file to one that begins the same
-// (access-2026.pem, mac-2026.key) and start the server: it makes a new one and goes on
-// accepting what the old one signed, until that file is removed.
+// The files of a key directory. Old keys have names that begin the same (access-2026.pem,
+// mac-2026.key): what they signed is accepted until they are removed. See RotateKeys.
 const (
 	signingFile = "access.pem" // Ed25519, PKCS #8 in PEM
 	macFile     = "mac.key"    // 32 random bytes in hexadecimal
@@ -46,6 +47,63 @@ func LoadOrCreateKeys(dir string) (*Keys, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("account: creating the key directory: %w", err)
 	}
+	for _, name := range []string{signingFile, macFile} {
+		data, err := newKey(name)
+		if err != nil {
+			return nil, err
+		}
+		if err := createKeyFile(dir, name, data); err != nil {
+			return nil, err
+		}
+	}
+	return loadKeys(dir)
+}
+
+// LoadKeys reads the keys in dir/keys; ErrNoKeys (wrapped) if there are none.
+func LoadKeys(dir string) (*Keys, error) { return loadKeys(filepath.Join(dir, "keys")) }
+
+// RotateKeys gives dir/keys new keys, with which a server that starts from now on signs, and
+// keeps those in use under dated names, so that it goes on accepting what they signed. It returns the
+// files of the old keys: when everything that they signed has expired, they may be removed.
+// Interrupted at any moment it leaves a complete set of keys. A running server goes on with what it has read.
+func RotateKeys(dir string, now time.Time) (old []string, err error) {
+	if _, err := LoadKeys(dir); err != nil {
+		return nil, err
+	}
+	dir = filepath.Join(dir, "keys")
+	stamp := now.UTC().Format("20060102T150405Z")
+	for name, kept := range map[string]string{signingFile: "access-" + stamp + ".pem", macFile: "mac-" + stamp + ".key"} {
+		data, err := newKey(name)
+		if err != nil {
+			return old, err
+		}
+		current, dated := filepath.Join(dir, name), filepath.Join(dir, kept)
+		if err := os.Link(current, dated); err != nil {
+			return old, fmt.Errorf("account: keeping %s: %w", current, err)
+		}
+		fresh := ".new-" + name
+		if err := os.Remove(filepath.Join(dir, fresh)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return old, fmt.Errorf("account: replacing %s: %w", current, err)
+		}
+		if err := createKeyFile(dir, fresh, data); err != nil {
+			return old, err
+		}
+		if err := os.Rename(filepath.Join(dir, fresh), current); err != nil {
+			return old, fmt.Errorf("account: replacing %s: %w", current, err)
+		}
+		old = append(old, dated)
+	}
+	slices.Sort(old)
+	return old, nil
+}
+
+// newKey makes the content of a key file.
+func newKey(name string) ([]byte, error) {
+	if name == macFile {
+		secret := make([]byte, 32)
+		_, _ = rand.Read(secret) // never fails
+		return []byte(hex.EncodeToString(secret) + "\n"), nil
+	}
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("account: making a signing key: %w", err)
@@ -54,19 +112,8 @@ func LoadOrCreateKeys(dir string) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("account: encoding a signing key: %w", err)
 	}
-	if err := createKeyFile(dir, signingFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
-		return nil, err
-	}
-	secret := make([]byte, 32)
-	_, _ = rand.Read(secret) // never fails
-	if err := createKeyFile(dir, macFile, []byte(hex.EncodeToString(secret)+"\n")); err != nil {
-		return nil, err
-	}
-	return loadKeys(dir)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
-
-// LoadKeys reads the keys in dir/keys; ErrNoKeys (wrapped) if there are none.
-func LoadKeys(dir string) (*Keys, error) { return loadKeys(filepath.Join(dir, "keys")) }
 
 // createKeyFile writes a file that isn't there yet; one that is stays as it is.
 func createKeyFile(dir, name string, data []byte) (err error) {
