@@ -56,7 +56,7 @@ func TestBackgroundTranscript(t *testing.T) {
 	five, six := strings.Repeat("x", 8<<10), strings.Repeat("y", 10<<10)
 	say(5, five)
 	b.expect(alice)
-	say(6, six) // that is much
+	say(6, six)                                                                        // that is much
 	b.expect(alice, "DELIVER [5 bob: "+five[:20]+"]", "DELIVER [6 bob: "+six[:20]+"]") // described by their beginnings
 
 	// Typing and drafts that were held back are over; a cursor that was has to be looked up.

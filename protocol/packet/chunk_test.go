@@ -22,3 +22,17 @@ func TestChunks(t *testing.T) {
 		}
 	}
 }
+
+func FuzzChunk(f *testing.F) {
+	f.Add(AppendChunk(nil, Chunk{7, 300, "写"}))
+	f.Add([]byte{0x80, 0x80})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := DecodeChunk(data)
+		if err != nil {
+			return
+		}
+		if again, err := DecodeChunk(AppendChunk(nil, c)); err != nil || again != c {
+			t.Errorf("%+v became %+v, %v", c, again, err)
+		}
+	})
+}

@@ -18,7 +18,9 @@ func TestDraftsOfOthers(t *testing.T) {
 	raw := func(data []byte) {
 		p.body(frame.Signal, 0, 0, &wire.Signal{ConversationId: ab[:], Kind: packet.SignalChunk, SenderId: "bob", SenderDevice: "b", Data: data})
 	}
-	chunk := func(n, at uint64, text string) { raw(packet.AppendChunk(nil, packet.Chunk{Draft: n, Offset: at, Text: text})) }
+	chunk := func(n, at uint64, text string) {
+		raw(packet.AppendChunk(nil, packet.Chunk{Draft: n, Offset: at, Text: text}))
+	}
 	drafts := func(want ...string) {
 		t.Helper()
 		r.wait(t, "drafts "+strings.Join(want, ", "), func(events []Event) bool {
