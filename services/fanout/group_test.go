@@ -3,11 +3,14 @@ package fanout
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // stays are members of a group with the first and the last seq that each may see.
@@ -71,4 +74,25 @@ func TestGroupsGoToThoseWhoWereIn(t *testing.T) {
 	want("found after all", 2, 11, 12)
 	h.Heal(t.Context())
 	want("once", 1)
+}
+
+// In a large group nobody is told who is typing.
+func TestSignalsOfLargeGroupsAreDropped(t *testing.T) {
+	w := newWorld()
+	group := id.NewGroup()
+	w.sessions["u1"] = []uint64{7}
+	h := w.handler(t)
+	for n := 499; n <= 501; n++ {
+		w.members[group] = nil
+		for i := range n {
+			w.members[group] = append(w.members[group], id.UserID(fmt.Sprint("u", i)))
+		}
+		if err := h.Signal(t.Context(), &packet.Origin{User: "u0", Conn: 1}, &wire.Signal{ConversationId: group[:], Kind: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(w.got[7]) > 0; got != (n <= 500) {
+			t.Errorf("%d members: passed on: %v", n, got)
+		}
+		delete(w.got, 7)
+	}
 }

@@ -25,6 +25,10 @@ func newSignaler(d Deliverer) *signaler {
 	return s
 }
 
+// maxSignalled is how many members a conversation may have for signals to be passed on: in
+// a larger one somebody who types would cost as much as a message does.
+const maxSignalled = 500
+
 // Signal passes s on, never stored, to every session of its conversation's members but
 // the connection that it came from. sender_id and sender_device are the server's to set,
 // whatever s says. How often somebody may signal is the edge's to limit.
@@ -48,6 +52,9 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	}
 	if !slices.Contains(members, from.User) {
 		return code.New(code.NoSuchConversation)
+	}
+	if len(members) > maxSignalled {
+		return nil // dropped, as signals may be
 	}
 	w := h.signals.Get().(*signaler)
 	defer h.signals.Put(w)
