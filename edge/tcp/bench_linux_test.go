@@ -3,6 +3,7 @@ package tcp_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/edge/certs"
+	"github.com/gochat-im/gochat/edge/certs/certtest"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/edge/hub"
@@ -31,6 +34,9 @@ import (
 // serverEnv makes the test binary a server of its own, so that its CPU time and memory
 // can be told from the client's.
 const serverEnv = "GOCHAT_EDGE_BENCH_SERVER"
+
+// tlsEnv is the directory of the certificate that this server has, if it has one.
+const tlsEnv = "GOCHAT_EDGE_BENCH_TLS"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(serverEnv) != "" {
@@ -115,7 +121,15 @@ func serveBench() error {
 	}
 	defer os.Remove(c.file.Name())
 	read, _ := strconv.Atoi(os.Getenv("GOCHAT_EDGE_BENCH_READ"))
-	s, err := tcp.New(tcp.Config{Listen: "127.0.0.1:0", Hub: h, ReadBuffer: read})
+	tc := tcp.Config{Listen: "127.0.0.1:0", Hub: h, ReadBuffer: read}
+	if dir := os.Getenv(tlsEnv); dir != "" {
+		source, err := certs.Open(certs.Config{CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem"})
+		if err != nil {
+			return err
+		}
+		tc.TLS = source.TLS()
+	}
+	s, err := tcp.New(tc)
 	if err != nil {
 		return err
 	}
@@ -423,6 +437,46 @@ func TestIdleMemory(t *testing.T) {
 	if after.conns != int64(n) {
 		t.Fatalf("%d connections, want %d", after.conns, n)
 	}
+	if more := after.goroutines - before.goroutines; more > 20 {
+		t.Errorf("%d goroutines more for %d connections", more, n)
+	}
+	t.Logf("%d idle connections: %d bytes of RSS each, %d of heap and stacks, %d goroutines",
+		n, (after.rss-before.rss)/int64(n), (after.heap-before.heap)/int64(n), after.goroutines)
+}
+
+// TestIdleMemoryOverTLS is the same with TLS.
+func TestIdleMemoryOverTLS(t *testing.T) {
+	n, _ := strconv.Atoi(os.Getenv("GOCHAT_EDGE_IDLE"))
+	if n == 0 {
+		n = 300
+	}
+	dir := t.TempDir()
+	_, _, trust := certtest.Write(t, dir, "idle")
+	c := spawn(t, tlsEnv+"="+dir)
+	before := c.ask("gc")
+	var clients []*conntest.Client
+	for i := range n {
+		nc, err := tls.Dial("tcp", c.addr, trust)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		cl := &conntest.Client{W: nc}
+		if _, err := cl.Login(fmt.Sprint("user-", i), "d"); err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, cl)
+	}
+	for _, cl := range clients {
+		if err := cl.Write(frame.Append(nil, frame.Ping, 0, 0, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := cl.Next(patience); err != nil || f.Type != frame.Pong {
+			t.Fatalf("%v, %v", f.Type, err)
+		}
+	}
+	c.ask("gc")
+	after := c.ask("gc")
 	if more := after.goroutines - before.goroutines; more > 20 {
 		t.Errorf("%d goroutines more for %d connections", more, n)
 	}
