@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,18 +25,48 @@ import (
 // clientFlags are the flags of every command that signs in as somebody.
 type clientFlags struct {
 	name, server, http, dir string
+
+	tls bool
+	ca  string
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.name, "profile", "", "who you are on this machine (required)")
 	cmd.Flags().StringVar(&f.server, "server", "127.0.0.1:7070", "address of the binary protocol")
 	cmd.Flags().StringVar(&f.http, "http", "http://127.0.0.1:8080", "where to sign in")
+	cmd.Flags().BoolVar(&f.tls, "tls", false, "speak TLS to --server; --http says it by https://")
+	cmd.Flags().StringVar(&f.ca, "ca", "", "file of certificates (PEM) to trust instead of the system's, for --tls and https://")
 	cmd.Flags().StringVar(&f.dir, "profiles", "", "directory of profiles (default: gochat in your configuration directory)")
 	_ = cmd.MarkFlagRequired("profile")
 }
 
 // profile opens the person's own part of the profile.
-func (f *clientFlags) profile() (*profile, error) { return openProfile(f.dir, f.name, "", f.http) }
+func (f *clientFlags) profile() (*profile, error) { return f.open("") }
+
+// open opens a part of the profile and gives it its ways to the server.
+func (f *clientFlags) open(part string) (*profile, error) {
+	trust := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.ca != "" {
+		pem, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--ca: %w", err)}
+		}
+		trust.RootCAs = x509.NewCertPool()
+		if !trust.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, usageError{fmt.Errorf("--ca: %s holds no certificate", f.ca)}
+		}
+	}
+	p, err := openProfile(f.dir, f.name, part, f.http)
+	if err != nil {
+		return nil, err
+	}
+	p.web = &http.Client{Timeout: webTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, ForceAttemptHTTP2: true}}
+	if f.tls {
+		d := &tls.Dialer{Config: trust}
+		p.dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+	}
+	return p, nil
+}
 
 // part opens the profile's part for a command that is a device of its own, signed in, with its store: so it works
 // beside an open chat. While another process has the part it waits, if wait, until ctx ends.
@@ -44,7 +78,7 @@ func (f *clientFlags) part(ctx context.Context, part string, wait bool) (*profil
 	if err := person.signIn(ctx, os.Stderr); err != nil {
 		return nil, nil, err
 	}
-	p, err := openProfile(f.dir, f.name, part, f.http)
+	p, err := f.open(part)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,7 +94,7 @@ func (f *clientFlags) part(ctx context.Context, part string, wait bool) (*profil
 		return nil, nil, err
 	}
 	// Read again: who had it may have signed in, or taken the next refresh token.
-	if p, err = openProfile(f.dir, f.name, part, f.http); err == nil && !p.signedIn() {
+	if p, err = f.open(part); err == nil && !p.signedIn() {
 		err = p.signInBeside(ctx, person)
 	}
 	if err != nil {
@@ -131,6 +165,7 @@ func (p *profile) open(server string, cfg gochat.Config) (*gochat.Client, error)
 		}
 		cfg.Store = store
 	}
+	cfg.Dial = p.dial
 	cfg.Kind = wire.DeviceKind(p.kind())
 	cfg.Address, cfg.Token, cfg.Device, cfg.Client = server, p.Token, id.DeviceID(p.cred.DeviceID), "gochat-cli "+version
 	return gochat.Open(cfg)

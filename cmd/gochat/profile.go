@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,7 +25,9 @@ import (
 type profile struct {
 	dir  string
 	http string // base URL of the server's HTTP interface
-	part string // of the profile: a command's own device; "": the person's
+	web  *http.Client
+	dial func(ctx context.Context, address string) (net.Conn, error) // to the binary protocol; nil: TCP
+	part string                                                      // of the profile: a command's own device; "": the person's
 
 	mu   sync.Mutex
 	cred credentials
@@ -194,8 +197,8 @@ const (
 	deviceBot     = 5 // wire.DeviceKind_DEVICE_KIND_BOT
 )
 
-// webClient gives up on a server that takes a request and doesn't answer.
-var webClient = http.Client{Timeout: 15 * time.Second}
+// webTimeout is when a server that takes a request and doesn't answer is given up.
+const webTimeout = 15 * time.Second
 
 // unreachable marks failures to get any answer.
 type unreachable struct{ error }
@@ -213,7 +216,7 @@ func (p *profile) post(ctx context.Context, route string, body, answer any) erro
 		return usageError{fmt.Errorf("--http: %w", err)}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	res, err := webClient.Do(req)
+	res, err := p.web.Do(req)
 	if err != nil {
 		return unreachable{fmt.Errorf("asking the server to %s: %w", route, err)}
 	}

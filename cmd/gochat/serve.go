@@ -113,12 +113,21 @@ func newLogger(cfg node.Log, level *slog.LevelVar, out io.Writer) (*slog.Logger,
 
 // banner tells where everything is and what to type next.
 func banner(out io.Writer, n *node.Node, cfg node.Config) {
-	flags := ""
+	flags, scheme := "", "http"
+	if cfg.TCP.TLS.On() {
+		flags += " --tls --ca " + cfg.TCP.TLS.CertFile
+	}
+	if cfg.HTTP.TLS.On() {
+		scheme = "https"
+		if !cfg.TCP.TLS.On() {
+			flags += " --ca " + cfg.HTTP.TLS.CertFile
+		}
+	}
 	if n.TCPAddr().String() != "127.0.0.1:7070" {
 		flags += " --server " + n.TCPAddr().String()
 	}
-	if n.HTTPAddr().String() != "127.0.0.1:8080" {
-		flags += " --http http://" + n.HTTPAddr().String()
+	if n.HTTPAddr().String() != "127.0.0.1:8080" || cfg.HTTP.TLS.On() {
+		flags += " --http " + scheme + "://" + n.HTTPAddr().String()
 	}
 	self := os.Args[0]
 	fmt.Fprintf(out, `
@@ -126,14 +135,14 @@ GoChat %s is up.
 
   data      %s
   clients   %s (binary protocol)
-  HTTP      http://%s (sign-in, /healthz, /metrics)
+  HTTP      %s://%s (sign-in, /healthz, /metrics)
 
 Talk to yourself, in two more terminals:
 
   %s chat --profile alice%s
   %s chat --profile bob%s
 
-`, version, cfg.Data, n.TCPAddr(), n.HTTPAddr(), self, flags, self, flags)
+`, version, cfg.Data, n.TCPAddr(), scheme, n.HTTPAddr(), self, flags, self, flags)
 	plain := map[string]net.Addr{}
 	if !cfg.TCP.TLS.On() {
 		plain["The binary protocol"] = n.TCPAddr()

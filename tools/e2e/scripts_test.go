@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gochat-im/gochat/edge/certs/certtest"
 )
 
 // client runs a command of one profile to its end.
@@ -159,5 +161,28 @@ func TestScriptsSendAndTail(t *testing.T) {
 	}
 	if got, want := startTail(t, s, profiles, "alice").texts(2), "bob>alice 7 late|bob>alice 8 later"; strings.Join(got, "|") != want {
 		t.Errorf("tail printed %q, want %q", got, want)
+	}
+}
+
+// The clients speak TLS to a server whose certificate they are told to trust, and to no other.
+func TestClientsSpeakTLS(t *testing.T) {
+	cert, key, _ := certtest.Write(t, t.TempDir(), "localhost")
+	s := newServer(t, binary, "GOCHAT_TCP__TLS__CERT_FILE="+cert, "GOCHAT_TCP__TLS__KEY_FILE="+key)
+	s.start()
+	profiles := t.TempDir()
+	if out, status := client(t, s, profiles, "a note\n", "chat", "--profile", "alice", "--to", "alice", "--tls", "--ca", cert); status != 0 {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	if out, status := client(t, s, profiles, "", "send", "--profile", "alice", "--to", "alice", "--json", "--tls", "--ca", cert, "hello"); status != 0 || !strings.Contains(out, `"seq":"2"`) {
+		t.Errorf("status %d: %s", status, out)
+	}
+	for _, flags := range [][]string{{"--tls"}, nil} {
+		args := append([]string{"send", "--profile", "alice", "--to", "alice", "--timeout", "700ms", "hello"}, flags...)
+		if out, status := client(t, s, profiles, "", args...); status != 4 {
+			t.Errorf("with %q: status %d: %s", flags, status, out)
+		}
+	}
+	if out, status := client(t, s, profiles, "", "send", "--profile", "alice", "--to", "alice", "--ca", key, "hello"); status != 2 {
+		t.Errorf("status %d: %s", status, out)
 	}
 }
