@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/gochat-im/gochat/edge/certs"
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -93,6 +94,15 @@ func (m *metrics) watch(n *Node) {
 		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
 	}
 	gauge("gochat_connections", "Connections, those not logged in included.", func() float64 { return float64(n.hub.Count()) })
+	counter("gochat_store_cache_hits_total", "Blocks of tables that were read from the cache.", func() float64 { return float64(n.store.Metrics().CacheHits) })
+	counter("gochat_store_cache_misses_total", "Blocks of tables that were read from files.", func() float64 { return float64(n.store.Metrics().CacheMisses) })
+	counter("gochat_tls_handshakes_total", "TLS handshakes of the binary protocol that succeeded.", func() float64 { return float64(n.tcp.Stats().Handshakes) })
+	counter("gochat_tls_handshakes_failed_total", "TLS handshakes of the binary protocol that failed.", func() float64 { return float64(n.tcp.Stats().HandshakesFailed) })
+	for listener, source := range map[string]*certs.Source{"tcp": n.tcpCert, "http": n.httpCert} {
+		if source != nil {
+			gauge("gochat_certificate_expires_"+listener+"_seconds", "When the certificate in use ends, as a Unix time.", func() float64 { return float64(source.Expires().Unix()) })
+		}
+	}
 	gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
 	counter("gochat_frames_in_total", "Frames from clients.", func() float64 { return float64(n.hub.Stats().FramesIn) })
 	counter("gochat_frames_out_total", "Frames to clients.", func() float64 { return float64(n.hub.Stats().FramesOut) })
