@@ -120,7 +120,7 @@ func TestFilesArePrivate(t *testing.T) {
 	s.start()
 	profiles := t.TempDir()
 	alice := openWindow(t, s, profiles, "alice", "alice")
-	alice.shows("Welcome")
+	alice.shows("you are talking to") // its files are there
 	for _, path := range []string{
 		filepath.Join(s.data, "keys"), filepath.Join(s.data, "keys", "access.pem"), filepath.Join(s.data, "keys", "mac.key"), filepath.Join(s.data, "admin.sock"),
 		filepath.Join(profiles, "alice"), filepath.Join(profiles, "alice", "credentials.json"), filepath.Join(profiles, "alice", "messages.log"),
