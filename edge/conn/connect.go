@@ -103,7 +103,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 		HeartbeatMinSeconds: seconds(e.cfg.HeartbeatMin), HeartbeatMaxSeconds: seconds(e.cfg.HeartbeatMax),
 		Limits: &wire.Limits{
 			MaxFrame: uint32(e.cfg.MaxFrame), MaxContent: uint32(e.cfg.Packet.MaxContent), MaxExt: uint32(e.cfg.Packet.MaxExt),
-			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.cfg.MaxInflight),
+			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.allowed.Load().inflight),
 			SendsPerSecond: uint32(e.cfg.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
 			BytesPerSecond: uint32(min(int64(e.cfg.BytesPerSecond), math.MaxUint32)),
 		},
