@@ -216,8 +216,35 @@ func (c *Config) Validate() error {
 	if l.HeartbeatMin < time.Second || l.Heartbeat < l.HeartbeatMin || l.HeartbeatMax < l.Heartbeat {
 		bad("limits.heartbeat: want 1s <= heartbeat_min <= heartbeat <= heartbeat_max, have %s, %s, %s", l.HeartbeatMin, l.Heartbeat, l.HeartbeatMax)
 	}
-	if l.Handshake <= 0 || l.Stalled <= 0 {
-		bad("limits.handshake and limits.stalled: want more than 0")
+	if l.Handshake <= 0 {
+		bad("limits.handshake %s: want more than 0", l.Handshake)
+	}
+	if l.Stalled < time.Second {
+		bad("limits.stalled %s: want at least 1s", l.Stalled)
+	}
+	if l.Outbound < 16<<10 {
+		bad("limits.outbound %s: want at least 16KiB", l.Outbound)
+	}
+	if l.BytesPerSecond < 1<<10 {
+		bad("limits.bytes_per_second %s: want at least 1KiB", l.BytesPerSecond)
+	}
+	if c.HTTP.AuthPerMinute < 1 {
+		bad("http.auth_per_minute %d: want at least 1", c.HTTP.AuthPerMinute)
+	}
+	if c.TCP.Pollers < 0 || c.TCP.Pollers > 1024 {
+		bad("tcp.pollers %d: want 0 (by the number of cores) to 1024", c.TCP.Pollers)
+	}
+	if c.Accounts.HashesAtOnce < 0 || c.Accounts.HashesAtOnce > 1024 {
+		bad("accounts.hashes_at_once %d: want 0 (half the cores) to 1024", c.Accounts.HashesAtOnce)
+	}
+	if c.Storage.Cache < 1<<20 {
+		bad("storage.cache %s: want at least 1MiB", c.Storage.Cache)
+	}
+	if c.Storage.Memtable > 1<<30 {
+		bad("storage.memtable %s: want at most 1GiB", c.Storage.Memtable)
+	}
+	if c.Storage.DiskReserve < 16<<20 {
+		bad("storage.disk_reserve %s: want at least 16MiB, or a full disk ends the server", c.Storage.DiskReserve)
 	}
 	if c.Accounts.AccessToken <= 0 || c.Accounts.RefreshToken <= 0 || c.Accounts.Resume <= 0 {
 		bad("accounts.access_token, accounts.refresh_token and accounts.resume: want more than 0")

@@ -140,6 +140,29 @@ func (a *handset) sees(want ...string) {
 	a.lines = nil
 }
 
+// ends waits until the device was told to stop, and why. What happened to the account just
+// before may still have reached it, or not.
+func (a *handset) ends(why string) {
+	a.t.Helper()
+	late := time.AfterFunc(30*time.Second, a.cond.Broadcast)
+	defer late.Stop()
+	end := time.Now().Add(30 * time.Second)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last := ""
+	for !strings.HasPrefix(last, "stopped: ") && time.Now().Before(end) {
+		if n := len(a.lines); n > 0 && strings.HasPrefix(a.lines[n-1], "stopped: ") {
+			last = a.lines[n-1]
+			continue
+		}
+		a.cond.Wait()
+	}
+	if last != "stopped: "+why {
+		a.t.Fatalf("%s sees\n  %s\nwant, in the end\n  stopped: %s", a.id, strings.Join(a.lines, "\n  "), why)
+	}
+	a.lines = nil
+}
+
 func (a *handset) says(to, text string) {
 	a.t.Helper()
 	r, err := a.Send(within(a.t), gochat.ToUser(id.UserID(to)), gochat.Text(text))
@@ -194,7 +217,7 @@ func TestDevicesAreListedAndSignedOut(t *testing.T) {
 	if was, err := desk.SignOut(within(t), "web"); !was || err != nil {
 		t.Fatalf("signing out: %v, %v", was, err)
 	}
-	web.sees("stopped: session_revoked, signed out from another device")
+	web.ends("session_revoked, signed out from another device")
 	desk.sees("signed_out web web by desk")
 	if was, err := desk.SignOut(within(t), "web"); was || err != nil {
 		t.Fatalf("signing out once more: %v, %v", was, err)
@@ -217,7 +240,7 @@ func TestDevicesAreListedAndSignedOut(t *testing.T) {
 	if k, err := ph.SignOutOthers(within(t)); k != 1 || err != nil {
 		t.Errorf("%d others, %v", k, err)
 	}
-	desk.sees("stopped: session_revoked, signed out from another device")
+	desk.ends("session_revoked, signed out from another device")
 	ph.sees("signed_out desk desktop by phone")
 	if _, err := ph.SignOut(within(t), "phone"); !errors.Is(err, gochat.ErrStopped) {
 		t.Errorf("signing itself out: %v", err)
@@ -239,7 +262,7 @@ func TestOneOfAKind(t *testing.T) {
 	old.sees("signed_in desk desktop")
 	desk.sees("signed_in desk desktop")
 	fresh := newHandset(t, n, "login", "alice", "new", phone)
-	old.sees("stopped: session_revoked, another device signed in, and there is no room for this one")
+	old.ends("session_revoked, another device signed in, and there is no room for this one")
 	desk.sees("signed_in new phone", "revoked old phone by new")
 	fresh.sees("signed_in desk desktop", "signed_in new phone", "revoked old phone by new")
 
@@ -247,7 +270,7 @@ func TestOneOfAKind(t *testing.T) {
 	_ = desk.Close()
 	desk.kind = phone
 	desk.connect()
-	fresh.sees("stopped: replaced, another device of yours took this one's place")
+	fresh.ends("replaced, another device of yours took this one's place")
 }
 
 // The server restarts under its clients: nothing is lost, nothing comes twice.

@@ -146,7 +146,7 @@ func TestReloadOfLimitsAndCertificates(t *testing.T) {
 		t.Error("a limit changed though the certificate couldn't be read")
 	}
 	mu.Lock()
-	file.TCP.TLS = TLS{}
+	file.TCP.TLS, file.HTTP.TLS = TLS{}, TLS{}
 	mu.Unlock()
 	if err := ask("/gc/reload", nil, nil); err == nil || !strings.Contains(err.Error(), "restart") {
 		t.Errorf("TLS taken away: %v", err)

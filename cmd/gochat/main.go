@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -37,16 +38,32 @@ func main() {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), chatCommand(), sendCommand(), tailCommand(), tokenCommand(), checkCommand(), backupCommand(), restoreCommand(), adminCommand(), keysCommand(), configCommand(), versionCommand(), hashCommand())
+	wrongArguments(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "gochat:", err)
 		var usage usageError
-		if errors.As(err, &usage) {
+		if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 			os.Exit(exitUsage)
 		}
 		if errors.As(err, new(keptError)) {
 			os.Exit(exitKept)
 		}
 		os.Exit(1)
+	}
+}
+
+// wrongArguments has every command under c say that wrong arguments are the command line's fault.
+func wrongArguments(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		wrongArguments(sub)
 	}
 }
 
