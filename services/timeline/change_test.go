@@ -268,6 +268,7 @@ func TestChangesAmongSendsOfTwoOwners(t *testing.T) {
 		})
 		wg.Go(func() { // sends all the while
 			o := newSender(u, uint64(i+1))
+			rng := rand.New(rand.NewPCG(seed, uint64(len(users)+i)))
 			for range 150 {
 				owners[rng.IntN(2)].Append(conv, []packet.Pending{o.text(id.NewClientMsgID(nowMs()), "m")})
 				o.hear(t, 1)

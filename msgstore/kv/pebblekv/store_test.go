@@ -305,7 +305,6 @@ func TestRelax(t *testing.T) {
 		}
 	}
 	write(0, 1000)
-	before := s.Metrics()
 	var wg sync.WaitGroup
 	wg.Go(func() { write(1000, 1500) })
 	for range 100 {
@@ -319,9 +318,6 @@ func TestRelax(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Millisecond)
-	}
-	if after := s.Metrics(); before.MemTableBytes < 4<<20 || after.MemTableBytes > before.MemTableBytes {
-		t.Errorf("memtables of %d bytes, then %d", before.MemTableBytes, after.MemTableBytes)
 	}
 	for i := range 1500 {
 		v, err := s.Get(t.Context(), key(i))
