@@ -185,20 +185,7 @@ func TestAClientThatNeverReadsOverTLS(t *testing.T) {
 	nc := s.raw()
 	_ = nc.SetReadBuffer(4 << 10)
 	c := s.over(nc)
-	if _, err := c.Login("lazy", "d"); err != nil {
-		t.Fatal(err)
-	}
-	big := deliverTo("lazy", strings.Repeat("x", 4000))
-	conn := s.svc.Connection("lazy", "d")
-	eventually(t, "deliveries to be dropped", func() bool {
-		s.hub.Deliver(conn, big)
-		s.hub.Flush()
-		return s.hub.Stats().Dropped > 10
-	})
-	eventually(t, "the close", func() bool { return s.hub.Count() == 0 })
-	if n := s.hub.Stats().Closed[code.TooSlow]; n != 1 {
-		t.Fatalf("%d closed as too slow, want 1", n)
-	}
+	s.neverReads(t, c)
 }
 
 func TestHandshakesThatGoWrong(t *testing.T) {

@@ -362,6 +362,12 @@ func TestClientThatNeverReads(t *testing.T) {
 	s := start(t, hub.Config{Conn: conn.Config{Stalled: time.Second, QueueBytes: 64 << 10}}, tcp.Config{SendBuffer: 8 << 10})
 	c := s.dial()
 	_ = c.W.(*net.TCPConn).SetReadBuffer(4 << 10)
+	s.neverReads(t, c)
+}
+
+// neverReads signs c in and writes to it until it is closed for not reading.
+func (s *server) neverReads(t *testing.T, c *conntest.Client) {
+	t.Helper()
 	if _, err := c.Login("lazy", "d"); err != nil {
 		t.Fatal(err)
 	}

@@ -63,8 +63,7 @@ func (s *Store) Commit(ctx context.Context, txs ...*kv.Tx) {
 		}
 	}
 	if lead {
-		list := q.waiting
-		q.waiting, q.spare = q.spare[:0], nil
+		list := q.take()
 		q.mu.Unlock()
 		s.group.commit(list, c)
 		q.done(list)
@@ -77,6 +76,13 @@ func refuse(txs []*kv.Tx, err error) {
 	for _, tx := range txs {
 		tx.Err = err
 	}
+}
+
+// take returns the calls that wait; who has the duty to commit gives them back to done. mu is held.
+func (q *queue) take() []*call {
+	list := q.waiting
+	q.waiting, q.spare = q.spare[:0], nil
+	return list
 }
 
 // done passes the duty to commit on, if anybody waits.

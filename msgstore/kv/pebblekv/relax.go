@@ -19,8 +19,7 @@ func (s *Store) Relax() error {
 		return nil
 	}
 	q.busy = true
-	list := q.waiting
-	q.waiting, q.spare = q.spare[:0], nil
+	list := q.take()
 	q.mu.Unlock()
 	defer q.done(list)
 
