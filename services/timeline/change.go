@@ -69,16 +69,7 @@ func (s *Sequencer) Change(ctx context.Context, conv id.ConversationID, plan Pla
 		return 0, code.New(code.Overloaded)
 	}
 	c.changes = append(c.changes, ch)
-	held, cold := c.held, c.raw == nil
-	c.held = true
-	c.mu.Unlock()
-	switch {
-	case held:
-	case cold:
-		s.load(c)
-	default:
-		s.enqueue(c)
-	}
+	s.handOver(c)
 	select {
 	case <-ch.done:
 		return ch.seq, ch.err

@@ -106,6 +106,12 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 	c.bytes += bytes
 	s.pending.Add(int64(len(msgs)))
 	s.pendingBytes.Add(int64(bytes))
+	s.handOver(c)
+}
+
+// handOver sees to it that what waits in c is worked on: by whoever holds c, or, once it is
+// loaded, by the sequencer goroutine. It is given c locked and unlocks it.
+func (s *Sequencer) handOver(c *conversation) {
 	held, cold := c.held, c.raw == nil
 	c.held = true
 	c.mu.Unlock()
