@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -143,11 +144,12 @@ func (c Config) Validate() error {
 
 // Edge is what the connections of a process share. Make it with NewEdge.
 type Edge struct {
-	cfg   Config
-	svc   Services
-	host  Host
-	log   *slog.Logger
-	start time.Time
+	cfg     Config
+	svc     Services
+	methods map[packet.Method]Method // of svc, and those about conversations
+	host    Host
+	log     *slog.Logger
+	start   time.Time
 
 	allowed    atomic.Pointer[allowance] // replaced by Allow
 	strikeRate rate
@@ -193,6 +195,8 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 		calls:      make(chan struct{}, cfg.Calls),
 		auths:      make(chan struct{}, cfg.Auths),
 	}
+	e.methods = ConversationMethods(svc.Conversations, cfg.InboxPage)
+	maps.Copy(e.methods, svc.Methods)
 	e.Allow(Allowance{
 		SendsPerSecond: cfg.SendsPerSecond, UserSendsPerSecond: cfg.UserSendsPerSecond, BytesPerSecond: cfg.BytesPerSecond,
 		FramesPerSecond: cfg.FramesPerSecond, MaxInflight: cfg.MaxInflight,

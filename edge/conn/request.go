@@ -181,18 +181,10 @@ func (c *Conn) request(ctx context.Context, f *frame.Frame) *code.Error {
 	switch method {
 	case packet.MethodHistory:
 		return c.history(ctx, f, inner)
-	case packet.MethodConversations:
-		return c.conversations(ctx, f, inner)
-	case packet.MethodRead:
-		return c.read(ctx, f, inner)
-	case packet.MethodOpenDirect:
-		return c.openDirect(ctx, f, inner)
-	case packet.MethodConversation:
-		return c.conversation(ctx, f, inner)
 	case packet.MethodBackground:
 		return c.answerBackground(ctx, f, inner)
 	}
-	serve := c.edge.svc.Methods[method]
+	serve := c.edge.methods[method]
 	if serve == nil {
 		return code.New(code.UnknownMethod)
 	}
@@ -224,61 +216,6 @@ func (c *Conn) history(ctx context.Context, f *frame.Frame, inner []byte) *code.
 	}
 	c.reply(func(dst []byte) []byte { return packet.AppendHistory(dst, f.ReqID, &page) })
 	return nil
-}
-
-func (c *Conn) conversations(ctx context.Context, f *frame.Frame, inner []byte) *code.Error {
-	var r wire.ConversationsRequest
-	if err := packet.DecodeMethod(packet.MethodConversations, inner, &r); err != nil {
-		return err
-	}
-	limit := c.edge.cfg.InboxPage
-	if r.Limit > 0 {
-		limit = int(min(uint32(limit), r.Limit))
-	}
-	states, next, mark, err := c.edge.svc.Conversations.Inbox(ctx, &c.origin, r.SyncMark, r.Cursor, limit)
-	if err != nil {
-		return c.failed("reading the inbox", err)
-	}
-	return c.respond(f, packet.MethodConversations, &wire.ConversationsResponse{Conversations: states, Cursor: next, SyncMark: mark})
-}
-
-func (c *Conn) read(ctx context.Context, f *frame.Frame, inner []byte) *code.Error {
-	var r wire.ReadRequest
-	if err := packet.DecodeMethod(packet.MethodRead, inner, &r); err != nil {
-		return err
-	}
-	read, unread, err := c.edge.svc.Conversations.Read(ctx, &c.origin, id.ConversationID(r.ConversationId), r.ReadSeq)
-	if err != nil {
-		return c.failed("moving a read cursor", err)
-	}
-	return c.respond(f, packet.MethodRead, &wire.ReadResponse{ReadSeq: read, Unread: unread})
-}
-
-func (c *Conn) openDirect(ctx context.Context, f *frame.Frame, inner []byte) *code.Error {
-	var r wire.OpenDirectRequest
-	if err := packet.DecodeMethod(packet.MethodOpenDirect, inner, &r); err != nil {
-		return err
-	}
-	state, err := c.edge.svc.Conversations.OpenDirect(ctx, &c.origin, id.UserID(r.UserId))
-	if err != nil {
-		return c.failed("opening a direct conversation", err)
-	}
-	return c.respond(f, packet.MethodOpenDirect, &wire.OpenDirectResponse{Conversation: state})
-}
-
-func (c *Conn) conversation(ctx context.Context, f *frame.Frame, inner []byte) *code.Error {
-	var r wire.ConversationRequest
-	if err := packet.DecodeMethod(packet.MethodConversation, inner, &r); err != nil {
-		return err
-	}
-	state, err := c.edge.svc.Conversations.State(ctx, &c.origin, id.ConversationID(r.ConversationId))
-	switch {
-	case err != nil:
-		return c.failed("reading a conversation", err)
-	case state == nil:
-		return code.New(code.NoSuchConversation)
-	}
-	return c.respond(f, packet.MethodConversation, state)
 }
 
 // signal passes a SIGNAL on. It is answered only if it was refused and has a request id.

@@ -417,3 +417,23 @@ func fromBase64(raw json.RawMessage, name string) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// RequestFromJSON returns the request of a known method that one JSON object stands for, checked like one that came in a frame.
+func RequestFromJSON(m Method, b []byte) ([]byte, error) { return methods[m].request.bodyFromJSON(b) }
+
+// SendFromJSON returns the body of the SEND that one JSON object stands for; DecodeSend checks what only it knows.
+func SendFromJSON(b []byte) ([]byte, error) { return sendBody.bodyFromJSON(b) }
+
+func (s *schema) bodyFromJSON(b []byte) ([]byte, error) {
+	if !utf8.Valid(b) {
+		return nil, invalidUTF8("the JSON text")
+	}
+	body, err := s.fromJSON(nil, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.validate(body); err != nil {
+		return nil, err
+	}
+	return body, nil
+}

@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"unicode/utf8"
 
@@ -278,6 +279,43 @@ func (sp *spec) appendValue(dst []byte, f *field) []byte {
 		return sp.sub.appendJSON(dst, f.data)
 	}
 	return appendBase64(dst, f.data)
+}
+
+// AnswerJSON returns the JSON form of a known method's answer.
+func AnswerJSON(m Method, body Body) ([]byte, error) {
+	b, err := body.Marshal(nil)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the answer to %s: %w", m, err)
+	}
+	s := methods[m].answer
+	if err := s.validate(b); err != nil {
+		return nil, err
+	}
+	return s.appendJSON(nil, b), nil
+}
+
+// AppendMessagesJSON appends the messages of a page as a JSON array of objects, each in the form that
+// it has in a frame of type message.
+func AppendMessagesJSON(dst []byte, p *Page) ([]byte, error) {
+	var users []string
+	for _, u := range p.Users {
+		users = append(users, string(u))
+	}
+	dst = append(dst, '[')
+	for rest := p.Messages; len(rest) > 0; {
+		f, n := next(rest)
+		if n == 0 || f.wt != wtBytes {
+			return nil, malformed("page")
+		}
+		if err := message.validate(f.data); err != nil {
+			return nil, err
+		}
+		if rest = rest[n:]; dst[len(dst)-1] != '[' {
+			dst = append(dst, ',')
+		}
+		dst = appendMessageJSON(dst, f.data, &p.Conversation, users)
+	}
+	return append(dst, ']'), nil
 }
 
 func appendBase64(dst, b []byte) []byte {

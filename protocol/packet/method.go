@@ -139,3 +139,51 @@ func AppendBody(dst []byte, t frame.Type, flags frame.Flags, reqID uint32, body 
 	}
 	return frame.Append(dst, t, flags, reqID, inner), nil
 }
+
+// Field is one field of a Shape, as it is in JSON.
+type Field struct {
+	Name     string
+	Kind     string // number, long, time, bool, device, message_id, text, name, conversation_id, uuid, bytes or object
+	Repeated bool
+	Required bool  // of a request
+	Always   bool  // written even when it is zero
+	Max      int   // bytes, or elements of a repeated field; 0: what fits
+	Shape    Shape // of an object
+}
+
+// Shape tells what a body looks like in JSON, for those who describe it elsewhere.
+type Shape struct{ s *schema }
+
+var kindNames = [...]string{
+	kindNumber: "number", kindLong: "long", kindTime: "time", kindBool: "bool", kindDevice: "device", kindMessage: "message_id",
+	kindText: "text", kindName: "name", kindConv: "conversation_id", kindUUID: "uuid", kindBytes: "bytes", kindSub: "object",
+}
+
+// Name is what the body is called; several may share one.
+func (x Shape) Name() string { return x.s.name }
+
+// Fields returns the fields, ascending by number; a new slice each time. Of a message the timestamp
+// beside msg_id, and of an error the name beside code, are none of them.
+func (x Shape) Fields() []Field {
+	out := make([]Field, 0, len(x.s.fields))
+	for i := range x.s.fields {
+		sp := &x.s.fields[i]
+		f := Field{
+			Name: sp.name, Kind: kindNames[sp.kind], Max: sp.max,
+			Repeated: sp.attr&repeated != 0, Required: sp.attr&required != 0, Always: sp.attr&always != 0,
+		}
+		if sp.kind == kindSub {
+			f.Shape = Shape{sp.sub}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// Request and Answer are the shapes of a known method's bodies.
+func (m Method) Request() Shape { return Shape{methods[m].request} }
+func (m Method) Answer() Shape  { return Shape{methods[m].answer} }
+
+// SendShape is the shape of SEND, MessageShape that of a message.
+func SendShape() Shape    { return Shape{&sendBody} }
+func MessageShape() Shape { return Shape{&message} }
