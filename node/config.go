@@ -35,6 +35,8 @@ type Config struct {
 type Log struct {
 	Level  string `koanf:"level" doc:"debug, info, warn or error."`
 	Format string `koanf:"format" doc:"text or json."`
+
+	Slow time.Duration `koanf:"slow" doc:"Sends and requests that take this long are logged, at most ten a second of each. 0: none."`
 }
 
 // TCP configures the listener of the binary protocol.
@@ -144,7 +146,7 @@ func Default() Config {
 	lim := packet.DefaultLimits
 	return Config{
 		Data: "./data",
-		Log:  Log{Level: "info", Format: "text"},
+		Log:  Log{Level: "info", Format: "text", Slow: time.Second},
 		TCP:  TCP{Listen: "127.0.0.1:7070", TLS: TLS{MinVersion: "1.2"}},
 		HTTP: HTTP{Listen: "127.0.0.1:8080", TLS: TLS{MinVersion: "1.2"}, AuthPerMinute: 30},
 		Limits: Limits{
@@ -175,6 +177,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		bad("log.format %q: want text or json", c.Log.Format)
+	}
+	if c.Log.Slow < 0 {
+		bad("log.slow %s: want 0 or more", c.Log.Slow)
 	}
 	for name, list := range map[string][]string{"tcp.proxy_from": c.TCP.ProxyFrom, "http.trusted_proxies": c.HTTP.TrustedProxies} {
 		for _, s := range list {

@@ -27,6 +27,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 	"github.com/gochat-im/gochat/services/account"
 	"github.com/gochat-im/gochat/services/account/pwhash"
 	"github.com/gochat-im/gochat/services/conversation"
@@ -105,7 +106,7 @@ type Program struct {
 
 // New opens the data directory and binds every listener. What it opened it closes again when it fails.
 func New(cfg Config, in Program) (_ *Node, err error) {
-	logger := in.Logger
+	logger := slog.New(trace.Handler{Handler: in.Logger.Handler()})
 	n := &Node{cfg: cfg, log: logger, version: in.Version, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -209,7 +210,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}
 	if n.seq, err = timeline.New(timeline.Config{
 		Store: n.store, Keys: keys, Bus: n.bus, Guard: guard{n.convs}, Epoch: meta.Epoch, Worker: worker, Now: n.clock.Now, Logger: logger,
-		AfterBatch: func() { n.hub.Flush() }, Seen: n.convs.Seen, Events: events, MaxConversations: cfg.Limits.Conversations,
+		AfterBatch: func() { n.hub.Flush() }, Seen: n.convs.Seen, Slow: cfg.Log.Slow, Events: events, MaxConversations: cfg.Limits.Conversations,
 	}); err != nil {
 		return nil, err
 	}
@@ -238,7 +239,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 			Handshake: cfg.Limits.Handshake, Heartbeat: cfg.Limits.Heartbeat, HeartbeatMin: cfg.Limits.HeartbeatMin, HeartbeatMax: cfg.Limits.HeartbeatMax,
 			Resume: cfg.Accounts.Resume, SendsPerSecond: cfg.Limits.SendsPerSecond, UserSendsPerSecond: cfg.Limits.UserSendsPerSecond,
 			BytesPerSecond: int(cfg.Limits.BytesPerSecond), MaxInflight: cfg.Limits.Inflight, QueueBytes: int(cfg.Limits.Outbound), Stalled: cfg.Limits.Stalled,
-			Logger: logger,
+			Slow: cfg.Log.Slow, Logger: logger,
 		},
 	}, conn.Services{Authenticator: n.accounts, Conversations: n.convs, Sessions: n.sessions, Signals: signals, Methods: n.methods()}); err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ func (c *Conn) withhold(b []byte) bool {
 }
 
 // answerBackground acts on BACKGROUND.
-func (c *Conn) answerBackground(_ context.Context, f *frame.Frame, inner []byte) *code.Error {
+func (c *Conn) answerBackground(ctx context.Context, f *frame.Frame, inner []byte) *code.Error {
 	var r wire.BackgroundRequest
 	if err := packet.DecodeMethod(packet.MethodBackground, inner, &r); err != nil {
 		return err
@@ -47,5 +47,5 @@ func (c *Conn) answerBackground(_ context.Context, f *frame.Frame, inner []byte)
 		}
 	}
 	c.mu.Unlock()
-	return c.respond(f, packet.MethodBackground, new(wire.BackgroundResponse))
+	return c.respond(ctx, f, packet.MethodBackground, new(wire.BackgroundResponse))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // Config holds what all connections of a process have in common. Zero values mean
@@ -50,6 +51,9 @@ type Config struct {
 	CallTimeout time.Duration // for each of them; 10 s
 	InboxPage   int           // conversations in CONNACK unless the client asks otherwise, and at most; 100
 
+	// Slow is the time from which on a SYNC or REQUEST is logged as slow; 0: none is.
+	// Lines name their request if the Logger's handler is a trace.Handler.
+	Slow   time.Duration
 	Logger *slog.Logger // nothing is logged by default
 }
 
@@ -136,6 +140,9 @@ func (c Config) Validate() error {
 	if need := max(minMaxFrame, c.Packet.MaxContent+c.Packet.MaxExt+maxFrameWrap); c.MaxFrame < need || c.MaxFrame > frame.HardMax {
 		errs = append(errs, fmt.Errorf("connections: max frame %d: want %d to %d", c.MaxFrame, need, frame.HardMax))
 	}
+	if c.Slow < 0 {
+		errs = append(errs, fmt.Errorf("connections: slow %v: want 0 or more", c.Slow))
+	}
 	if c.ReplyBytes < c.QueueBytes {
 		errs = append(errs, fmt.Errorf("connections: reply bytes %d: want at least the queue's %d", c.ReplyBytes, c.QueueBytes))
 	}
@@ -149,7 +156,6 @@ type Edge struct {
 	methods map[packet.Method]Method // of svc, and those about conversations
 	host    Host
 	log     *slog.Logger
-	start   time.Time
 
 	allowed    atomic.Pointer[allowance] // replaced by Allow
 	strikeRate rate
@@ -163,7 +169,9 @@ type Edge struct {
 	flooders flooders
 	stats    counters
 
-	now func() int64 // nanoseconds since start
+	calmly trace.Pace // lines about slow calls and those that failed
+
+	now func() int64 // ns since the process began
 }
 
 // strikes a connection may collect by being refused before it is closed as flooding,
@@ -190,7 +198,7 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 	}
 	cfg.defaults()
 	e := &Edge{
-		cfg: cfg, svc: svc, host: h, log: cfg.Logger, start: time.Now(),
+		cfg: cfg, svc: svc, host: h, log: cfg.Logger,
 		strikeRate: perSecond(strike*strikesPerSecond, strikesAllowed/strikesPerSecond),
 		calls:      make(chan struct{}, cfg.Calls),
 		auths:      make(chan struct{}, cfg.Auths),
@@ -201,7 +209,7 @@ func NewEdge(cfg Config, svc Services, h Host) (*Edge, error) {
 		SendsPerSecond: cfg.SendsPerSecond, UserSendsPerSecond: cfg.UserSendsPerSecond, BytesPerSecond: cfg.BytesPerSecond,
 		FramesPerSecond: cfg.FramesPerSecond, MaxInflight: cfg.MaxInflight,
 	})
-	e.now = func() int64 { return int64(time.Since(e.start)) }
+	e.now = trace.Now
 	return e, nil
 }
 

@@ -53,6 +53,7 @@ type Conn struct {
 	held     int32  // bytes of it in edge.held: what waits while blocked
 	since    uint32 // second in which the transport last took something before it was full, or closing began
 	beat     uint16 // seconds of silence allowed; 0 before CONNACK
+	reason   uint16 // code that Close was called with
 
 	touched    bool // on the hub's list
 	flushing   bool // a goroutine is in drain
@@ -97,6 +98,7 @@ func (c *Conn) Close(reason *code.Error) bool {
 		return false
 	}
 	c.state.Store(stateClosing)
+	c.reason = uint16(reason.Code)
 	c.since = c.edge.second()
 	if before == stateHandshake && c.out != nil { // deliveries before a CONNACK that never comes
 		c.edge.bufs.put(c.out)
@@ -209,6 +211,55 @@ func (c *Conn) LoggedIn() bool { return c.user != nil }
 
 // Abort ends the transport without another word.
 func (c *Conn) Abort() { c.t.Close() }
+
+// Overhead notes bytes that the client sent beside its frames, and count like them: n
+// bytes, and whether they are a frame of the transport's own. alive: they are a sign of life.
+// Only the goroutine of Input calls it.
+func (c *Conn) Overhead(n int, frame, alive bool) {
+	if c.state.Load() >= stateClosing {
+		if c.ignored += n; c.ignored > maxIgnored {
+			c.t.Close()
+		}
+		return
+	}
+	e := c.edge
+	now, allowed := e.now(), e.allowed.Load()
+	over := c.bytes.take(now, n, allowed.bytes) > 0
+	if frame && c.frames.take(now, 1, allowed.frames) > 0 {
+		over = true
+	}
+	if alive && c.Connected() {
+		c.heard.Store(uint32(now / 1e9))
+	}
+	if over {
+		c.strikeOut(now)
+	}
+}
+
+// Refuse answers something that the transport couldn't make a frame of. Without a request
+// id it is only counted. Who hasn't logged in is closed. Only the goroutine of Input calls it.
+func (c *Conn) Refuse(hasReq bool, reqID uint32, err *code.Error) {
+	if c.state.Load() == stateHandshake {
+		c.Close(err)
+		return
+	}
+	c.unwelcome(hasReq, reqID, err)
+	c.Flush()
+}
+
+// Unfinished reports whether the input so far ends within a frame. Only the goroutine of Input calls it.
+func (c *Conn) Unfinished() bool { return len(c.partial) > 0 }
+
+// Reserve counts n bytes more (or less) that the transport holds of what the client has begun
+// to send, and reports false, having closed the connection, if all connections together hold too much.
+func (c *Conn) Reserve(n int) bool {
+	if c.edge.partial.Add(int64(n)) > c.edge.cfg.MaxPartial && n > 0 {
+		c.edge.partial.Add(-int64(n))
+		c.Close(code.Newf(code.Flooding, "too many unfinished frames"))
+		return false
+	}
+	return true
+}
 
 // Panicked is called by the transport when a call of Input panicked: the connection
 // is closed, the others live on.

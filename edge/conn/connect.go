@@ -50,7 +50,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(e.cfg.CallTimeout, e.cfg.Handshake))
+	ctx, cancel := context.WithTimeout(c.callContext(f), min(e.cfg.CallTimeout, e.cfg.Handshake))
 	defer cancel()
 	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind) // cloned: the rest of the body is let go
 
@@ -121,7 +121,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 		states, next, newMark, err := e.svc.Conversations.Inbox(ctx, &c.origin, mark, "", limit)
 		ack.Conversations, ack.InboxCursor, ack.SyncMark = states, next, newMark
 		if err != nil {
-			return c.failed("reading the inbox", err)
+			return c.failed(ctx, "reading the inbox", err)
 		}
 		return nil
 	})
@@ -130,7 +130,7 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	}
 	body, merr := ack.Marshal(nil)
 	if merr != nil {
-		return c.failed("encoding a CONNACK", merr)
+		return c.failed(ctx, "encoding a CONNACK", merr)
 	}
 	c.connected(f, body, uint16(ack.HeartbeatSeconds))
 	e.log.LogAttrs(ctx, slog.LevelDebug, "connected", slog.String("user", string(user)), slog.String("device", string(device)),
@@ -150,6 +150,9 @@ func (c *Conn) connected(f *frame.Frame, body []byte, beat uint16) {
 	c.out = nil
 	o := c.buffer()
 	o.b = frame.Append(o.b, frame.Connack, f.Flags&frame.FlagRequestID, f.ReqID, body)
+	if f.Flags&frame.FlagTrace != 0 {
+		o.b = frame.AddTrace(o.b, 0, f.Trace)
+	}
 	o.frames++
 	if early != nil {
 		o.b = append(o.b, early.b...)

@@ -8,6 +8,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // maxIgnored is how many bytes a client may go on to send after it was told the end.
@@ -211,7 +212,11 @@ func (in *input) send(f *frame.Frame, limited bool) {
 		c.answer(f, err)
 		return
 	}
-	p.From, p.ReqID, p.Reply = &c.origin, f.ReqID, c
+	p.From, p.ReqID, p.Reply, p.At = &c.origin, f.ReqID, c, in.now
+	if f.Flags&frame.FlagTrace != 0 {
+		t := trace.ID(f.Trace)
+		p.Trace = &t
+	}
 	p.Resend = f.Flags&frame.FlagResend != 0
 	p.Interactive = f.Flags&frame.FlagInteractive != 0
 	in.sends++
@@ -288,7 +293,7 @@ func (c *Conn) admit(run []packet.Pending, now int64, limited time.Duration) {
 		}
 		first = i + 1
 		c.mu.Lock()
-		over := c.state.Load() <= stateConnected && c.refuse(p.ReqID, true, err, conv)
+		over := c.state.Load() <= stateConnected && c.refuse(p.ReqID, true, p.Trace, err, conv)
 		c.replied = true
 		c.mu.Unlock()
 		switch {
@@ -368,7 +373,12 @@ func (c *Conn) answer(f *frame.Frame, err *code.Error) {
 		c.mu.Unlock()
 		return
 	}
-	over := c.refuse(f.ReqID, f.HasReqID(), err, id.ConversationID{})
+	var tr *trace.ID
+	if f.Flags&frame.FlagTrace != 0 {
+		t := trace.ID(f.Trace)
+		tr = &t
+	}
+	over := c.refuse(f.ReqID, f.HasReqID(), tr, err, id.ConversationID{})
 	c.replied = true
 	flood := c.struck(c.edge.now(), strike)
 	c.mu.Unlock()

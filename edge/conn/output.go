@@ -6,6 +6,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 var _ packet.Replier = (*Conn)(nil)
@@ -68,13 +69,20 @@ func (c *Conn) Acked(p *packet.Pending, ack packet.Ack) {
 		return
 	}
 	o := c.buffer()
+	before := len(o.b)
 	o.b = packet.AppendSendAck(o.b, p.ReqID, ack, p.Conversation.IsZero())
+	if p.Trace != nil {
+		o.b = frame.AddTrace(o.b, before, *p.Trace)
+	}
 	o.frames++
 	o.acks++
 	c.hold(24) // about
 	over := len(o.b) > c.edge.cfg.ReplyBytes
 	touch := c.touch()
 	c.mu.Unlock()
+	if p.Trace != nil {
+		c.noteSend(p, ack, nil)
+	}
 	c.told(touch, over)
 }
 
@@ -91,17 +99,23 @@ func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 	if err.Code.Scope() == code.ScopeLane {
 		conv = c.laneOf(p)
 	}
-	over := c.refuse(p.ReqID, true, err, conv)
+	over := c.refuse(p.ReqID, true, p.Trace, err, conv)
 	touch := c.touch()
 	c.mu.Unlock()
+	if p.Trace != nil {
+		c.noteSend(p, packet.Ack{Conversation: conv}, err)
+	}
 	c.told(touch, over)
 }
 
 // refuse queues an ERROR and reports whether too much is waiting. mu is held.
-func (c *Conn) refuse(reqID uint32, hasReq bool, err *code.Error, conv id.ConversationID) (over bool) {
+func (c *Conn) refuse(reqID uint32, hasReq bool, tr *trace.ID, err *code.Error, conv id.ConversationID) (over bool) {
 	o := c.buffer()
 	before := len(o.b)
 	o.b = packet.AppendError(o.b, reqID, hasReq, err, conv)
+	if tr != nil {
+		o.b = frame.AddTrace(o.b, before, *tr)
+	}
 	o.frames++
 	c.hold(len(o.b) - before)
 	c.edge.stats.refused(err.Code)
@@ -118,10 +132,10 @@ func (c *Conn) told(touch, over bool) {
 	}
 }
 
-// reply queues frames that answer the client and are never dropped: a client that
+// reply queues a frame that answers f and is never dropped: a client that
 // lets too many of them wait is closed. It is for the goroutine of Input, whose end
 // writes them.
-func (c *Conn) reply(app func(dst []byte) []byte) {
+func (c *Conn) reply(f *frame.Frame, app func(dst []byte) []byte) {
 	c.mu.Lock()
 	if c.state.Load() > stateConnected {
 		c.mu.Unlock()
@@ -130,6 +144,9 @@ func (c *Conn) reply(app func(dst []byte) []byte) {
 	o := c.buffer()
 	before := len(o.b)
 	o.b = app(o.b)
+	if f.Flags&frame.FlagTrace != 0 {
+		o.b = frame.AddTrace(o.b, before, f.Trace)
+	}
 	o.frames++
 	c.hold(len(o.b) - before)
 	c.replied = true
@@ -258,13 +275,13 @@ func (c *Conn) drain() {
 	if c.state.Load() == stateConnected {
 		c.since = 0
 	}
-	end := c.state.Load() == stateClosing && !c.wrclosed
+	end, reason := c.state.Load() == stateClosing && !c.wrclosed, code.Code(c.reason)
 	if end {
 		c.wrclosed = true
 	}
 	c.mu.Unlock()
 	if end {
-		c.t.CloseWrite()
+		c.t.CloseWrite(reason)
 	}
 }
 

@@ -25,14 +25,21 @@ type Transport interface {
 	// After the end of the connection it returns an error and touches nothing.
 	Write(p []byte) (n int, err error)
 
-	// CloseWrite tells the peer that nothing more will come; what was written still arrives.
-	CloseWrite()
+	// CloseWrite tells the peer that nothing more will come, and where it can the reason that
+	// Close was called with; what was written still arrives.
+	CloseWrite(reason code.Code)
 
 	// Close ends the connection at once. Conn.Closed follows, maybe before Close has returned.
 	Close()
 
 	// RemoteAddr is the peer's address, behind a proxy the one that the proxy told.
 	RemoteAddr() netip.AddrPort
+}
+
+// Introduced is a Transport whose opening brought an access token. It counts where CONNECT brings none.
+type Introduced interface {
+	// Token returns the token once, and the empty string from then on. It is for the goroutine of Input.
+	Token() string
 }
 
 // Authenticator checks who a CONNECT comes from. It may block, and is called by at

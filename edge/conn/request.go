@@ -3,7 +3,7 @@ package conn
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
@@ -20,7 +20,7 @@ func (c *Conn) other(f *frame.Frame, now int64, limited bool) {
 	case connected && !limited && f.Type == frame.RecvAck:
 		c.received(f)
 	case connected && !limited && f.Type == frame.Ping:
-		c.pong(f.Flags&frame.FlagRequestID, f.ReqID)
+		c.pong(f)
 	default:
 		g := *f
 		c.rare(&g, now, limited, connected)
@@ -57,8 +57,9 @@ func (c *Conn) rare(f *frame.Frame, now int64, limited, connected bool) {
 }
 
 // pong answers a PING.
-func (c *Conn) pong(flags frame.Flags, reqID uint32) {
-	c.reply(func(dst []byte) []byte { return frame.Append(dst, frame.Pong, flags, reqID, nil) })
+func (c *Conn) pong(f *frame.Frame) {
+	flags, reqID := f.Flags&frame.FlagRequestID, f.ReqID
+	c.reply(f, func(dst []byte) []byte { return frame.Append(dst, frame.Pong, flags, reqID, nil) })
 }
 
 // limit refuses a frame of a connection that sends more than it may.
@@ -92,16 +93,6 @@ func asError(err error) *code.Error {
 	return code.Wrap(code.Internal, err)
 }
 
-// failed logs an error that isn't the client's doing and returns what the client is told.
-func (c *Conn) failed(doing string, err error) *code.Error {
-	e := asError(err)
-	if e.Code == code.Internal {
-		c.edge.log.LogAttrs(context.Background(), slog.LevelError, "a call failed", slog.String("doing", doing),
-			slog.String("user", string(c.origin.User)), slog.Any("error", err))
-	}
-	return e
-}
-
 // received acts on a RECVACK.
 func (c *Conn) received(f *frame.Frame) {
 	svc := c.edge.svc.Conversations
@@ -109,18 +100,18 @@ func (c *Conn) received(f *frame.Frame) {
 		svc.Received(&c.origin, conv, seq)
 	})
 	if err != nil {
-		c.unwelcome(f.HasReqID(), f.ReqID, err)
+		c.unwelcome(f, err)
 	}
 }
 
 // unwelcome refuses a frame that has no answer unless it carries a request id.
-func (c *Conn) unwelcome(hasReq bool, reqID uint32, err *code.Error) {
-	if !hasReq {
+func (c *Conn) unwelcome(f *frame.Frame, err *code.Error) {
+	if !f.HasReqID() {
 		c.strikeOut(c.edge.now())
 		return
 	}
-	f := frame.Frame{Flags: frame.FlagRequestID, ReqID: reqID}
-	c.answer(&f, err)
+	g := *f // which stays where it is
+	c.answer(&g, err)
 }
 
 // call runs a blocking service call in the goroutine that reads: the client's next
@@ -134,11 +125,14 @@ func (c *Conn) call(f *frame.Frame, fn func(ctx context.Context, f *frame.Frame)
 		c.answer(f, code.Newf(code.Overloaded, "read the answers that are waiting first"))
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.edge.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(c.callContext(f), c.edge.cfg.CallTimeout)
 	defer cancel()
-	if err := withSlot(ctx, c.edge.calls, func() *code.Error { return fn(ctx, f) }); err != nil {
+	began := c.edge.now()
+	err := withSlot(ctx, c.edge.calls, func() *code.Error { return fn(ctx, f) })
+	if err != nil {
 		c.answer(f, err)
 	}
+	c.noteCall(ctx, f, time.Duration(c.edge.now()-began), err)
 }
 
 // page bounds the number of messages that a client asks for.
@@ -162,12 +156,12 @@ func (c *Conn) sync(ctx context.Context, f *frame.Frame) *code.Error {
 		if c.crowded() {
 			refused = code.Newf(code.Overloaded, "ask for fewer ranges at once")
 		} else if p, err := c.edge.svc.Conversations.Sync(ctx, &c.origin, conv, r.FromSeq, r.ToSeq, c.page(r.Limit)); err != nil {
-			refused = c.failed("syncing a range", err)
+			refused = c.failed(ctx, "syncing a range", err)
 		} else {
 			page = p
 		}
 		more := i < len(m.Ranges)-1
-		c.reply(func(dst []byte) []byte { return packet.AppendSynced(dst, f.ReqID, more, &page, refused) })
+		c.reply(f, func(dst []byte) []byte { return packet.AppendSynced(dst, f.ReqID, more, &page, refused) })
 	}
 	return nil
 }
@@ -190,18 +184,18 @@ func (c *Conn) request(ctx context.Context, f *frame.Frame) *code.Error {
 	}
 	answer, failure := serve(ctx, &c.origin, inner)
 	if failure != nil {
-		return c.failed("answering "+method.String(), failure)
+		return c.failed(ctx, "answering "+method.String(), failure)
 	}
-	return c.respond(f, method, answer)
+	return c.respond(ctx, f, method, answer)
 }
 
 // respond answers a REQUEST in one part.
-func (c *Conn) respond(f *frame.Frame, m packet.Method, body packet.Body) *code.Error {
+func (c *Conn) respond(ctx context.Context, f *frame.Frame, m packet.Method, body packet.Body) *code.Error {
 	b, err := packet.AppendResponse(nil, f.ReqID, false, m, body)
 	if err != nil {
-		return c.failed("encoding an answer", err)
+		return c.failed(ctx, "encoding an answer", err)
 	}
-	c.reply(func(dst []byte) []byte { return append(dst, b...) })
+	c.reply(f, func(dst []byte) []byte { return append(dst, b...) })
 	return nil
 }
 
@@ -212,9 +206,9 @@ func (c *Conn) history(ctx context.Context, f *frame.Frame, inner []byte) *code.
 	}
 	page, err := c.edge.svc.Conversations.History(ctx, &c.origin, id.ConversationID(r.ConversationId), r.BeforeSeq, c.page(r.Limit))
 	if err != nil {
-		return c.failed("reading history", err)
+		return c.failed(ctx, "reading history", err)
 	}
-	c.reply(func(dst []byte) []byte { return packet.AppendHistory(dst, f.ReqID, &page) })
+	c.reply(f, func(dst []byte) []byte { return packet.AppendHistory(dst, f.ReqID, &page) })
 	return nil
 }
 
@@ -223,11 +217,11 @@ func (c *Conn) signal(f *frame.Frame) {
 	m, err := packet.DecodeSignal(f.Body)
 	if err == nil {
 		m.SenderId, m.SenderDevice = string(c.origin.User), string(c.origin.Device)
-		ctx, cancel := context.WithTimeout(context.Background(), c.edge.cfg.CallTimeout)
+		ctx, cancel := context.WithTimeout(c.callContext(f), c.edge.cfg.CallTimeout)
 		defer cancel()
 		err = withSlot(ctx, c.edge.calls, func() *code.Error { return c.edge.svc.Signals.Signal(ctx, &c.origin, m) })
 	}
 	if err != nil {
-		c.unwelcome(f.HasReqID(), f.ReqID, err)
+		c.unwelcome(f, err)
 	}
 }

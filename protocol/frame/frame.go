@@ -215,6 +215,25 @@ func AppendTraced(dst []byte, t Type, flags Flags, reqID uint32, trace [16]byte,
 	return append(dst, body...)
 }
 
+// AddTrace puts a trace id into the whole frame that begins at dst[at] and ends with dst; the frame has none yet.
+func AddTrace(dst []byte, at int, trace [16]byte) []byte {
+	size, n := binary.Uvarint(dst[at:])
+	head := at + n + 2 // behind type and flags
+	if Flags(dst[head-1])&FlagRequestID != 0 {
+		_, m := binary.Uvarint(dst[head:])
+		head += m
+	}
+	grown := uvarintLen(size + TraceSize) // the length itself may become longer
+	end := len(dst)
+	dst = append(dst, make([]byte, TraceSize+grown-n)...)
+	copy(dst[head+grown-n+TraceSize:], dst[head:end])
+	copy(dst[at+grown:], dst[at+n:head])
+	binary.PutUvarint(dst[at:], size+TraceSize)
+	dst[at+grown+1] |= byte(FlagTrace)
+	copy(dst[head+grown-n:], trace[:])
+	return dst
+}
+
 func uvarintLen(v uint64) int {
 	n := 1
 	for v >= 0x80 {

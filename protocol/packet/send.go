@@ -10,6 +10,7 @@ package packet
 import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // Origin is who is behind a connection, as the edge knows it after CONNECT.
@@ -68,8 +69,19 @@ type Pending struct {
 	ReqID       uint32
 	Resend      bool        // sent before, maybe stored
 	Interactive bool        // moves the sender's ReadSeq to SeenSeq
+	Trace       *trace.ID   // of the frame; nil: none
+	At          int64       // trace.Now when it came; 0: not known
 	Refusal     *code.Error // why it must not be stored, unless it is already; nil: it may be
 	Reply       Replier
+}
+
+// Call is what the log says of p.
+func (p *Pending) Call() trace.Call {
+	c := trace.Call{ReqID: p.ReqID, Conn: p.From.Conn, User: p.From.User, Device: p.From.Device}
+	if p.Trace != nil {
+		c.Trace = *p.Trace
+	}
+	return c
 }
 
 // Ack is the good outcome: the message is stored.

@@ -9,6 +9,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // Send takes over batch: messages of one connection to one target, in order. It never
@@ -132,7 +133,7 @@ func (s *Service) create() {
 		if err != nil {
 			refusal := unavailable(err)
 			if refusal.Cause != nil {
-				s.log.Warn("direct conversation could not be opened", "err", refusal)
+				s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal)
 			}
 			for _, b := range c.batches {
 				refuse(b, refusal)

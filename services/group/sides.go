@@ -116,7 +116,7 @@ func (s *Service) withdraw(ctx context.Context, conv id.ConversationID, users []
 		})
 	}
 	if err != nil {
-		s.log.Warn("users' lists still hold a group that they aren't in", "conversation", conv.String(), "users", len(users), "err", err)
+		s.log.WarnContext(ctx, "users' lists still hold a group that they aren't in", "conversation", conv.String(), "users", len(users), "err", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // Gate lets messages through to a Sequencer once the hook has judged them. Messages of one
@@ -169,7 +170,7 @@ func (g *Gate) judge(conv id.ConversationID, msgs []packet.Pending, failed bool)
 			}
 			failed = true
 			if g.ctx.Err() == nil {
-				g.log.Error("the hook before a send failed", "conversation", conv, "user", p.From.User, "open", g.cfg.FailOpen, "err", err)
+				g.log.ErrorContext(trace.With(g.ctx, p.Call()), "the hook before a send failed", "conversation", conv, "open", g.cfg.FailOpen, "err", err)
 			}
 		}
 		if !g.cfg.FailOpen || g.ctx.Err() != nil {

@@ -77,6 +77,10 @@ type Config struct {
 
 	Logger *slog.Logger // nil: nothing is logged
 
+	// Slow is the time between a message's arrival and its answer from which on it is
+	// logged; 0: none is.
+	Slow time.Duration
+
 	// AfterBatch is called after each round's answers and events were given out: the
 	// time to flush. May be nil.
 	AfterBatch func()
@@ -137,6 +141,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: no guard")
 	case c.Worker > id.MaxWorker:
 		return fmt.Errorf("timeline: worker %d is over %d", c.Worker, id.MaxWorker)
+	case c.Slow < 0:
+		return fmt.Errorf("timeline: slow %s", c.Slow)
 	case c.RebuildAfter > maxRebuildAfter:
 		return fmt.Errorf("timeline: rebuild after %s is over %s", c.RebuildAfter, maxRebuildAfter)
 	}

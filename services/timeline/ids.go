@@ -212,3 +212,17 @@ func (m *idMemory) loadedIDs() int {
 	}
 	return n
 }
+
+// behind reports whether a look-up found a message that the head in memory is without: it
+// was stored after the head was read, late or by another owner. Such a message may be acked
+// only once the head is read again: only that sees to it that a bus apart has it. (A run that
+// has a transaction learns by a conflict that its head is behind.)
+func (s *Sequencer) behind(ru *run) bool {
+	outs := s.round.outs[ru.start:ru.end]
+	for i := range outs {
+		if outs[i].dup && outs[i].seq > ru.c.head.LastSeq {
+			return true
+		}
+	}
+	return false
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // outcome is what becomes of one message, once the transaction of its run is decided.
@@ -45,7 +46,8 @@ type run struct {
 
 // round is the memory of a round, used again for the next.
 type round struct {
-	now    int64
+	now    int64 // Unix ms
+	began  int64 // of trace.Now
 	runs   []run
 	outs   []outcome
 	txs    []*kv.Tx // of runs, in order
@@ -62,7 +64,7 @@ func (s *Sequencer) runRound(ctx context.Context) {
 	r := &s.round
 	r.now = s.cfg.Now()
 	s.clock.begin(r.now)
-	began := time.Now()
+	r.began = trace.Now()
 	taken, bytes := 0, 0
 	for taken < len(s.todo) && len(r.outs) < s.cfg.RoundMessages && bytes < s.cfg.RoundBytes {
 		c := s.todo[taken]
@@ -92,7 +94,7 @@ func (s *Sequencer) runRound(ctx context.Context) {
 		}
 	}
 	if f := s.cfg.Events.Committed; f != nil && messages > 0 {
-		f(conversations, messages, time.Since(began))
+		f(conversations, messages, time.Duration(trace.Now()-r.began))
 	}
 	if s.apart && messages > 0 {
 		s.handOn(ctx)
@@ -108,7 +110,7 @@ func (s *Sequencer) runRound(ctx context.Context) {
 			ru.c.current, ru.c.yield = nil, true
 		}
 		s.settle(ru.c, outs, ru.lanes, ru.bytes, r.now, ru.refused)
-		s.answer(ru.c.id, outs, ru.head.LastSeq)
+		s.answer(ru.c.id, outs, ru.head.LastSeq, r.began)
 		if ru.change != nil {
 			ru.change.end()
 		}
@@ -549,20 +551,6 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 		c.doubt = true
 		s.again(c, code.Wrap(code.Undetermined, err))
 	}
-}
-
-// behind reports whether a look-up found a message that the head in memory is without: it
-// was stored after the head was read, late or by another owner. Such a message may be acked
-// only once the head is read again: only that sees to it that a bus apart has it. (A run that
-// has a transaction learns by a conflict that its head is behind.)
-func (s *Sequencer) behind(ru *run) bool {
-	outs := s.round.outs[ru.start:ru.end]
-	for i := range outs {
-		if outs[i].dup && outs[i].seq > ru.c.head.LastSeq {
-			return true
-		}
-	}
-	return false
 }
 
 // finish makes the run's outcomes final.

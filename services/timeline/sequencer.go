@@ -15,6 +15,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // Sequencer appends to conversations. Its methods are safe for concurrent use.
@@ -37,6 +38,8 @@ type Sequencer struct {
 	pendingBytes atomic.Int64
 	away         atomic.Bool   // the bus (apart) is away
 	marksSet     atomic.Uint64 // outbox marks written
+
+	slow, failed trace.Pace // lines about sends
 
 	// The sequencer goroutine's.
 	clock   clock
@@ -350,7 +353,7 @@ func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
 		bytes += weight(p)
 	}
 	s.settle(c, outs, nil, bytes, s.cfg.Now(), true)
-	s.answer(c.id, outs, 0)
+	s.answer(c.id, outs, 0, 0)
 }
 
 // settle ends a run: outs are the outcomes of the first messages of the work, bytes by
@@ -382,12 +385,19 @@ func (s *Sequencer) settle(c *conversation, outs []outcome, lanes []laneChange, 
 	}
 }
 
-// answer tells the senders of outs.
-func (s *Sequencer) answer(conv id.ConversationID, outs []outcome, last uint64) {
-	dups := 0
+// answer tells the senders of outs. The round of their messages began at began, of
+// trace.Now; 0: there was none.
+func (s *Sequencer) answer(conv id.ConversationID, outs []outcome, last uint64, began int64) {
+	dups, now, slow := 0, trace.Now(), int64(s.cfg.Slow)
+	if slow == 0 {
+		slow = math.MaxInt64
+	}
 	for i := range outs {
 		o := &outs[i]
 		p := o.p
+		if p.Trace != nil || now-p.At >= slow || o.err != nil {
+			s.note(conv, o, began, now)
+		}
 		if o.err != nil {
 			p.Reply.Refused(p, o.err)
 			s.refused(o.err.Code, 1)

@@ -27,6 +27,7 @@ var rooms = []room{
 	{"protocol/code", 0, 1},
 	{"protocol/id", 0, 1},
 	{"protocol/auth", 0, 1},
+	{"protocol/trace", 0, 2},
 	{"protocol/frame", 0, 2},
 	{"protocol/packet", 0, 3},
 	{"kitex_gen/wire", 0, 0},

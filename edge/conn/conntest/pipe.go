@@ -47,7 +47,7 @@ func (p *Pipe) Write(b []byte) (int, error) {
 }
 
 // CloseWrite implements conn.Transport.
-func (p *Pipe) CloseWrite() {
+func (p *Pipe) CloseWrite(code.Code) {
 	p.mu.Lock()
 	p.wrclosed = true
 	p.mu.Unlock()
