@@ -243,7 +243,11 @@ func (c *Conn) Refuse(hasReq bool, reqID uint32, err *code.Error) {
 		c.Close(err)
 		return
 	}
-	c.unwelcome(hasReq, reqID, err)
+	f := frame.Frame{ReqID: reqID}
+	if hasReq {
+		f.Flags = frame.FlagRequestID
+	}
+	c.unwelcome(&f, err)
 	c.Flush()
 }
 
