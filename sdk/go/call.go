@@ -9,6 +9,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // call is a REQUEST under way. done is called once with the answer, with Client.mu held;
@@ -16,6 +17,7 @@ import (
 type call struct {
 	method  packet.Method
 	request packet.Body
+	trace   trace.ID
 	done    func(inner []byte, err error)
 }
 
@@ -29,7 +31,7 @@ func (c *Client) ask(l *link, k *call) {
 		k.finish(err)
 		return
 	}
-	l.out = b
+	l.out = withTrace(b, len(l.out), k.trace)
 	l.wakeWriter()
 }
 
@@ -65,7 +67,7 @@ func (c *Client) do(ctx context.Context, m packet.Method, req packet.Body, take 
 			c.mu.Unlock()
 			continue
 		}
-		c.ask(c.link, &call{method: m, request: req, done: func(inner []byte, err error) {
+		c.ask(c.link, &call{method: m, request: req, trace: traceOf(ctx), done: func(inner []byte, err error) {
 			if err == nil && !left {
 				err = take(inner)
 			}
@@ -186,14 +188,33 @@ func (c *Client) Conversation(ctx context.Context, conv id.ConversationID) (Conv
 	return conversationOf(c.User(), ans), nil
 }
 
-// MarkRead moves the user's read position up to seq, and returns where it is then and how
-// many messages are unread.
+// MarkRead moves the user's read position up to seq (never back, never past the last message), and returns where it is then and
+// how many messages are unread. The Handler hears of it too, here and on the user's other devices (CursorsMoved, or, where
+// unread ones are left, ConversationChanged), and so does the other side of a direct conversation.
 func (c *Client) MarkRead(ctx context.Context, conv id.ConversationID, seq uint64) (read uint64, unread int, err error) {
-	ans := new(wire.ReadResponse)
 	err = c.do(ctx, packet.MethodRead, &wire.ReadRequest{ConversationId: conv[:], ReadSeq: seq}, func(inner []byte) error {
-		return answerInto(packet.MethodRead, inner, ans)
+		ans := new(wire.ReadResponse)
+		if err := answerInto(packet.MethodRead, inner, ans); err != nil {
+			return err
+		}
+		read, unread = ans.ReadSeq, int(ans.Unread)
+		if unread > 0 { // counted up to a message that the answer doesn't name
+			c.askState(conv)
+			return nil
+		}
+		c.push(CursorsMoved{Conversation: conv, User: c.me, Own: true, ReadSeq: read, RecvSeq: read, LastSeq: read})
+		return nil
 	})
-	return ans.ReadSeq, int(ans.Unread), err
+	return read, unread, err
+}
+
+// SetTyping tells those who are connected now that the user is writing, or has stopped; they let it lapse after 6 s
+// without another. Call it at most every few seconds. Errors are those of Signal.
+func (c *Client) SetTyping(to Target, typing bool) error {
+	if typing {
+		return c.Signal(to, SignalTyping, nil)
+	}
+	return c.Signal(to, SignalStopped, nil)
 }
 
 // Signal tells the devices that are connected now something that is not stored. It is

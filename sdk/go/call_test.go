@@ -93,6 +93,18 @@ func TestMethods(t *testing.T) {
 	})
 	p.answer(packet.MethodRead, new(wire.ReadRequest), &wire.ReadResponse{ReadSeq: 9, Unread: 1})
 	wait()
+	// How many are unread holds up to a message that the answer doesn't name: it is asked how it stands.
+	p.answer(packet.MethodConversation, new(wire.ConversationRequest), &wire.ConversationState{ConversationId: ab[:]})
+	wait = later(func() {
+		if read, unread, err := c.MarkRead(timeout(t), ab, 10); err != nil || read != 10 || unread != 0 {
+			t.Errorf("MarkRead: %d %d %v", read, unread, err)
+		}
+	})
+	p.answer(packet.MethodRead, new(wire.ReadRequest), &wire.ReadResponse{ReadSeq: 10})
+	wait()
+	if e := waitEvent[CursorsMoved](t, r); !e.Own || e.User != alice || e.Conversation != ab || e.ReadSeq != 10 || e.LastSeq != 10 || e.Unread != 0 {
+		t.Errorf("%+v", e)
+	}
 
 	wait = later(func() {
 		if _, err := c.Conversation(timeout(t), ab); !errors.Is(err, code.New(code.NoSuchConversation)) {

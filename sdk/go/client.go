@@ -45,6 +45,7 @@ type Client struct {
 	background bool // nobody is looking at the app
 	drafts     map[draftKey]*draft
 	lastDraft  uint64
+	people     people
 
 	convs    map[id.ConversationID]*conversation
 	behind   map[id.ConversationID]*conversation // those that miss something

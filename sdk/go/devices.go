@@ -57,6 +57,20 @@ func (c *Client) signOut(ctx context.Context, device id.DeviceID) (int, error) {
 	return int(ans.SignedOut), err
 }
 
+// SetBackground tells the server whether somebody is looking at the app. While nobody is, it
+// sends no signals and gathers messages for about a second. It returns when the server knows, or
+// ctx ends; the client tells it again whenever it connects. What was held back and matters
+// is caught up with by itself when somebody looks again.
+func (c *Client) SetBackground(ctx context.Context, background bool) error {
+	c.mu.Lock()
+	c.background = background
+	c.mu.Unlock()
+	req := &wire.BackgroundRequest{Background: background}
+	return c.do(ctx, packet.MethodBackground, req, func(inner []byte) error {
+		return answerInto(packet.MethodBackground, inner, new(wire.BackgroundResponse))
+	})
+}
+
 // What may happen to an account.
 const (
 	SignedIn        = "signed_in"

@@ -69,7 +69,13 @@ type MessagesGone struct {
 	FirstSeq     uint64
 }
 
-// SignalReceived: somebody types, and the like.
+// Kinds of signals that SignalReceived tells of; those from 1000 on are an integrator's own.
+const (
+	SignalTyping  = 1 // to be hidden after 6 s without another one
+	SignalStopped = 2
+)
+
+// SignalReceived: somebody types, and the like. It was said a moment ago, may be lost or overtaken, and is never told twice.
 type SignalReceived struct {
 	Conversation id.ConversationID
 	Sender       id.UserID

@@ -41,7 +41,7 @@ func (r Role) String() string {
 const (
 	TypeMembership = 64 // Message.Membership reads it
 	TypeGroup      = 65 // the group's name, avatar, ext or who may join: Message.GroupChange reads it
-	TypeNickname   = 66 // the sender's name in the group: {"nickname": "…"}
+	TypeNickname   = 66 // the sender's name in the group: Message.Nickname reads it
 )
 
 // NewGroup is a group to be made.
@@ -122,6 +122,19 @@ type GroupChanged struct {
 // Membership reads a message of TypeMembership; ok is false for other messages.
 func (m *Message) Membership() (w Membership, ok bool) {
 	return w, m.Type == TypeMembership && json.Unmarshal([]byte(m.Text), &w) == nil
+}
+
+// Nickname reads a message of TypeNickname: the sender's own name in the group from here on, "" for none;
+// ok is false for other messages.
+func (m *Message) Nickname() (name string, ok bool) {
+	if m.Type != TypeNickname {
+		return "", false
+	}
+	var w struct {
+		Nickname string `json:"nickname"`
+	}
+	err := json.Unmarshal([]byte(m.Text), &w)
+	return w.Nickname, err == nil
 }
 
 // GroupChange reads a message of TypeGroup; ok is false for other messages.
@@ -227,6 +240,12 @@ func (c *Client) Members(ctx context.Context, conv id.ConversationID, cursor str
 	if err != nil {
 		return nil, "", 0, err
 	}
+	c.mu.Lock()
+	v := c.conversation(conv)
+	for _, m := range ans.Members {
+		v.nicknamed(id.UserID(m.UserId), m.Nickname)
+	}
+	c.mu.Unlock()
 	for _, m := range ans.Members {
 		page = append(page, GroupMember{User: id.UserID(m.UserId), Role: Role(m.Role), JoinedSeq: m.JoinedSeq, Nickname: m.Nickname})
 	}

@@ -74,6 +74,9 @@ func (c *Client) heard(s *wire.ConversationState) {
 	if info.Peer != "" {
 		v.peer = info.Peer
 	}
+	if v.id.Kind() == id.KindGroup && c.me != "" {
+		v.nicknamed(c.me, info.Nickname)
+	}
 	head := s.LastSeq
 	if s.LeftSeq != 0 {
 		head = min(head, s.LeftSeq)

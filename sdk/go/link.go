@@ -232,6 +232,7 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 	c.session = s
 	c.saveSession()
 	c.link = l
+	c.people.visit++
 	if c.stopped == nil {
 		close(c.up)
 	}
@@ -448,6 +449,7 @@ func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 	soonest(c.pump(l, now))
 	soonest(c.pullDue(l, now))
 	soonest(c.pageDue(l, now))
+	soonest(c.peopleDue(l, now))
 	if len(c.unacked) > 0 {
 		if !now.Before(c.nextAck) {
 			c.appendRecvAcks(l)

@@ -13,6 +13,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // maxStamps is how often a message gets a new id before it is given up.
@@ -36,6 +37,7 @@ type outgoing struct {
 	sent   bool   // on this connection, and not answered
 	req    uint32 // the request of the last try
 	tried  bool   // maybe stored
+	trace  trace.ID
 
 	done chan struct{}
 	ack  Ack
@@ -130,7 +132,7 @@ func (c *Client) send(ctx context.Context, to Target, m Content, seen uint64, in
 		c.mu.Unlock()
 		return nil, c.stopped
 	}
-	o := &outgoing{done: make(chan struct{}), user: to.User}
+	o := &outgoing{done: make(chan struct{}), user: to.User, trace: traceOf(ctx)}
 	o.ID, o.Interactive, o.Conversation = c.newID(), interactive, to.Conversation
 	if to.User != "" && to.Conversation.IsZero() && c.me != "" {
 		o.Conversation = id.Direct(c.me, to.User)
@@ -315,7 +317,7 @@ func (c *Client) pump(l *link, now time.Time) (next time.Time) {
 			}
 			o.req = l.request(o)
 			before := len(l.out)
-			l.out = frame.Append(l.out, frame.Send, flags, o.req, o.Body)
+			l.out = withTrace(frame.Append(l.out, frame.Send, flags, o.req, o.Body), before, o.trace)
 			l.sends.spend(now, 1)
 			l.bytes.spend(now, len(l.out)-before)
 			l.inflight++

@@ -31,9 +31,9 @@ const (
 	fieldExt    = 4
 )
 
-// ProfileChanged: the user's own profile was changed by another device, or that of somebody
-// with whom the user has a direct conversation. It is told only to who is connected then: ask
-// Profiles for who is shown after each Connected, and for who is shown in groups when they are.
+// ProfileChanged: the client has learned of a profile that is newer than what it knew: the user's own, that of somebody
+// with whom the user has a direct conversation, or one that was asked for by Name, Profile or Profiles. An older Version than
+// before never comes. The server tells only who is connected then; Name and Profile ask again after each connection.
 type ProfileChanged struct{ Profile Profile }
 
 func (ProfileChanged) event() {}
@@ -42,7 +42,8 @@ func profileOf(w *wire.Profile) Profile {
 	return Profile{User: id.UserID(w.UserId), Name: w.Name, Avatar: w.Avatar, Ext: w.Ext, Version: w.Version}
 }
 
-// Profiles returns the profiles of users, however many, by their ids; who has none is left out.
+// Profiles asks the server for the profiles of users, however many, and returns them by their ids; who has none is left
+// out. The map is the caller's. To show names, Name and Profile need no waiting.
 func (c *Client) Profiles(ctx context.Context, users ...id.UserID) (map[id.UserID]Profile, error) {
 	found := make(map[id.UserID]Profile, len(users))
 	for len(users) > 0 {
@@ -58,9 +59,12 @@ func (c *Client) Profiles(ctx context.Context, users ...id.UserID) (map[id.UserI
 		if err != nil {
 			return nil, err
 		}
+		c.mu.Lock()
 		for _, p := range ans.Profiles {
 			found[id.UserID(p.UserId)] = profileOf(p)
+			c.learn(profileOf(p))
 		}
+		c.mu.Unlock()
 		n := len(asked)
 		if ans.Answered > 0 { // else a server that knows no full answers
 			n = min(n, int(ans.Answered))
@@ -89,7 +93,11 @@ func (c *Client) SetProfile(ctx context.Context, change ProfileChange) (Profile,
 	if err != nil {
 		return Profile{}, err
 	}
-	return profileOf(ans), nil
+	p := profileOf(ans)
+	c.mu.Lock()
+	c.learn(p)
+	c.mu.Unlock()
+	return p, nil
 }
 
 // Block keeps a user from writing to this one, in their direct conversation; Unblock lets
@@ -136,5 +144,5 @@ func (c *Client) profileSignalled(m *wire.Signal) {
 		c.log.Warn("a signal of a profile that can't be read", "error", err)
 		return
 	}
-	c.push(ProfileChanged{Profile: profileOf(p)})
+	c.learn(profileOf(p))
 }

@@ -103,6 +103,72 @@ func TestASignalOfAProfile(t *testing.T) {
 	}
 }
 
+// Names come from what is known, what isn't is asked for beside, once a connection, and late news are dropped.
+func TestNames(t *testing.T) {
+	s, r := newScripted(t), newRecorder()
+	c := open(t, s.address(), r, nil)
+	told := func(want ...string) {
+		t.Helper()
+		var got []string
+		r.wait(t, fmt.Sprintf("profiles %q", want), func(events []Event) bool {
+			got = nil
+			for _, e := range events {
+				if e, ok := e.(ProfileChanged); ok {
+					got = append(got, e.Profile.Name)
+				}
+			}
+			return len(got) >= len(want)
+		})
+		if !slices.Equal(got, want) {
+			t.Fatalf("told of %q, want %q", got, want)
+		}
+	}
+	group := id.ConversationID{0: byte(id.KindGroup), 15: 7}
+	if got := c.Name(group, "bob"); got != "bob" {
+		t.Errorf("before the first connection bob is %q", got)
+	}
+	p, _ := s.welcome(nil)
+	waitEvent[Connected](t, r)
+	if got := c.Name(group, "bob"); got != "bob" {
+		t.Errorf("of whom nothing is known is %q", got)
+	}
+	var req wire.ProfilesRequest
+	f := p.asked(packet.MethodProfiles, &req)
+	c.Name(group, "bob") // asked for already
+	c.Name(group, "carol")
+	p.say(f, packet.MethodProfiles, &wire.ProfilesResponse{Answered: 1, Profiles: []*wire.Profile{{UserId: "bob", Name: "Bob", Version: 3}}})
+	told("Bob")
+	f = p.asked(packet.MethodProfiles, &req) // bob, who was shown meanwhile, may be asked for once more
+	p.say(f, packet.MethodProfiles, &wire.ProfilesResponse{Answered: uint32(len(req.UserIds))})
+	for _, w := range []*wire.Profile{{UserId: "bob", Name: "Old", Version: 2}, {UserId: "bob", Name: "Robert", Version: 4}} {
+		p.body(frame.Signal, 0, 0, &wire.Signal{ToUserId: string(alice), SenderId: "bob", Kind: packet.SignalProfile, Data: mustMarshal(t, w)})
+	}
+	told("Bob", "Robert")
+	if p, known := c.Profile("carol"); !known || p.Version != 0 || c.Name(group, "carol") != "carol" {
+		t.Errorf("of carol, who has no profile: %+v, %v", p, known)
+	}
+	wait := later(func() {
+		if page, _, _, err := c.Members(timeout(t), group, "", 0); err != nil || len(page) != 1 {
+			t.Errorf("%+v, %v", page, err)
+		}
+	})
+	p.answer(packet.MethodMembers, new(wire.MembersRequest), &wire.MembersResponse{Members: []*wire.GroupMember{{UserId: "bob", Role: 1, Nickname: "B"}}, Count: 1})
+	wait()
+	if c.Name(group, "bob") != "B" || c.Name(id.Direct(alice, "bob"), "bob") != "Robert" {
+		t.Errorf("bob is %q in the group, %q alone", c.Name(group, "bob"), c.Name(id.Direct(alice, "bob"), "bob"))
+	}
+	// Another connection: news may have been missed.
+	_ = p.conn.Close()
+	p, _ = s.welcome(nil)
+	r.wait(t, "a second connection", func(events []Event) bool { _, ok := events[len(events)-1].(Connected); return ok })
+	if got := c.Name(id.Direct(alice, "bob"), "bob"); got != "Robert" {
+		t.Errorf("after another connection bob is %q", got)
+	}
+	f = p.asked(packet.MethodProfiles, &req)
+	p.say(f, packet.MethodProfiles, &wire.ProfilesResponse{Answered: 1, Profiles: []*wire.Profile{{UserId: "bob", Name: "Bobby", Version: 5}}})
+	told("Bob", "Robert", "Bobby")
+}
+
 func mustMarshal(t *testing.T, b packet.Body) []byte {
 	t.Helper()
 	out, err := b.Marshal(nil)

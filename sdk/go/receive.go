@@ -33,6 +33,8 @@ type conversation struct {
 	gapAt   time.Time          // a hole is pulled then
 	pulling bool
 	wait    time.Time // the server wants no SYNC of it before
+
+	nicknames map[id.UserID]string // of a group's members, as far as they are known
 }
 
 // pull is a SYNC under way: for these conversations, or for a search.
@@ -71,6 +73,7 @@ func (c *Client) forget() {
 	}
 	clear(c.behind)
 	clear(c.unacked)
+	clear(c.people.by)
 	for _, o := range c.receipts {
 		o.Base = 0
 	}
@@ -173,6 +176,9 @@ func (c *Client) take(v *conversation, m Message) {
 	c.pushMessage(v, m)
 	if w, ok := m.Membership(); ok && m.Seq >= v.head && slices.Contains(w.Users, c.me) && w.Do != "leave" && w.Do != "remove" {
 		c.askState(v.id) // brought in, or given another role
+	}
+	if nick, ok := m.Nickname(); ok {
+		v.nicknamed(m.Sender, nick)
 	}
 }
 

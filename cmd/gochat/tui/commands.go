@@ -85,7 +85,7 @@ func (m *Model) cmdHelp([]string) tea.Cmd {
 func (m *Model) cmdTo(args []string) tea.Cmd {
 	name := strings.Join(args, " ")
 	for _, c := range m.order {
-		if c.title() == OneLine(name) || c.id.String() == name {
+		if c.title() == OneLine(name) || string(c.info.Peer) == name && name != "" || c.id.String() == name {
 			m.turnTo(c)
 			return nil
 		}

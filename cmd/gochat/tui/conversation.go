@@ -43,7 +43,7 @@ type conversation struct {
 	typedAt  time.Time               // when we last told that we type
 	members  []string                // of a group, for completion; nil: not asked yet
 
-	nicknames map[id.UserID]string // of a group's members, as far as they are known
+	peerName string // of the other one's profile, if it isn't the id
 }
 
 func newConversation(conv id.ConversationID, peer id.UserID) *conversation {
@@ -58,6 +58,8 @@ func (c *conversation) title() string {
 	switch {
 	case c.id.Kind() == id.KindSelf:
 		return "account"
+	case c.direct() && c.peerName != "":
+		return OneLine(c.peerName + " (" + string(c.info.Peer) + ")") // a name alone could be anybody's
 	case c.direct() && c.info.Peer != "":
 		return OneLine(string(c.info.Peer))
 	case c.direct():

@@ -208,12 +208,11 @@ func (m *Model) readMembers() tea.Cmd {
 			if err != nil { // completed are those who wrote
 				return nil
 			}
-			c.members, c.nicknames = []string{}, map[id.UserID]string{}
+			c.members = []string{}
 			for _, g := range page {
 				if g.User != m.me {
 					c.members = append(c.members, string(g.User))
 				}
-				c.nicknames[g.User] = g.Nickname
 			}
 			return nil
 		}}

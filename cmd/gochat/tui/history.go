@@ -143,8 +143,10 @@ func (m *Model) called(c *conversation, u id.UserID) string {
 	if u == m.me {
 		return "you"
 	}
-	if nick := c.nicknames[u]; nick != "" {
-		return nick + " (" + string(u) + ")" // a nickname alone could be anybody's
+	if m.client != nil {
+		if name := m.client.Name(c.id, u); name != string(u) {
+			return name + " (" + string(u) + ")" // a name alone could be anybody's
+		}
 	}
 	return string(u)
 }

@@ -26,6 +26,7 @@ const (
 	typingEvery = 4 * time.Second        // we tell that we type at most so often
 	typingFor   = 6 * time.Second        // others' typing lapses after
 	retryAfter  = 3 * time.Second        // before older messages that could not be read are asked for again
+	awayAfter   = 5 * time.Second        // without the focus the app counts as being in the background
 	healEvery   = 15 * time.Second       // how far the other side has read is asked for again while it may have moved
 )
 
@@ -51,6 +52,8 @@ type Model struct {
 	width, height int
 	measure       measure
 	blurred       bool // the terminal said that nobody looks
+	toldAway      bool // the server knows that
+	telling       bool // it is being told
 
 	picking bool // the list has the keys
 	filter  prompt
@@ -111,9 +114,13 @@ type (
 	}
 	readDue  struct{ conv *conversation }
 	readTold struct {
-		conv      *conversation
-		seq, read uint64
-		err       error
+		conv *conversation
+		err  error
+	}
+	lookDue  struct{}
+	lookTold struct {
+		away bool
+		err  error
 	}
 	// done is the end of a command: what it did to the screen runs in Update.
 	done struct {
@@ -137,8 +144,18 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case tea.FocusMsg:
 		m.blurred = false
+		cmd = m.tellLooking()
 	case tea.BlurMsg:
 		m.blurred = true
+		cmd = tea.Tick(awayAfter, func(time.Time) tea.Msg { return lookDue{} })
+	case lookDue:
+		cmd = m.tellLooking()
+	case lookTold:
+		m.telling = false
+		if msg.err == nil {
+			m.toldAway = msg.away
+			cmd = m.tellLooking() // it may have changed meanwhile
+		}
 	case tea.KeyPressMsg:
 		cmd = m.key(msg)
 	case tea.PasteMsg:
@@ -160,9 +177,6 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case readTold:
 		if msg.err != nil {
 			msg.conv.readSent = 0 // told again with the next change
-		} else if msg.read == msg.seq { // what lies above comes, or came, as messages
-			m.list.Apply(gochat.CursorsMoved{Conversation: msg.conv.id, User: m.me, Own: true, ReadSeq: msg.read, RecvSeq: msg.read, LastSeq: msg.read})
-			m.refresh(msg.conv)
 		}
 	case done:
 		if msg.err != nil {
@@ -221,6 +235,17 @@ func (m *Model) refresh(c *conversation) {
 		info.PeerRecvSeq = max(info.PeerRecvSeq, info.PeerReadSeq)
 		c.info = info
 	}
+	m.nameOf(c)
+}
+
+// nameOf gives the row what its other one is called.
+func (m *Model) nameOf(c *conversation) {
+	if m.client == nil || c.info.Peer == "" {
+		return
+	}
+	if c.peerName = m.client.Name(c.id, c.info.Peer); c.peerName == string(c.info.Peer) {
+		c.peerName = ""
+	}
 }
 
 // remember remembers a name for completion.
@@ -272,6 +297,7 @@ func (m *Model) event(e gochat.Event) tea.Cmd {
 		m.me = e.User
 		for _, c := range m.convs {
 			c.readSent = 0
+			m.nameOf(c)
 		}
 		if !m.listed {
 			return m.readInbox()
@@ -298,6 +324,12 @@ func (m *Model) event(e gochat.Event) tea.Cmd {
 	case gochat.CursorsMoved:
 		if c := m.convs[e.Conversation]; c != nil {
 			m.refresh(c)
+		}
+	case gochat.ProfileChanged:
+		for _, c := range m.convs {
+			if c.info.Peer == e.Profile.User {
+				m.nameOf(c)
+			}
 		}
 	case gochat.AccountChanged:
 		m.account(e)
@@ -494,9 +526,20 @@ func (m *Model) tellRead(c *conversation) tea.Cmd {
 	}
 	conv := c.id
 	return m.call(func(ctx context.Context) tea.Msg {
-		read, _, err := m.client.MarkRead(ctx, conv, seq)
-		return readTold{c, seq, read, err}
+		_, _, err := m.client.MarkRead(ctx, conv, seq)
+		return readTold{c, err}
 	})
+}
+
+// tellLooking tells the server whether somebody looks, one call at a time. What fails is told again
+// when the terminal gains or loses the focus next; a new connection tells it by itself.
+func (m *Model) tellLooking() tea.Cmd {
+	if m.client == nil || m.telling || m.toldAway == m.blurred {
+		return nil
+	}
+	m.telling = true
+	away := m.blurred
+	return m.call(func(ctx context.Context) tea.Msg { return lookTold{away, m.client.SetBackground(ctx, away)} })
 }
 
 func (m *Model) say(s string)      { m.notice, m.noticeAt, m.bad = OneLine(s), m.now(), false }

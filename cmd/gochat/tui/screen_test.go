@@ -393,6 +393,40 @@ func TestGroupsOnTheScreen(t *testing.T) {
 	alice.shows("this one")
 }
 
+func TestNamesAndLookingAway(t *testing.T) {
+	h := open(t)
+	h.register("alice", "bob")
+	alice, bob := h.sit("alice", 80, 24), h.sit("bob", 80, 24)
+	both(alice, bob, "● alice", "● bob")
+	bob.enter("/to alice")
+	bob.enter("hello")
+	alice.until("the message", func() bool { return len(alice.m.order) == 1 })
+	alice.enter("/to bob")
+	both(alice, bob, "hello", "hello")
+	name := "Robert 王"
+	if _, err := bob.client.SetProfile(t.Context(), gochat.ProfileChange{Name: &name}); err != nil {
+		t.Fatal(err)
+	}
+	alice.until("the name", func() bool { return strings.Count(alice.text(), "Robert 王 (bob)") == 3 }) // in the list, the title and above the message
+	alice.enter("/to bob")
+	if len(alice.m.order) != 1 || alice.m.bad {
+		t.Error("an id doesn't name its conversation any more")
+	}
+
+	// Nobody looks: the server is told, after a while, and that somebody does again at once.
+	alice.update(tea.BlurMsg{})
+	alice.update(lookDue{})
+	alice.until("the background", func() bool { return alice.m.toldAway })
+	alice.update(tea.FocusMsg{})
+	alice.until("the foreground", func() bool { return !alice.m.toldAway && !alice.m.telling })
+	alice.update(tea.BlurMsg{})
+	alice.update(tea.FocusMsg{})
+	alice.update(lookDue{}) // it was for a moment
+	if alice.m.telling || alice.m.toldAway {
+		t.Error("a moment without the focus was told")
+	}
+}
+
 func TestScreensOfAllSizes(t *testing.T) {
 	h := open(t)
 	h.register("alice")
