@@ -1,8 +1,10 @@
 package msgstore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -11,25 +13,28 @@ import (
 
 // Trim adds to tx what removes the oldest messages, in whole segments: those that end
 // below keep, at most maxSegments of them. It writes h, with its new FirstSeq, over the
-// row raw that it was read from, so that whoever appends meanwhile wins or conflicts.
+// row raw that it was read from, so that whoever appends meanwhile wins or conflicts, and requires
+// the segments as they were, since others may merge them meanwhile.
 // more says that others end below keep too; without any to remove, tx stays empty.
 // The newest message's segment goes only if keep is above LastSeq.
 func (t *Timeline) Trim(ctx context.Context, tx *kv.Tx, c id.ConversationID, raw []byte, h *Head, keep uint64, maxSegments int) (more bool, err error) {
 	next := h.FirstSeq
 	removed := 0
-	var kb [MaxKeyLen]byte
-	err = t.ascend(ctx, c, next, func(s Segment) (bool, error) {
-		if s.FirstSeq != next {
+	err = t.store.Scan(ctx, t.segmentSpan(c, next, 0), func(key, value []byte) (bool, error) {
+		s, err := segmentAt(key, value)
+		switch {
+		case err != nil:
+			return false, err
+		case s.FirstSeq != next:
 			return false, fmt.Errorf("messages %d to %d are missing: %w", next, s.FirstSeq-1, ErrCorrupt)
-		}
-		if s.LastSeq() >= keep || s.LastSeq() > h.LastSeq {
+		case s.LastSeq() >= keep || s.LastSeq() > h.LastSeq:
 			return false, nil
-		}
-		if removed == maxSegments {
+		case removed == maxSegments:
 			more = true
 			return false, nil
 		}
-		tx.Delete(t.keys.Segment(kb[:0], c, s.LastSeq()))
+		tx.Require(key, value)
+		tx.Delete(key)
 		removed++
 		next = s.LastSeq() + 1
 		return true, nil
@@ -116,4 +121,120 @@ func (s *Segment) raised(seq uint64, message []byte) (bool, error) {
 		return false, fmt.Errorf("message %d: %v: %w", seq, err, ErrCorrupt)
 	}
 	return v.LastChangeSeq != 0 && packet.Counts(v.Type, v.NoCount), nil
+}
+
+// What one step of merging reads of a conversation, and when merging is worth its writes: a message
+// is then rewritten a few times until its segment is full, whatever the pace at which others follow.
+const (
+	mergeRows  = 512 // segments
+	mergeBytes = 1 << 20
+	mergeBack  = 16 // segments that were looked at before and may grow
+	mergeMany  = 16 // segments that are merged however unequal they are
+)
+
+// row is a segment as it was read.
+type row struct {
+	key, value []byte
+	s          Segment
+}
+
+// merge adds to tx what puts small segments of c together that lie at or below top and hold
+// only messages sent before the Unix millisecond before. It goes down until mergeBack segments are from before since. Every segment that it touches is
+// required as it was read, as by Rewrite and Trim: the head isn't needed. n is how many rows fewer
+// there will be; below is where to go on, 0: nowhere.
+func (t *Timeline) merge(ctx context.Context, tx *kv.Tx, c id.ConversationID, top uint64, since, before int64) (n int, below uint64, err error) {
+	var rows []row // from the newest down
+	size, old := 0, 0
+	span := kv.Span{Start: t.keys.Segments(nil, c), End: append(t.keys.Segment(nil, c, top), 0), Reverse: true}
+	err = t.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		s, err := segmentAt(key, value)
+		if err != nil {
+			return false, err
+		}
+		at, err := s.lastTime()
+		if err != nil || at >= before {
+			return err == nil, err
+		}
+		r := row{key: bytes.Clone(key), value: bytes.Clone(value)}
+		if r.s, err = ParseSegment(r.value); err != nil {
+			return false, err
+		}
+		rows = append(rows, r)
+		size += len(value)
+		if at < since {
+			old++
+		}
+		if old < mergeBack && (len(rows) == mergeRows || size >= mergeBytes) {
+			below = r.s.FirstSeq - 1
+		}
+		return below == 0 && old < mergeBack, nil
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("merge segments of %s: %w", c, err)
+	}
+	slices.Reverse(rows)
+	for i := 0; i < len(rows); {
+		k := mergeable(rows[i:])
+		if k == 0 {
+			i++
+			continue
+		}
+		if err := t.mergeRun(tx, rows[i:i+k]); err != nil {
+			return 0, 0, fmt.Errorf("merge segments of %s: %w", c, err)
+		}
+		n += k - 1
+		i += k
+	}
+	return n, below, nil
+}
+
+// mergeable returns how many of rows, from the first on, are to become one; 0: none.
+func mergeable(rows []row) (n int) {
+	bytes, count, largest := 0, 0, 0
+	for i := range rows {
+		s := &rows[i].s
+		if i > 0 && s.FirstSeq != rows[i-1].s.LastSeq()+1 {
+			break
+		}
+		bytes += len(s.Messages)
+		count += s.Count
+		if bytes > MaxSegmentBytes || count > MaxSegmentMessages {
+			break
+		}
+		largest = max(largest, len(s.Messages))
+		if i > 0 && (bytes >= 2*largest || i+1 >= mergeMany) {
+			n = i + 1
+		}
+	}
+	return n
+}
+
+// mergeRun adds to tx what makes one segment of a run that fits, messages byte for byte. It
+// lies under the key of the last.
+func (t *Timeline) mergeRun(tx *kv.Tx, run []row) error {
+	var b SegmentBuilder
+	b.Reset(run[0].s.FirstSeq, run[0].s.BaseCountable)
+	var messages []byte
+	for i := range run {
+		s := &run[i].s
+		tx.Require(run[i].key, run[i].value)
+		if i < len(run)-1 {
+			tx.Delete(run[i].key)
+		}
+		var starts [MaxSegmentMessages + 1]int32
+		if err := elements(*s, starts[:]); err != nil {
+			return err
+		}
+		for j := range s.Count {
+			counts := s.Counts(s.FirstSeq + uint64(j))
+			b.add(int(starts[j+1]-starts[j]), counts, counts) // of the base only the first's is kept
+		}
+		messages = append(messages, s.Messages...)
+	}
+	whole := b.Segments(messages)
+	if len(whole) != 1 {
+		return fmt.Errorf("%d segments became %d", len(run), len(whole))
+	}
+	tx.SetFunc(run[len(run)-1].key, whole[0].Append)
+	return nil
 }

@@ -38,6 +38,22 @@ func (m *model) trim(c id.ConversationID) {
 	}
 }
 
+// merge puts small segments together, which changes nothing that anybody reads.
+func (m *model) merge() {
+	s := NewSweeper(SweeperConfig{Store: m.store, Keys: m.keys, Now: func() int64 { return m.now }, Logger: quiet})
+	since := m.now - m.rng.Int64N(1000*3_600_000)
+	for range 100 {
+		_, done, err := s.SweepSmall(m.ctx, since, m.now-m.rng.Int64N(3_600_000), 1+m.rng.IntN(5))
+		if err != nil {
+			m.allowed(err)
+		}
+		m.flush()
+		if done {
+			return
+		}
+	}
+}
+
 // recall appends a message that changes an earlier one.
 func (m *model) recall(owner int, c id.ConversationID) {
 	o := m.cached(owner, c)

@@ -206,6 +206,8 @@ func (m *model) step() {
 		m.side(c)
 	case 14:
 		m.sweep()
+	case 15:
+		m.merge()
 	default:
 		m.read(c)
 	}

@@ -40,7 +40,7 @@ type SweeperConfig struct {
 
 // Sweeper removes what the format lets go: client message ids past their window, and
 // references of the embedded bus that every group of consumers is done with; and messages
-// that are older than they are kept. Every step
+// that are older than they are kept; and it merges small segments. Every step
 // is one bounded transaction, which is taken even when the store is nearly full. Not for
 // concurrent use; a store has one sweeper.
 type Sweeper struct {
@@ -48,6 +48,7 @@ type Sweeper struct {
 	timeline  *Timeline
 	idsFrom   []byte            // where the pass over the conversations goes on; nil: the beginning
 	oldFrom   []byte            // the same of the pass that removes old messages
+	smallFrom []byte            // the same of the pass that merges small segments
 	sidesFrom id.Slot           // where the pass over users' lists goes on
 	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
 }
@@ -85,6 +86,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	defer sides.Stop()
 	old := time.NewTimer(retainFirst)
 	defer old.Stop()
+	small := time.NewTimer(smallFirst)
+	defer small.Stop()
+	smallSince, smallBefore := s.cfg.Now()-smallLookBack.Milliseconds(), int64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,6 +111,23 @@ func (s *Sweeper) Run(ctx context.Context) error {
 				old.Reset(retainEvery)
 			} else {
 				old.Reset(time.Second)
+			}
+		case <-small.C:
+			if smallBefore == 0 {
+				smallBefore = s.cfg.Now() - smallAge.Milliseconds()
+			}
+			_, done, err := s.SweepSmall(ctx, smallSince, smallBefore, portion)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("sweep: small segments", "err", err)
+			}
+			switch {
+			case err != nil:
+				small.Reset(smallEvery) // and goes on there
+			case done:
+				smallSince, smallBefore = smallBefore, 0
+				small.Reset(smallEvery)
+			default:
+				small.Reset(time.Second)
 			}
 		case <-sides.C:
 			changed, done, err := s.SweepSides(ctx, s.cfg.Now()-sidesAge.Milliseconds(), 64)
@@ -225,6 +246,84 @@ func (s *Sweeper) idStep(ctx context.Context, tx *kv.Tx, c id.ConversationID, se
 	tx.Frees = true
 	s.timeline.Append(tx, c, raw, &h, nil, nil)
 	return n, nil
+}
+
+// Bounds of the pass that merges small segments.
+const (
+	smallEvery    = time.Hour // from the end of a pass to the next
+	smallFirst    = 10 * time.Minute
+	smallAge      = time.Hour          // younger messages are left alone: they are read from memory, and others follow
+	smallLookBack = 7 * 24 * time.Hour // after a start
+	smallTxs      = 64                 // conversations that are written with one sync
+)
+
+// SweepSmall looks at up to budget conversations and puts their small segments together:
+// those of messages that were sent in [since, before), in Unix ms, and some older ones that may
+// grow. Reading a page then takes one row or two instead of fifty. merged is how many rows
+// fewer there are; done says that the last conversation was reached; the next call begins at the first. What
+// somebody else has changed meanwhile is left as it is.
+func (s *Sweeper) SweepSmall(ctx context.Context, since, before int64, budget int) (merged int, done bool, err error) {
+	var txs []*kv.Tx
+	var fewer []int
+	size := 0
+	commit := func() error {
+		s.cfg.Store.Commit(ctx, txs...)
+		var failed error
+		for i, tx := range txs {
+			switch {
+			case tx.Err == nil:
+				merged += fewer[i]
+			case errors.Is(tx.Err, kv.ErrConflict), errors.Is(tx.Err, kv.ErrUndetermined), errors.Is(tx.Err, kv.ErrFull):
+			case failed == nil:
+				failed = tx.Err
+			}
+		}
+		txs, fewer, size = txs[:0], fewer[:0], 0
+		return failed
+	}
+	for range budget {
+		if s.smallFrom == nil {
+			s.smallFrom = s.cfg.Keys.All(nil)
+		}
+		c, next, err := nextConversation(ctx, s.cfg.Store, s.cfg.Keys, s.smallFrom)
+		if err != nil {
+			return merged, false, fmt.Errorf("sweep small segments: %w", err)
+		}
+		s.smallFrom = next
+		if next == nil {
+			done = true
+			break
+		}
+		h, _, err := s.timeline.Head(ctx, c)
+		if err != nil {
+			return merged, false, fmt.Errorf("sweep small segments: %w", err)
+		}
+		if h.LastSeq < h.FirstSeq || h.LastTime < since {
+			continue
+		}
+		for top := h.LastSeq; top > 0; {
+			tx := new(kv.Tx)
+			var n int
+			if n, top, err = s.timeline.merge(ctx, tx, c, top, since, before); err != nil {
+				return merged, false, fmt.Errorf("sweep small segments: %w", err)
+			}
+			if n == 0 {
+				continue
+			}
+			txs, fewer, size = append(txs, tx), append(fewer, n), size+tx.Size()
+			if len(txs) == smallTxs || size >= mergeBytes {
+				if err := commit(); err != nil {
+					return merged, false, fmt.Errorf("sweep small segments: %w", err)
+				}
+			}
+		}
+	}
+	if len(txs) > 0 {
+		if err := commit(); err != nil {
+			return merged, done, fmt.Errorf("sweep small segments: %w", err)
+		}
+	}
+	return merged, done, nil
 }
 
 // SweepBusLog removes the references of a partition that every group with a stored
