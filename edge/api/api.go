@@ -6,7 +6,9 @@
 //	GET  /readyz     200, or 503 with the reason
 //	GET  /metrics    Prometheus
 //
-// Bodies are JSON, read strictly: one object, no unknown fields, UTF-8, of a bounded size.
+// and whatever Config.Routes adds; who has them declares them there, and knows nothing of the engine.
+//
+// Bodies are JSON, read strictly: one object, no unknown fields, none named twice, UTF-8, of a bounded size.
 // Whatever is refused, by the routes or below them, is answered in one shape (auth.Refused).
 //
 // It is Hertz on netpoll, with a transporter of its own (see transport.go) that gives
@@ -59,11 +61,18 @@ type Config struct {
 	// Observe hears of every request that reached a route. route is its pattern, never the path that was asked for.
 	Observe func(route string, status int, took time.Duration)
 
+	Routes   []Route  // beside those of the Server's own
+	Identify Identify // required if a Route isn't Open
+
+	Origins         []string // of pages of other sites that may use the API, or *; none: no page of another site may
+	CallsPerMinute  int      // requests of one user or server key, and as many at once; default 1,200; negative: unlimited
+	ForgedPerMinute int      // tokens that an address may show in vain before it has to wait; default 30; negative: unlimited
+
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
 	AuthPerMinute  int            // register, login, refresh and password calls an address (IPv6: a /64), and as many at once; default 30; negative: unlimited
 	Addresses      int            // addresses counted apart; those beyond share one allowance of ten; default 10,000
 
-	MaxBody        int           // bytes; default 64 KiB
+	MaxBody        int           // bytes; default 192 KiB
 	MaxHeader      int           // bytes of the request line and headers; default 16 KiB
 	MaxConns       int           // connections; default 4,096
 	MaxConnsPerIP  int           // of one address that isn't a trusted proxy; default 256
@@ -83,6 +92,15 @@ func (c *Config) Validate() error {
 	}
 	if c.Accounts == nil {
 		errs = append(errs, errors.New("api: no accounts"))
+	}
+	for _, rt := range c.Routes {
+		if rt.Access != Open && c.Identify == nil {
+			errs = append(errs, errors.New("api: nothing tells whose tokens they are"))
+			break
+		}
+	}
+	for _, o := range c.Origins {
+		errs = append(errs, checkOrigin(o))
 	}
 	if min(c.MaxBody, c.MaxHeader, c.MaxConns, c.MaxConnsPerIP, c.Addresses) < 0 {
 		errs = append(errs, errors.New("api: a limit is negative"))
@@ -108,7 +126,9 @@ func (c *Config) setDefaults() {
 	}
 	num(&c.AuthPerMinute, defaultAuthPerMinute)
 	num(&c.Addresses, 10_000)
-	num(&c.MaxBody, 64<<10)
+	num(&c.MaxBody, 192<<10)
+	num(&c.CallsPerMinute, 1200)
+	num(&c.ForgedPerMinute, 30)
 	num(&c.MaxHeader, 16<<10)
 	num(&c.MaxConns, 4096)
 	num(&c.MaxConnsPerIP, 256)
@@ -132,7 +152,9 @@ type Server struct {
 	cfg       Config
 	engine    *server.Hertz
 	transport *transport
-	limiter   *limiter
+	limiter   *limiter[netip.Addr] // of sign-ins
+	forged    *limiter[netip.Addr] // of tokens that were refused
+	calls     *limiter[string]     // of callers
 
 	base   context.Context // of all handlers; ended when a shutdown runs out of time
 	cancel context.CancelFunc
@@ -155,7 +177,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, down: make(chan struct{}), force: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(context.Background())
-	s.limiter = newLimiter(cfg.AuthPerMinute, cfg.Addresses)
+	s.limiter = newLimiter[netip.Addr](cfg.AuthPerMinute, cfg.Addresses)
+	s.forged = newLimiter[netip.Addr](cfg.ForgedPerMinute, cfg.Addresses)
+	s.calls = newLimiter[string](cfg.CallsPerMinute, cfg.Addresses)
 	if s.transport, err = newTransport(&s.cfg, ln.(*net.TCPListener)); err != nil {
 		ln.Close()
 		return nil, err
@@ -172,6 +196,8 @@ func New(cfg Config) (*Server, error) {
 		server.WithDisablePreParseMultipartForm(true),
 		server.WithHandleMethodNotAllowed(true),
 		server.WithRedirectTrailingSlash(false),
+		server.WithUseRawPath(true), // a %2F is part of a name
+		server.WithUnescapePathValues(true),
 		server.WithDisablePrintRoute(true),
 		server.WithExitWaitTime(time.Hour), // Shutdown's context decides
 		config.Option{F: func(o *config.Options) { o.NoDefaultServerHeader = true }},
@@ -209,6 +235,9 @@ func (s *Server) routes() {
 	for _, method := range [...]string{"GET", "HEAD"} { // load balancers ask with either
 		e.Handle(method, "/healthz", func(_ context.Context, c *app.RequestContext) { s.answer(c, status{"ok"}) })
 		e.Handle(method, "/readyz", s.ready)
+	}
+	for _, rt := range s.cfg.Routes {
+		e.Handle(rt.Method, rt.Path, s.handler(rt))
 	}
 	if s.cfg.Metrics != nil {
 		e.GET("/metrics", adaptor.HertzHandler(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{

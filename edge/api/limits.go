@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// limiter is a token bucket for each address, in a table of bounded size. Addresses that
+// limiter is a token bucket for each key, in a table of bounded size. Keys that
 // find no room in it share one bucket of ten allowances.
-type limiter struct {
+type limiter[K comparable] struct {
 	mu       sync.Mutex
 	perSec   float64 // 0: unlimited
 	burst    float64
 	limit    int
-	table    map[netip.Addr]*bucket
+	table    map[K]*bucket
 	overflow bucket
 	swept    time.Time
 }
@@ -23,14 +23,15 @@ type bucket struct {
 	at     time.Time
 }
 
-func newLimiter(perMinute, addresses int) *limiter {
-	l := &limiter{limit: addresses, table: make(map[netip.Addr]*bucket)}
+// newLimiter allows perMinute, and as many at once; negative: as many as come.
+func newLimiter[K comparable](perMinute, keys int) *limiter[K] {
+	l := &limiter[K]{limit: keys, table: make(map[K]*bucket)}
 	l.set(perMinute)
 	return l
 }
 
-// set changes the allowance; what an address has saved above it is lost at its next call.
-func (l *limiter) set(perMinute int) {
+// set changes the allowance; what a key has saved above it is lost at its next call.
+func (l *limiter[K]) set(perMinute int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.perSec, l.burst = 0, 0
@@ -39,13 +40,33 @@ func (l *limiter) set(perMinute int) {
 	}
 }
 
-// take takes one token of the address, or returns how long it takes until there is one.
-func (l *limiter) take(a netip.Addr, now time.Time) (wait time.Duration) {
+// neighbours is what counts as one address.
+func neighbours(a netip.Addr) netip.Addr {
 	if a.Is6() { // whoever has one address of a /64 has them all
 		if p, err := a.WithZone("").Prefix(64); err == nil {
-			a = p.Addr()
+			return p.Addr()
 		}
 	}
+	return a
+}
+
+// wait returns how long it takes until a has a token, and takes none.
+func (l *limiter[K]) wait(a K, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.table[a]
+	if l.perSec == 0 || b == nil {
+		return 0
+	}
+	tokens := b.tokens + max(now.Sub(b.at).Seconds(), 0)*l.perSec
+	if tokens >= 1 {
+		return 0
+	}
+	return time.Duration((1 - tokens) / l.perSec * float64(time.Second))
+}
+
+// take takes one token of a, or returns how long it takes until there is one.
+func (l *limiter[K]) take(a K, now time.Time) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.perSec == 0 {
@@ -80,7 +101,7 @@ func (b *bucket) take(perSec, burst float64, now time.Time) time.Duration {
 }
 
 // sweep drops the buckets that are full again: they say nothing. At most once a second, since it looks at all.
-func (l *limiter) sweep(now time.Time) {
+func (l *limiter[K]) sweep(now time.Time) {
 	if now.Sub(l.swept) < time.Second {
 		return
 	}

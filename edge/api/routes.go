@@ -1,18 +1,14 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"mime"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/bytedance/sonic"
 	"github.com/cloudwego/hertz/pkg/app"
@@ -20,6 +16,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // strict reads JSON as the routes promise. Strings are copied: the engine reuses the body's memory.
@@ -44,7 +41,7 @@ func (s *Server) around(_ context.Context, c *app.RequestContext) {
 	c.Response.Header.Set("X-Request-ID", rid)
 	c.Response.Header.Set("X-Content-Type-Options", "nosniff")
 	c.Response.Header.Set("Cache-Control", "no-store")
-	ctx, cancel := context.WithTimeout(s.base, s.cfg.HandlerTimeout)
+	ctx, cancel := context.WithTimeout(trace.With(s.base, trace.Call{Request: rid}), s.cfg.HandlerTimeout)
 	defer func() {
 		cancel()
 		if r := recover(); r != nil {
@@ -57,6 +54,10 @@ func (s *Server) around(_ context.Context, c *app.RequestContext) {
 		}
 		s.cfg.Observe(c.FullPath(), c.Response.StatusCode(), time.Since(start))
 	}()
+	if s.cors(c) {
+		c.Abort()
+		return
+	}
 	c.Next(ctx)
 }
 
@@ -110,10 +111,8 @@ func (s *Server) client(c *app.RequestContext) netip.Addr {
 
 // limited lets an address through as often as it may.
 func (s *Server) limited(ctx context.Context, c *app.RequestContext) {
-	if wait := s.limiter.take(s.client(c), time.Now()); wait > 0 {
-		err := code.New(code.RateLimited)
-		err.RetryAfter = wait
-		s.refuse(c, 0, err)
+	if wait := s.limiter.take(neighbours(s.client(c)), time.Now()); wait > 0 {
+		s.refuse(c, 0, limited(wait))
 		c.Abort()
 		return
 	}
@@ -149,15 +148,14 @@ func (s *Server) logout(ctx context.Context, c *app.RequestContext) {
 }
 
 func (s *Server) password(ctx context.Context, c *app.RequestContext) {
-	scheme, token, ok := strings.Cut(string(c.Request.Header.Peek("Authorization")), " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		c.Response.Header.Set("WWW-Authenticate", "Bearer")
-		s.refuse(c, 0, code.Newf(code.Unauthenticated, "the Authorization header needs a bearer token"))
+	token, err := bearer(c)
+	if err != nil {
+		s.refuse(c, 0, err)
 		return
 	}
 	var in auth.Password
 	if s.read(c, &in) {
-		s.done(c, s.cfg.Accounts.ChangePassword(ctx, strings.TrimSpace(token), in.Old, in.New))
+		s.done(c, s.cfg.Accounts.ChangePassword(ctx, token, in.Old, in.New))
 	}
 }
 
@@ -188,25 +186,21 @@ func (s *Server) done(c *app.RequestContext, err *code.Error) {
 	s.answer(c, struct{}{})
 }
 
+// authBody is the longest body of the routes under /api/v1/auth, in bytes.
+const authBody = 64 << 10
+
 // read decodes the body into v; if it can't, it answers and returns false.
 func (s *Server) read(c *app.RequestContext, v any) bool {
-	kind, params, err := mime.ParseMediaType(string(c.Request.Header.ContentType()))
-	if cs := params["charset"]; err != nil || kind != "application/json" || cs != "" && !strings.EqualFold(cs, "utf-8") {
-		s.refuse(c, 415, code.Newf(code.BadRequest, "the body must be application/json"))
+	body, httpStatus, err := object(c, authBody)
+	if err != nil {
+		s.refuse(c, httpStatus, err)
 		return false
 	}
-	body := bytes.TrimSpace(c.Request.Body())
-	switch {
-	case !utf8.Valid(body):
-		s.refuse(c, 0, code.Newf(code.InvalidUTF8, "the body isn't valid UTF-8"))
-	case len(body) == 0 || body[0] != '{':
-		s.refuse(c, 0, code.Newf(code.BadRequest, "the body must be a JSON object"))
-	case strict.Unmarshal(body, v) != nil: // its error quotes the body
+	if strict.Unmarshal(body, v) != nil { // its error quotes the body
 		s.refuse(c, 0, code.Newf(code.BadRequest, "the body isn't a JSON object of this route's fields"))
-	default:
-		return true
+		return false
 	}
-	return false
+	return true
 }
 
 func (s *Server) answer(c *app.RequestContext, v any) {
@@ -230,7 +224,10 @@ func (s *Server) refuse(c *app.RequestContext, httpStatus int, err *code.Error) 
 		s.cfg.Logger.Debug("request refused", "route", c.FullPath(), "request_id", rid, "code", err.Code.String())
 	}
 	if err.RetryAfter > 0 {
-		c.Response.Header.Set("Retry-After", strconv.FormatInt(int64((err.RetryAfter+time.Second-1)/time.Second), 10))
+		c.Response.Header.Set("Retry-After", retryAfter(err.RetryAfter))
+	}
+	if httpStatus == 401 && err.Code != code.BadCredentials {
+		c.Response.Header.Set("WWW-Authenticate", "Bearer")
 	}
 	c.Data(httpStatus, "application/json", refusal(err, rid))
 }
