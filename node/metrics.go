@@ -104,8 +104,6 @@ func (m *metrics) watch(n *Node) {
 		}
 	}
 	gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
-	counter("gochat_frames_in_total", "Frames from clients.", func() float64 { return float64(n.hub.Stats().FramesIn) })
-	counter("gochat_frames_out_total", "Frames to clients.", func() float64 { return float64(n.hub.Stats().FramesOut) })
 	counter("gochat_socket_writes_total", "Writes to sockets; frames out per write is how well they coalesce.", func() float64 { return float64(n.hub.Stats().Writes) })
 	counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(n.hub.Stats().Lagging) })
 	counter("gochat_deliveries_dropped_total", "Deliveries dropped for lagging connections, which pull them later.", func() float64 { return float64(n.hub.Stats().Dropped) })
@@ -120,27 +118,72 @@ func (m *metrics) watch(n *Node) {
 		}
 		return 0
 	})
-	m.reg.MustRegister(refusals{n})
+	m.reg.MustRegister(edgeCounts{n}, caches{n})
 }
 
-// refusals counts what the edge refused and closed, by code.
-type refusals struct{ n *Node }
+// edgeCounts are frames by type, and what the edge refused and closed, by code.
+type edgeCounts struct{ n *Node }
 
 var (
+	framesIn    = prometheus.NewDesc("gochat_frames_in_total", "Frames from clients, by type.", []string{"type"}, nil)
+	framesOut   = prometheus.NewDesc("gochat_frames_out_total", "Frames to clients, by type.", []string{"type"}, nil)
 	edgeRefused = prometheus.NewDesc("gochat_edge_refused_total", "Requests refused by the edge, by code.", []string{"code"}, nil)
 	edgeClosed  = prometheus.NewDesc("gochat_edge_closed_total", "Connections closed by the edge, by code.", []string{"code"}, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (r refusals) Describe(ch chan<- *prometheus.Desc) { ch <- edgeRefused; ch <- edgeClosed }
+func (edgeCounts) Describe(ch chan<- *prometheus.Desc) {
+	ch <- framesIn
+	ch <- framesOut
+	ch <- edgeRefused
+	ch <- edgeClosed
+}
 
 // Collect implements prometheus.Collector.
-func (r refusals) Collect(ch chan<- prometheus.Metric) {
-	s := r.n.hub.Stats()
+func (e edgeCounts) Collect(ch chan<- prometheus.Metric) {
+	s := e.n.hub.Stats()
+	for desc, counts := range map[*prometheus.Desc]map[string]uint64{framesIn: s.In, framesOut: s.Out} {
+		for t, n := range counts {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), t)
+		}
+	}
 	for desc, counts := range map[*prometheus.Desc]map[code.Code]uint64{edgeRefused: s.Refused, edgeClosed: s.Closed} {
 		for c, n := range counts {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), c.String())
 		}
+	}
+}
+
+// caches are what is kept in memory, by name.
+type caches struct{ n *Node }
+
+var (
+	cacheEntries = prometheus.NewDesc("gochat_cache_entries", "What is kept in memory, by cache.", []string{"cache"}, nil)
+	cacheHits    = prometheus.NewDesc("gochat_cache_hits_total", "Look-ups answered from memory, by cache.", []string{"cache"}, nil)
+	cacheMisses  = prometheus.NewDesc("gochat_cache_misses_total", "Look-ups for which the store was read, by cache.", []string{"cache"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (caches) Describe(ch chan<- *prometheus.Desc) {
+	ch <- cacheEntries
+	ch <- cacheHits
+	ch <- cacheMisses
+}
+
+// Collect implements prometheus.Collector.
+func (k caches) Collect(ch chan<- prometheus.Metric) {
+	directs, rosters, unread := k.n.convs.Caches()
+	heads, ids := k.n.seq.Caches()
+	for name, s := range map[string]struct {
+		Entries      int
+		Hits, Misses uint64
+	}{
+		"directs": directs, "direct_members": rosters, "unread": unread, "group_members": k.n.groups.Cache(),
+		"profiles": k.n.relations.Cache(), "heads": heads, "ids": ids,
+	} {
+		ch <- prometheus.MustNewConstMetric(cacheEntries, prometheus.GaugeValue, float64(s.Entries), name)
+		ch <- prometheus.MustNewConstMetric(cacheHits, prometheus.CounterValue, float64(s.Hits), name)
+		ch <- prometheus.MustNewConstMetric(cacheMisses, prometheus.CounterValue, float64(s.Misses), name)
 	}
 }
 

@@ -9,6 +9,8 @@ type buffer struct {
 	frames int
 	acks   int // SENDACKs among them
 	pushed int // DELIVERs and SIGNALs among them
+
+	signals int // of these, SIGNALs
 }
 
 // Sizes of pooled buffers in bytes. One that grew beyond the largest is left to the

@@ -106,6 +106,7 @@ func (c *Conn) Close(reason *code.Error) bool {
 	}
 	c.lag, c.lanes = nil, nil
 	o := c.buffer()
+	told := len(o.b)
 	switch reason.Code {
 	case code.SessionRevoked, code.Banned: // the client forgets its tokens
 		k := wire.Kick{Code: uint32(reason.Code), Reason: reason.Reason}
@@ -116,6 +117,7 @@ func (c *Conn) Close(reason *code.Error) bool {
 		o.b = packet.AppendError(o.b, 0, false, reason, id.ConversationID{})
 	}
 	o.frames++
+	c.edge.stats.outBy.add(typeOf(o.b[told:]))
 	registered := c.registered
 	c.registered = false
 	stuck, user, device := c.blocked, c.origin.User, c.origin.Device
@@ -202,6 +204,7 @@ func (c *Conn) Drain(frame []byte) {
 	o := c.buffer()
 	o.b = append(o.b, frame...)
 	o.frames++
+	c.edge.stats.outBy.add(drainType)
 	c.mu.Unlock()
 	c.Flush()
 }

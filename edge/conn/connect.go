@@ -154,10 +154,12 @@ func (c *Conn) connected(f *frame.Frame, body []byte, beat uint16) {
 		o.b = frame.AddTrace(o.b, 0, f.Trace)
 	}
 	o.frames++
+	c.edge.stats.outBy.add(frame.Connack)
 	if early != nil {
 		o.b = append(o.b, early.b...)
 		o.frames += early.frames
 		o.pushed += early.pushed
+		o.signals += early.signals
 		c.edge.bufs.put(early)
 	}
 	c.beat = beat

@@ -160,6 +160,7 @@ func (in *input) frames(b []byte) (n int) {
 			}
 			in.send(&f, limited)
 		} else {
+			e.stats.inBy.add(f.Type)
 			in.hand() // what was sent before is stored before
 			c.other(&f, in.now, limited)
 		}
@@ -206,6 +207,7 @@ func (in *input) send(f *frame.Frame, limited bool) {
 		err = code.Newf(code.BadRequest, "origin_device is another device")
 	}
 	if err != nil {
+		c.edge.stats.inBy.add(frame.Send)
 		in.pending = in.pending[:i]
 		in.hand() // answers keep the order of the SENDs as far as they are known
 		in.start = len(in.pending)

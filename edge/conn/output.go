@@ -52,6 +52,9 @@ func (c *Conn) Deliver(frame []byte) {
 	o.b = append(o.b, frame...)
 	o.frames++
 	o.pushed++
+	if typeOf(frame) == signalType {
+		o.signals++
+	}
 	c.hold(len(frame))
 	touch := (!c.background || len(o.b) >= backgroundBytes) && c.touch()
 	c.mu.Unlock()
@@ -119,6 +122,7 @@ func (c *Conn) refuse(reqID uint32, hasReq bool, tr *trace.ID, err *code.Error, 
 	o.frames++
 	c.hold(len(o.b) - before)
 	c.edge.stats.refused(err.Code)
+	c.edge.stats.outBy.add(frame.Error)
 	return len(o.b) > c.edge.cfg.ReplyBytes
 }
 
@@ -144,6 +148,7 @@ func (c *Conn) reply(f *frame.Frame, app func(dst []byte) []byte) {
 	o := c.buffer()
 	before := len(o.b)
 	o.b = app(o.b)
+	c.edge.stats.outBy.add(typeOf(o.b[before:]))
 	if f.Flags&frame.FlagTrace != 0 {
 		o.b = frame.AddTrace(o.b, before, f.Trace)
 	}
@@ -358,4 +363,5 @@ func (c *Conn) hint() {
 	o.b = frame.Append(o.b, frame.Hint, 0, 0, body)
 	o.frames++
 	c.edge.stats.hints.Add(1)
+	c.edge.stats.outBy.add(frame.Hint)
 }

@@ -4,14 +4,17 @@ import (
 	"sync/atomic"
 
 	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/frame"
 )
 
 // Stats are counts since the start of the process.
 type Stats struct {
 	Opened, Ended, LoggedIn uint64 // connections
 	FramesIn, SendsIn       uint64
-	FramesOut               uint64 // all of the following, answers and hints
-	AcksOut, PushedOut      uint64 // SENDACKs; DELIVERs and SIGNALs
+	In                      map[string]uint64 // frames by type; "unknown": of none that there is
+	FramesOut               uint64            // all of the following, answers and hints
+	AcksOut, PushedOut      uint64            // SENDACKs; DELIVERs and SIGNALs
+	Out                     map[string]uint64 // frames by type: SENDACKs, DELIVERs and SIGNALs when they were written, others when they were queued
 	BytesOut, Writes        uint64
 	ShortWrites             uint64 // the peer's window was full
 	Lagging, Dropped, Hints uint64 // connections that began to lag; deliveries they missed; HINTs sent for them
@@ -26,12 +29,50 @@ type counters struct {
 	opened, gone, loggedIn  atomic.Uint64
 	framesIn, sendsIn       atomic.Uint64
 	framesOut, acksOut      atomic.Uint64
+	signalsOut              atomic.Uint64
 	pushedOut, bytesOut     atomic.Uint64
 	writes, short           atomic.Uint64
 	lagging, dropped, hints atomic.Uint64
 	panics                  atomic.Uint64
 
+	inBy, outBy typeCounters // but for what the counts above tell
+
 	refusals, closes codeCounters
+}
+
+// Types where a parameter has the name of their package.
+const (
+	signalType = frame.Signal
+	drainType  = frame.Drain
+)
+
+// typeCounters count by type of frame; 0: those of no known type.
+type typeCounters [frame.Error + 1]atomic.Uint64
+
+func (n *typeCounters) add(t frame.Type) {
+	if int(t) >= len(n) {
+		t = 0
+	}
+	n[t].Add(1)
+}
+
+func (n *typeCounters) all() map[string]uint64 {
+	m := make(map[string]uint64)
+	for t := range n {
+		if v := n[t].Load(); v > 0 {
+			m[frame.Type(t).String()] = v
+		}
+	}
+	return m
+}
+
+// typeOf is the type of the whole frame that b begins with.
+func typeOf(b []byte) frame.Type {
+	i := 0
+	for b[i] >= 0x80 {
+		i++
+	}
+	return frame.Type(b[i+1])
 }
 
 // codeCounters count by code: thousands 1 to 3, numbers up to 31 in each, 3999 at the end.
@@ -83,12 +124,30 @@ func (s *counters) wrote(w *buffer, n int) {
 	if w.pushed > 0 {
 		s.pushedOut.Add(uint64(w.pushed))
 	}
+	if w.signals > 0 {
+		s.signalsOut.Add(uint64(w.signals))
+	}
 }
 
 // Stats returns the counts so far.
 func (e *Edge) Stats() Stats {
 	s := &e.stats
+	in, out := s.inBy.all(), s.outBy.all()
+	signals, pushed := s.signalsOut.Load(), s.pushedOut.Load() // in this order: a signal counts as pushed before
+	for _, n := range []struct {
+		m map[string]uint64
+		t frame.Type
+		v uint64
+	}{
+		{in, frame.Send, s.sendsIn.Load()}, {out, frame.SendAck, s.acksOut.Load()},
+		{out, frame.Signal, signals}, {out, frame.Deliver, pushed - signals},
+	} {
+		if n.v > 0 {
+			n.m[n.t.String()] += n.v
+		}
+	}
 	return Stats{
+		In: in, Out: out,
 		Opened: s.opened.Load(), Ended: s.gone.Load(), LoggedIn: s.loggedIn.Load(),
 		FramesIn: s.framesIn.Load(), SendsIn: s.sendsIn.Load(),
 		FramesOut: s.framesOut.Load(), AcksOut: s.acksOut.Load(), PushedOut: s.pushedOut.Load(),

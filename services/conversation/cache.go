@@ -23,7 +23,9 @@ type cacheShard[K comparable, V any] struct {
 	slots []cacheSlot[K, V]
 	limit int
 	hand  int
-	_     [64]byte
+
+	hits, misses uint64
+	_            [64]byte
 }
 
 type cacheSlot[K comparable, V any] struct {
@@ -45,8 +47,10 @@ func (c *cache[K, V]) get(hash uint64, k K) (v V, ok bool) {
 	defer s.mu.Unlock()
 	i, ok := s.byKey[k]
 	if !ok {
+		s.misses++
 		return v, false
 	}
+	s.hits++
 	s.slots[i].used = true
 	return s.slots[i].val, true
 }
@@ -77,6 +81,30 @@ func (c *cache[K, V]) put(hash uint64, k K, v V) {
 	}
 	s.slots[i] = cacheSlot[K, V]{key: k, val: v} // used is for what is asked for again
 	s.byKey[k] = uint32(i)
+}
+
+// CacheStats are counts of one cache: what it holds, and how look-ups ended since the start.
+type CacheStats struct {
+	Entries      int
+	Hits, Misses uint64
+}
+
+func (c *cache[K, V]) stats() (n CacheStats) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		n.Entries += len(s.byKey)
+		n.Hits += s.hits
+		n.Misses += s.misses
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Caches returns counts of the caches, by what they hold: direct conversations of two
+// users, who is in a direct conversation, and counts of unread messages.
+func (s *Service) Caches() (directs, rosters, unread CacheStats) {
+	return s.pairs.stats(), s.rosters.stats(), s.tallies.stats()
 }
 
 var seed = maphash.MakeSeed()

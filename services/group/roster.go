@@ -178,6 +178,8 @@ type rosters struct {
 	used   list.List                           // the latest first
 	total  int
 	limit  int
+
+	hits, misses atomic.Uint64 // look-ups that found a roster that was right, and those for which it was read
 }
 
 // held is a place in memory for a roster. Its lock is held while the roster is read.
@@ -233,6 +235,20 @@ func (c *rosters) weigh(h *held, members int) {
 	}
 }
 
+// CacheStats are counts of the rosters in memory. Look-ups are counted since the start.
+type CacheStats struct {
+	Entries      int // groups
+	Hits, Misses uint64
+}
+
+// Cache returns counts of the rosters in memory.
+func (s *Service) Cache() CacheStats {
+	c := &s.rosters
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return CacheStats{c.used.Len(), c.hits.Load(), c.misses.Load()}
+}
+
 // peek returns the place of conv if there is one.
 func (c *rosters) peek(conv id.ConversationID) *held {
 	c.mu.Lock()
@@ -262,9 +278,11 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID, version ui
 		good := !r.dead && r.version >= version
 		r.mu.RUnlock()
 		if good {
+			s.rosters.hits.Add(1)
 			return r, nil
 		}
 	}
+	s.rosters.misses.Add(1)
 	for turn := 0; ; turn++ {
 		r, err := s.readRoster(ctx, conv)
 		if err != nil || r == nil {

@@ -3,6 +3,7 @@ package relation
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -16,6 +17,8 @@ type cache struct {
 	ttl   int64 // ms
 	bytes int
 	byID  map[id.UserID]cached
+
+	hits, misses atomic.Uint64
 }
 
 type cached struct {
@@ -44,9 +47,25 @@ func (c *cache) get(u id.UserID, now int64) (p *wire.Profile, ok bool) {
 	e, ok := c.byID[u]
 	c.mu.RUnlock()
 	if !ok || now >= e.until {
+		c.misses.Add(1)
 		return nil, false
 	}
+	c.hits.Add(1)
 	return e.profile, true
+}
+
+// CacheStats are counts of the cache of profiles: what it holds, and how look-ups ended since the start.
+type CacheStats struct {
+	Entries      int
+	Hits, Misses uint64
+}
+
+// Cache returns counts of the profiles in memory.
+func (s *Service) Cache() CacheStats {
+	c := &s.profiles
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return CacheStats{len(c.byID), c.hits.Load(), c.misses.Load()}
 }
 
 // put keeps p, which was read or written at the Unix ms now, unless a later version is

@@ -49,6 +49,7 @@ type conversation struct {
 	loaded   bool
 	absent   bool          // loaded, and there is no such conversation
 	head     msgstore.Head // as last committed; without the preview
+	counted  int           // ids of it in Sequencer.ids.kept
 	ids      idMemory      // as last committed, plus the transaction under way
 	floor    int64         // Unix ms: the next message's time is not below it
 	next     []byte        // the head's row in the transaction under way

@@ -136,6 +136,7 @@ func (s *Sequencer) read(ctx context.Context, c *conversation, sweep bool) error
 	if len(c.ids.seconds)+len(c.seconds) > maxSeconds {
 		c.ids.keep(c.inUse)
 	}
+	s.ids.misses.Add(int64(len(c.seconds)))
 	for _, second := range c.seconds {
 		es, err := s.timeline.IDs(ctx, c.id, second)
 		if err != nil {

@@ -52,6 +52,34 @@ func (s *Sequencer) evict(now int64) {
 	s.forget(now, s.recent.n, true)
 }
 
+// CacheStats are counts of something kept in memory. Look-ups are counted since the start.
+type CacheStats struct {
+	Entries      int
+	Hits, Misses uint64
+}
+
+// Caches returns counts of the conversations in memory, and of their ids: a hit is a message
+// that was found to be new or a repeat, a miss a second of ids that had to be read for one.
+func (s *Sequencer) Caches() (conversations, ids CacheStats) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		conversations.Entries += len(sh.convs)
+		conversations.Hits += sh.hits
+		conversations.Misses += sh.misses
+		sh.mu.Unlock()
+	}
+	return conversations, CacheStats{int(s.ids.kept.Load()), uint64(s.ids.hits.Load()), uint64(s.ids.misses.Load())}
+}
+
+// countIDs brings the number of ids in memory up to date with those of c, which the caller holds.
+func (s *Sequencer) countIDs(c *conversation) {
+	if n := len(c.ids.recent.entries) + len(c.ids.old.entries) + c.ids.loadedIDs(); n != c.counted {
+		s.ids.kept.Add(int64(n - c.counted))
+		c.counted = n
+	}
+}
+
 // forget drops up to n conversations that nobody works on, the least used first; idle:
 // only those not used for IdleAfter.
 func (s *Sequencer) forget(now int64, n int, idle bool) {
@@ -69,6 +97,7 @@ func (s *Sequencer) forget(now int64, n int, idle bool) {
 			c.dead = true
 			delete(sh.convs, c.id)
 			s.recent.unlink(c)
+			s.ids.kept.Add(int64(-c.counted))
 			evicted++
 			n--
 		}

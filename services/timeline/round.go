@@ -223,6 +223,7 @@ func (s *Sequencer) sequence(c *conversation) int {
 	}
 	ru := r.newRun(c)
 	ru.bytes = bytes
+	s.ids.hits.Add(int64(n))
 	s.judge(ru, n, bytes)
 	s.build(ru)
 	return bytes

@@ -39,7 +39,8 @@ type Sequencer struct {
 	away         atomic.Bool   // the bus (apart) is away
 	marksSet     atomic.Uint64 // outbox marks written
 
-	slow, failed trace.Pace // lines about sends
+	ids          struct{ hits, misses, kept atomic.Int64 } // see Caches
+	slow, failed trace.Pace                                // lines about sends
 
 	// The sequencer goroutine's.
 	clock   clock
@@ -52,6 +53,8 @@ type Sequencer struct {
 type shard struct {
 	mu    sync.Mutex
 	convs map[id.ConversationID]*conversation
+
+	hits, misses uint64 // of what was appended to: conversations that were here, and not
 }
 
 // delayed is a conversation whose append is tried again later.
@@ -173,6 +176,9 @@ func (s *Sequencer) lock(conv id.ConversationID) *conversation {
 		if c == nil {
 			c = &conversation{id: conv}
 			sh.convs[conv] = c
+			sh.misses++
+		} else {
+			sh.hits++
 		}
 		sh.mu.Unlock()
 		c.mu.Lock()
@@ -361,6 +367,7 @@ func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
 // if there is more, else is let go. refused says that some of outs are to be tried again,
 // which is made to hold for the rest of their lanes.
 func (s *Sequencer) settle(c *conversation, outs []outcome, lanes []laneChange, bytes int, now int64, refused bool) {
+	s.countIDs(c)
 	c.mu.Lock()
 	c.change(lanes, now)
 	if refused {
