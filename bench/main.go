@@ -32,6 +32,10 @@ const help = `usage: bench SCENARIO [flags]
 
   pairs    one-to-one conversations: -w WINDOWS as fast as the answers come, or -rate R whatever they do
   idle     connections that only stay, each of its own user, with heartbeats
+  history  pages of old messages, from stores that were filled one message at a time
+  group    one sender into groups of -n members: single messages, then -w under way
+  hot      -senders of -n members of one group at once
+  slow     a group of which some don't read: what the others notice, and whether these catch up
   hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
   floor    the bare program alone: pairs, groups, echoes, synced writes
   all      short versions of all but hostile, within three minutes
@@ -117,6 +121,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return pairs(ctx, args, out)
 	case "idle":
 		return idle(ctx, args, out)
+	case "group":
+		return group(ctx, args, out)
+	case "hot":
+		return hot(ctx, args, out)
+	case "slow":
+		return slow(ctx, args, out)
+	case "history":
+		return history(ctx, args, out)
 	case "hostile":
 		return underAttack(ctx, args, out)
 	case "floor":

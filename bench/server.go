@@ -85,7 +85,12 @@ func (s *servers) with(ctx context.Context, c *common, raise target.Settings, f 
 		}
 		return f(t)
 	}
-	server, err := target.Start(ctx, s.path, s.algorithm, raise)
+	return s.launched(ctx, c, target.Launching{Path: s.path, Algorithm: s.algorithm, Raise: raise}, func(t load.Target, _ *target.Server) error { return f(t) })
+}
+
+// launched runs f against a server that is started so.
+func (s *servers) launched(ctx context.Context, c *common, l target.Launching, f func(load.Target, *target.Server) error) error {
+	server, err := target.Launch(ctx, l)
 	if err != nil {
 		return environment(err)
 	}
@@ -103,7 +108,7 @@ func (s *servers) with(ctx context.Context, c *common, raise target.Settings, f 
 	err = f(load.Target{
 		Addr: server.Addr, PID: server.PID, Token: server.Issuer.Token, Users: users,
 		Stats: func(ctx context.Context) (load.Stats, error) { return target.ReadMetrics(ctx, server.HTTP) },
-	})
+	}, server)
 	var failed *load.Failure
 	if errors.As(err, &failed) {
 		if !server.Running() {

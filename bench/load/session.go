@@ -58,6 +58,14 @@ func (t *Target) memory() (measure.Memory, error) {
 	return measure.ReadMemory(t.PID)
 }
 
+// diskRead is how many bytes the server has had fetched from disks; 0: unknown.
+func (t *Target) diskRead() int64 {
+	if t.PID == 0 {
+		return 0
+	}
+	return measure.DiskRead(t.PID)
+}
+
 func (t *Target) user(n int) string { return fmt.Sprintf("%s%06d", t.Users, n) }
 
 // Refused is an environment in which the scenario can't run: a server whose limits
@@ -164,14 +172,18 @@ func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) err
 			return fmt.Errorf("token of %s: %w", s.user, err)
 		}
 		s.token = token
-		var source netip.Addr
-		if len(d.sources) > 0 {
-			source = d.sources[d.begun%len(d.sources)]
-		}
-		if err := d.loop.Dial(&s.Conn, h, d.target.Addr, source); err != nil {
+		if err := d.loop.Dial(&s.Conn, h, d.target.Addr, d.source(d.begun)); err != nil {
 			return err
 		}
 		d.begun++
 	}
 	return nil
+}
+
+// source is the address from which the i-th connection comes.
+func (d *dialer) source(i int) netip.Addr {
+	if len(d.sources) == 0 {
+		return netip.Addr{}
+	}
+	return d.sources[i%len(d.sources)]
 }

@@ -80,3 +80,18 @@ func field(b []byte, name string) int64 {
 	}
 	return 0
 }
+
+// DiskRead returns how many bytes the kernel fetched from disks for the process, 0 if it doesn't say.
+func DiskRead(pid int) int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "read_bytes: "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
+}

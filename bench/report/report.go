@@ -27,13 +27,15 @@ type Report struct {
 
 // Run is one scenario with one setting, maybe in several rounds.
 type Run struct {
-	Name   string              `json:"name"`
-	Pairs  []*load.PairsResult `json:"pairs,omitempty"` // by round
-	Idle   *load.IdleResult    `json:"idle,omitempty"`
-	Floor  []*floor.Result     `json:"floor,omitempty"` // by round; beside Pairs: the floor of the same round
-	Raw    []*floor.Raw        `json:"raw,omitempty"`
-	Under  []*Hostile          `json:"hostile,omitempty"` // by round; beside Pairs: what they went on under
-	Faults bool                `json:"faults,omitempty"`  // faults were expected: only what must hold then is judged
+	Name    string              `json:"name"`
+	Pairs   []*load.PairsResult `json:"pairs,omitempty"` // by round
+	Idle    *load.IdleResult    `json:"idle,omitempty"`
+	Floor   []*floor.Result     `json:"floor,omitempty"` // by round; beside Pairs: the floor of the same round
+	Raw     []*floor.Raw        `json:"raw,omitempty"`
+	Under   []*Hostile          `json:"hostile,omitempty"` // by round; beside Pairs: what they went on under
+	History []*History          `json:"history,omitempty"` // by round
+	Group   []*Group            `json:"group,omitempty"`   // by round
+	Faults  bool                `json:"faults,omitempty"`  // faults were expected: only what must hold then is judged
 
 	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round, ToCalm to its calm.
 	Metrics map[string]float64 `json:"metrics"`
@@ -60,6 +62,9 @@ func (r *Run) Finish() {
 	for _, f := range r.Floor {
 		floors = append(floors, floorMetrics(f))
 	}
+	for _, p := range r.parts() {
+		rounds = append(rounds, p.metrics())
+	}
 	if len(rounds) == 0 { // the floor alone
 		rounds, floors = floors, nil
 	}
@@ -70,6 +75,7 @@ func (r *Run) Finish() {
 	if len(r.Under) > 0 {
 		r.finishHostile(rounds)
 	}
+	r.finishGroup(rounds)
 	for name, v := range rawMetrics(r.Raw) {
 		r.Metrics[name] = v
 	}
@@ -88,7 +94,7 @@ func (r *Run) Finish() {
 }
 
 // worst is for counts that must be 0 in every round: their median would hide one.
-var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected"}
+var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected", "wrong", "unanswered"}
 
 func medians(rounds []map[string]float64) map[string]float64 {
 	all := map[string][]float64{}
@@ -133,6 +139,7 @@ func floorMetrics(f *floor.Result) map[string]float64 {
 		"ack_p50": f.Ack.P50, "ack_p99": f.Ack.P99, "ack_p999": f.Ack.P999, "ack_max": f.Ack.Max,
 		"dlv_p50": f.Delivery.P50, "dlv_p99": f.Delivery.P99, "dlv_p999": f.Delivery.P999, "dlv_max": f.Delivery.Max,
 		"cpu": f.ServerCPU, "client_cpu": f.ClientCPU, "per_commit": f.PerCommit, "dlv_cpu": f.DeliveryCPU(),
+		"shot_p50": f.Shots.P50, "shot_p99": f.Shots.P99, "shot_max": f.Shots.Max,
 	}
 }
 
@@ -177,6 +184,11 @@ func (r *Run) Broken() string {
 	}
 	for _, h := range r.Under {
 		if s := h.broken(); s != "" {
+			return r.Name + ": " + s
+		}
+	}
+	for _, p := range r.parts() {
+		if s := p.broken(); s != "" {
 			return r.Name + ": " + s
 		}
 	}

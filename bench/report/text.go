@@ -29,18 +29,22 @@ func (r *Run) WriteText(w io.Writer) {
 	for _, f := range r.Floor {
 		writeFloor(w, f)
 	}
+	for _, p := range r.parts() {
+		p.write(w)
+	}
 	if r.Idle != nil {
 		writeIdle(w, r.Idle)
 	}
 	for _, raw := range r.Raw {
 		writeRaw(w, raw)
 	}
-	if len(r.Ratios) > 0 {
+	if len(r.Ratios) > 0 && len(r.Pairs) > 0 {
 		fmt.Fprintf(w, "  to floor   %.0f %% of its rate at %.2f times its server CPU%s\n", 100*r.Ratios["rate"], r.Ratios["cpu"], rounds(len(r.Pairs)))
 	}
-	if len(r.ToCalm) > 0 {
+	if len(r.ToCalm) > 0 && len(r.Under) > 0 {
 		fmt.Fprintf(w, "  to calm    ack p50 %.2f, p99 %.2f times; RSS %.2f times%s\n", r.ToCalm["ack_p50"], r.ToCalm["ack_p99"], r.ToCalm["rss"], rounds(len(r.Under)))
 	}
+	r.compareGroups(w)
 	if len(r.Pairs) > 1 {
 		m := r.Metrics
 		fmt.Fprintf(w, "  medians    %s/s acked at %.2f µs, ack p50 %s p99 %s ms\n", count(m["rate"]), m["cpu"], ms(m["ack_p50"]), ms(m["ack_p99"]))
@@ -94,6 +98,9 @@ func writeFloor(w io.Writer, f *floor.Result) {
 	}
 	if f.PerCommit > 0 {
 		fmt.Fprintf(w, ", %s a commit", count(f.PerCommit))
+	}
+	if f.Shots.Count > 0 {
+		fmt.Fprintf(w, "; shots p50 %s p99 %s max %s ms", ms(f.Shots.P50), ms(f.Shots.P99), ms(f.Shots.Max))
 	}
 	fmt.Fprintf(w, "; load generator %.2f µs\n", f.ClientCPU)
 }

@@ -21,9 +21,12 @@ type Server struct {
 	Addr   netip.AddrPort // binary protocol
 	HTTP   netip.AddrPort
 	PID    int
+	Data   string // the data directory
 	Issuer *Issuer
 	Raised []string // settings that differ from the shipped ones, "name: shipped -> raised"
 
+	path   string
+	env    []string
 	cmd    *exec.Cmd
 	dir    string
 	log    string
@@ -31,7 +34,7 @@ type Server struct {
 	err    error
 }
 
-// Settings are raised limits: names of the configuration and their values, in the order they are told.
+// Settings are what differs from the shipped configuration, raised limits above all: names and values, those of a section together.
 type Settings []Setting
 
 // Setting is one of them.
@@ -53,12 +56,29 @@ const patience = 30 * time.Second
 // Start runs the server at path with a data directory, an issuer and a
 // configuration of its own, and waits until it is ready. Stop it.
 func Start(ctx context.Context, path, algorithm string, raise Settings) (*Server, error) {
+	return Launch(ctx, Launching{Path: path, Algorithm: algorithm, Raise: raise})
+}
+
+// Launching is how a server is started.
+type Launching struct {
+	Path      string
+	Algorithm string
+	Raise     Settings
+	Data      string   // a data directory that stays; "": a fresh one, which Stop removes
+	Env       []string // what is added to the environment, NAME=value
+}
+
+// Launch is Start with everything that can be said.
+func Launch(ctx context.Context, l Launching) (*Server, error) {
 	dir, err := os.MkdirTemp("", "gochat-bench")
 	if err != nil {
 		return nil, fmt.Errorf("directory for the server: %w", err)
 	}
-	s := &Server{dir: dir, log: filepath.Join(dir, "log"), exited: make(chan struct{})}
-	if err := s.start(ctx, path, algorithm, raise); err != nil {
+	s := &Server{path: l.Path, env: l.Env, dir: dir, log: filepath.Join(dir, "log")}
+	if s.Data = l.Data; s.Data == "" {
+		s.Data = filepath.Join(dir, "data")
+	}
+	if err := s.start(ctx, l.Path, l.Algorithm, l.Raise); err != nil {
 		s.Stop()
 		return nil, err
 	}
@@ -83,12 +103,18 @@ func (s *Server) start(ctx context.Context, path, algorithm string, raise Settin
 	if err := os.WriteFile(config, []byte(s.config(raise)), 0o600); err != nil {
 		return fmt.Errorf("write the server's configuration: %w", err)
 	}
-	log, err := os.Create(s.log)
+	return s.run(ctx)
+}
+
+// run starts the process and waits until it is ready.
+func (s *Server) run(ctx context.Context) error {
+	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("the server's log: %w", err)
 	}
 	defer log.Close()
-	s.cmd = exec.Command(path, "serve", "--config", config)
+	s.cmd = exec.Command(s.path, "serve", "--config", filepath.Join(s.dir, "gochat.yaml"))
+	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// Should the load generator be killed, its server goes with it.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -96,24 +122,27 @@ func (s *Server) start(ctx context.Context, path, algorithm string, raise Settin
 		s.cmd = nil
 		return fmt.Errorf("start the server: %w", err)
 	}
-	s.PID = s.cmd.Process.Pid
-	go func() {
-		s.err = s.cmd.Wait()
-		close(s.exited)
-	}()
+	s.PID, s.exited = s.cmd.Process.Pid, make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		s.err = cmd.Wait()
+		close(exited)
+	}(s.cmd, s.exited)
 	return s.ready(ctx)
 }
 
 // config is the configuration file: where to listen, whose tokens to take, and what is raised.
 func (s *Server) config(raise Settings) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "data: %q\ntcp: {listen: %q}\nhttp: {listen: %q}\nlog: {level: warn}\n", filepath.Join(s.dir, "data"), s.Addr, s.HTTP)
+	fmt.Fprintf(&b, "data: %q\ntcp: {listen: %q}\nhttp: {listen: %q}\nlog: {level: warn}\n", s.Data, s.Addr, s.HTTP)
 	fmt.Fprintf(&b, "issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", s.Issuer.Name, s.Issuer.Algorithm, s.Issuer.KeyFile)
-	if len(raise) > 0 {
-		b.WriteString("limits:\n")
-	}
+	section := ""
 	for _, r := range raise {
-		fmt.Fprintf(&b, "  %s: %s\n", strings.TrimPrefix(r.Name, "limits."), r.Value)
+		in, name, _ := strings.Cut(r.Name, ".")
+		if in != section {
+			section = in
+			fmt.Fprintf(&b, "%s:\n", section)
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", name, r.Value)
 	}
 	return b.String()
 }
@@ -130,8 +159,9 @@ func raised(ctx context.Context, path string, raise Settings) ([]string, error) 
 	var told []string
 	for _, r := range raise {
 		shipped := "?"
+		_, name, _ := strings.Cut(r.Name, ".")
 		for line := range strings.Lines(string(out)) {
-			if v, ok := strings.CutPrefix(strings.TrimSpace(line), strings.TrimPrefix(r.Name, "limits.")+": "); ok {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+": "); ok {
 				shipped = strings.Trim(v, `"`)
 				break
 			}
