@@ -27,6 +27,7 @@ type Config struct {
 	Contacts  Contacts  `koanf:"contacts" doc:"Who may write to whom."`
 	Drain     Drain     `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
 	Issuers   []Issuer  `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
+	Fanout    Fanout    `koanf:"fanout" doc:"How messages reach the members of groups who are connected."`
 	Storage   Storage   `koanf:"storage" doc:"The embedded store."`
 	Retention Retention `koanf:"retention" doc:"Messages older than this are removed, some time within the hour. 0: kept for ever."`
 }
@@ -125,6 +126,13 @@ type Drain struct {
 	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave. Empty: this server comes back."`
 }
 
+// Fanout says how messages of groups are delivered.
+type Fanout struct {
+	LargeGroup          int           `koanf:"large_group" doc:"In groups of more members, until they have fewer than half as many, connected members are kept together in memory, so that a message costs nothing for those who are away; nobody sees who is typing, and how far devices have received isn't stored."`
+	AudienceIdle        time.Duration `koanf:"audience_idle" doc:"Connected members of a large group without messages are forgotten after this, and looked up again for its next message."`
+	DeliveriesPerSecond int           `koanf:"deliveries_per_second" doc:"Messages times connections that one group may be delivered a second, so that it can't take a server or an uplink from all others: 20 messages a second to 10,000 connections are 200,000. Above it members are told, once a second at most, that there is something new, and their clients fetch it as they need it. 0: any number."`
+}
+
 // Issuer is an outside system whose tokens are accepted.
 type Issuer struct {
 	Issuer    string `koanf:"issuer" doc:"The token's iss."`
@@ -159,6 +167,7 @@ func Default() Config {
 		Devices:  Devices{PerUser: 32},
 		Contacts: Contacts{Write: "anyone", Blocks: 10_000},
 		Drain:    Drain{Deadline: 3 * time.Second},
+		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 	}
 }
@@ -261,6 +270,15 @@ func (c *Config) Validate() error {
 		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
 			bad("drain.alternatives %q: want host:port", a)
 		}
+	}
+	if c.Fanout.LargeGroup < 2 {
+		bad("fanout.large_group %d: want at least 2", c.Fanout.LargeGroup)
+	}
+	if c.Fanout.AudienceIdle < time.Second {
+		bad("fanout.audience_idle %s: want at least 1s", c.Fanout.AudienceIdle)
+	}
+	if c.Fanout.DeliveriesPerSecond < 0 {
+		bad("fanout.deliveries_per_second %d: want 0 (any number) or more", c.Fanout.DeliveriesPerSecond)
 	}
 	if c.Devices.PerUser < 1 || c.Devices.PerUser > 1024 {
 		bad("devices.per_user %d: want 1 to 1024", c.Devices.PerUser)

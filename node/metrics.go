@@ -111,6 +111,11 @@ func (m *metrics) watch(n *Node) {
 	counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(n.hub.Stats().RefusedAtDoor) })
 	counter("gochat_fanout_events_total", "Appends fanned out.", func() float64 { return float64(n.fanout.Stats().Events) })
 	counter("gochat_deliveries_total", "Frames handed to connections by fan-out.", func() float64 { return float64(n.fanout.Stats().Delivered) })
+	gauge("gochat_audiences", "Large groups whose connected members are kept together.", func() float64 { return float64(n.fanout.Stats().Audiences) })
+	gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(n.hub.Audiences().Seats()) })
+	counter("gochat_audiences_opened_total", "Times that the connected members of a large group were looked up.", func() float64 { return float64(n.fanout.Stats().Opened) })
+	counter("gochat_audience_passes_total", "Passes over these; deliveries per pass are how well messages are gathered.", func() float64 { return float64(n.fanout.Stats().Passes) })
+	counter("gochat_fanout_hinted_total", "Times that a group over its budget was told of messages instead of sent them.", func() float64 { return float64(n.fanout.Stats().Hinted) })
 	gauge("gochat_store_disk_bytes", "Bytes on disk.", func() float64 { return float64(n.store.Metrics().DiskBytes) })
 	gauge("gochat_store_full", "1 while writes are refused for lack of space.", func() float64 {
 		if n.store.Metrics().Full {

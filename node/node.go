@@ -22,6 +22,7 @@ import (
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/edge/tcp"
+	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
 	"github.com/gochat-im/gochat/protocol/code"
@@ -86,6 +87,7 @@ type Node struct {
 	tcpCert   *certs.Source // nil: no TLS
 	httpCert  *certs.Source
 	tcp       *tcp.Server
+	ws        *ws.Server
 	api       *api.Server
 	admin     *admin.Server
 
@@ -247,17 +249,23 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.fanout, err = fanout.New(fanout.Config{
 		Members: n.convs, Groups: n.groups, Sessions: n.sessions, Deliver: n.hub, Timeline: tl, MaxFrame: int(cfg.Limits.Frame),
 		Conversations: max(cfg.Limits.Conversations, 16), Logger: logger,
+		Audiences: n.hub.Audiences(), LargeGroup: cfg.Fanout.LargeGroup, Idle: cfg.Fanout.AudienceIdle, Seats: audienceSeats(cfg.Limits.Connections), Budget: cfg.Fanout.DeliveriesPerSecond,
 	}); err != nil {
 		return nil, err
 	}
 	signals.Signals = heardSignals{n.fanout, n.convs, n.relations}
 	n.convs.BindDevices(n.fanout)
+	n.convs.BindAudiences(n.fanout)
 	n.relations.Bind(fence{n.seq}, n.fanout)
 
 	if n.tcp, err = tcp.New(tcp.Config{Listen: cfg.TCP.Listen, TLS: listenerTLS(n.tcpCert), Hub: n.hub, Pollers: cfg.TCP.Pollers, ProxyFrom: prefixes(cfg.TCP.ProxyFrom), Logger: logger}); err != nil {
 		return nil, fmt.Errorf("%w (tcp.listen, flag --tcp)", err)
 	}
+	if n.ws, err = ws.New(ws.Config{Hub: n.hub, Origins: cfg.HTTP.Origins, Logger: logger}); err != nil {
+		return nil, err
+	}
 	if n.api, err = api.New(api.Config{
+		WebSocket: n.ws,
 		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
 		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
 	}); err != nil {
@@ -287,6 +295,9 @@ func (n *Node) Run(ctx context.Context) error {
 	// What serves clients ends first, what it stands on last.
 	front, stopFront := context.WithCancel(ctx)
 	defer stopFront()
+	// WebSockets are on the HTTP listener, and drained like any connection before it ends.
+	web, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWeb()
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBack()
 	// The sequencer's last acks move cursors: those who write them end after it.
@@ -311,7 +322,7 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&backs, back, "connections", n.hub.Run)
 	start(&backs, back, "memory", n.trimMemory)
 	start(&fronts, front, "tcp", n.tcp.Run)
-	start(&fronts, front, "http", n.api.Run)
+	start(&fronts, web, "http", n.api.Run)
 	if n.admin != nil {
 		start(&fronts, front, "admin", n.admin.Run)
 	}
@@ -332,6 +343,7 @@ func (n *Node) Run(ctx context.Context) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
 	err = errors.Join(err, n.api.Shutdown(closing))
+	stopWeb()
 	if n.admin != nil {
 		err = errors.Join(err, n.admin.Shutdown(closing))
 	}
@@ -370,6 +382,10 @@ func (n *Node) revoked(r account.Revocation) {
 // perUser is how many connections of a user the hub holds where the directory keeps n: the
 // newest wins there, and what it took the place of may still be closing.
 func perUser(n int) int { return 2*n + 4 }
+
+// audienceSeats is how many connections all audiences of large groups may hold together, each
+// counted in every group: a user's groups that are busy at the same time are few.
+func audienceSeats(connections int) int { return max(16*connections, 1<<16) }
 
 // ready reports whether clients can be served.
 func (n *Node) ready(ctx context.Context) error {

@@ -303,12 +303,7 @@ type lag struct {
 
 // drop remembers what a dropped frame was about. mu is held.
 func (c *Conn) drop(b []byte) {
-	if c.lag == nil {
-		c.lag = &lag{heads: make(map[id.ConversationID]uint64)}
-		c.edge.stats.lagging.Add(1)
-	}
-	c.lag.dropped++
-	c.edge.stats.dropped.Add(1)
+	c.lagging(1)
 	f, n, err := frame.Parse(b, frame.HardMax)
 	if err != nil || n == 0 {
 		c.lag.all = true
@@ -334,6 +329,24 @@ func (c *Conn) drop(b []byte) {
 			return
 		}
 		last, messages = v.Seq, rest
+	}
+	c.behind(conv, last)
+}
+
+// lagging counts n dropped frames. mu is held.
+func (c *Conn) lagging(n int) {
+	if c.lag == nil {
+		c.lag = &lag{heads: make(map[id.ConversationID]uint64)}
+		c.edge.stats.lagging.Add(1)
+	}
+	c.lag.dropped += n
+	c.edge.stats.dropped.Add(uint64(n))
+}
+
+// behind notes that the client lacks messages of conv up to last, after lagging. mu is held.
+func (c *Conn) behind(conv id.ConversationID, last uint64) {
+	if c.lag.all {
+		return
 	}
 	if old, ok := c.lag.heads[conv]; !ok && len(c.lag.heads) == maxHints {
 		c.lag.all = true

@@ -14,7 +14,8 @@ func (c *Conn) Push(frames []byte, n int, conv id.ConversationID, last uint64) (
 	cfg := &c.edge.cfg
 	if o := c.out; c.lag != nil || o != nil && (len(o.b)+len(frames) > cfg.QueueBytes || o.frames+n > cfg.QueueFrames) ||
 		c.blocked && c.edge.held.Load() > cfg.QueueTotal {
-		c.skip(n, conv, last)
+		c.lagging(n)
+		c.behind(conv, last)
 		return false
 	}
 	o := c.buffer()

@@ -128,10 +128,12 @@ func (h *Hub) forgetAddresses(i int) {
 // users counts connections by user, and links those of each.
 type users struct {
 	seed  maphash.Seed
-	shard [shards]struct {
-		mu sync.Mutex
-		m  map[id.UserID]*user
-	}
+	shard [shards]userShard
+}
+
+type userShard struct {
+	mu sync.Mutex
+	m  map[id.UserID]*user
 }
 
 type user struct {
@@ -140,8 +142,12 @@ type user struct {
 	conns int32
 }
 
+func (us *users) of(u id.UserID) *userShard {
+	return &us.shard[maphash.String(us.seed, string(u))%shards]
+}
+
 func (us *users) lock(u id.UserID) (m *map[id.UserID]*user, unlock func()) {
-	s := &us.shard[maphash.String(us.seed, string(u))%shards]
+	s := us.of(u)
 	s.mu.Lock()
 	return &s.m, s.mu.Unlock
 }
@@ -187,6 +193,9 @@ func (h *Hub) logout(c *conn.Conn) {
 	name, slot := c.Origin().User, slotOf(c.Incarnation())
 	mp, unlock := h.users.lock(name)
 	defer unlock()
+	seats := &h.table.chunk(slot).seats[slot%chunkSlots]
+	defer h.audiences.gone(*seats)
+	*seats = nil
 	u := (*mp)[name]
 	if u == nil {
 		return

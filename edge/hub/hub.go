@@ -88,6 +88,7 @@ type Hub struct {
 	table     table
 	addrs     addresses
 	users     users
+	audiences Audiences
 	count     atomic.Int64
 	strangers atomic.Int64
 	draining  atomic.Bool
@@ -107,6 +108,7 @@ func New(cfg Config, svc conn.Services) (*Hub, error) {
 	h := &Hub{cfg: cfg, log: cfg.Logger, start: time.Now()}
 	h.limits.Store(newLimits(cfg.limits()))
 	h.table.worker = uint64(cfg.Worker)
+	h.audiences.init(h)
 	h.addrs.seed, h.users.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	var err error
 	if h.edge, err = conn.NewEdge(cfg.Conn, svc, h); err != nil {

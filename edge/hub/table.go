@@ -41,6 +41,7 @@ type chunk struct {
 	// Guarded by table.mu.
 	second [chunkSlots]uint64 // of the slot's latest incarnation
 	next   [chunkSlots]uint32 // slot + 1 of the user's next connection; guarded by the user's shard
+	seats  [chunkSlots]*seat  // of the connection in audiences; guarded by its user's shard
 }
 
 // secondOf is the second of the Unix epoch in which a connection was opened.

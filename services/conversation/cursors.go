@@ -16,9 +16,10 @@ import (
 
 // Received notes that o's user has every message of conv up to seq. It is kept in
 // memory, written within a second or so, and never blocks. What is not true (a seq above
-// the newest, a conversation that isn't the user's) is found out when it is written.
+// the newest, a conversation that isn't the user's) is found out when it is written. In large groups
+// nothing is noted but what is read.
 func (s *Service) Received(o *packet.Origin, conv id.ConversationID, seq uint64) {
-	if seq > 0 {
+	if seq > 0 && !s.large(conv) {
 		s.cursors.note(cursorKey{conv, o.User}, 0, seq)
 	}
 }

@@ -52,7 +52,7 @@ func (s *Service) Inbox(ctx context.Context, o *packet.Origin, mark uint64, curs
 		}
 	}
 	newMark = uint64(max(last.begun-markMargin, 1))
-	lines, err := s.lines(ctx, o.User, mark > 0)
+	lines, err := s.lines(ctx, o.User, mark > 0, cursor == "")
 	if err != nil {
 		return nil, "", 0, unavailable(err)
 	}
@@ -153,8 +153,9 @@ func (p position) page(lines []line, limit int) (page []line, next string) {
 }
 
 // lines reads the user's sides and the heads that belong to them. left: with
-// conversations that the user has left, or hidden.
-func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line, error) {
+// conversations that the user has left, or hidden. begin: it is the first page, which every
+// new connection reads before it is served.
+func (s *Service) lines(ctx context.Context, user id.UserID, left, begin bool) ([]line, error) {
 	rows, err := s.inbox.Scan(ctx, user, id.ConversationID{}, 0)
 	if err != nil {
 		return nil, err
@@ -165,6 +166,12 @@ func (s *Service) lines(ctx context.Context, user id.UserID, left bool) ([]line,
 	convs := make([]id.ConversationID, len(rows))
 	for i := range rows {
 		convs[i] = rows[i].Conversation
+	}
+	if begin && s.audiences != nil {
+		// Before the heads: what is stored later than these is delivered.
+		if err := s.audiences.Connected(ctx, user, convs); err != nil {
+			return nil, err
+		}
 	}
 	heads, err := s.timeline.Heads(ctx, convs)
 	if err != nil {

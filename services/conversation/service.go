@@ -103,6 +103,8 @@ type Service struct {
 	seq      Sequencer
 	devices  Devices // nil: nobody is told of anything
 
+	audiences Audiences // nil: there are none
+
 	pairs   cache[pair, id.ConversationID] // direct conversations that exist
 	rosters cache[id.ConversationID, *roster]
 	tallies cache[cursorKey, tally]

@@ -31,6 +31,17 @@ type Groups interface {
 	// Recipients returns whose membership holds the stored messages first..to of conv, the
 	// same for all of them; first <= to <= last. The slice is shared: read only.
 	Recipients(ctx context.Context, conv id.ConversationID, first, last uint64) (users []id.UserID, to uint64, err error)
+
+	// Moves calls fn for each of the messages first..last with which somebody came or went, in their
+	// order, and returns how many members there are now. ok is false, and fn was not called, if
+	// that isn't known any more. fn's slices are shared: read only.
+	Moves(ctx context.Context, conv id.ConversationID, first, last uint64, fn func(seq uint64, joined, left []id.UserID)) (size int, ok bool, err error)
+
+	// Stays reports whether user is a member after message seq of conv.
+	Stays(ctx context.Context, conv id.ConversationID, user id.UserID, seq uint64) (bool, error)
+
+	// Has reports whether user is a member of conv now, and how many members there are; an error if there is no such group.
+	Has(ctx context.Context, conv id.ConversationID, user id.UserID) (in bool, size int, err error)
 }
 
 // Sessions knows who is connected.
@@ -67,6 +78,18 @@ type Config struct {
 
 	Groups Groups // nil: messages of groups go to their current members
 
+	// Audiences is where groups of more than LargeGroup members go, until they have fewer than
+	// half as many again: what their messages cost follows who is connected. It needs Groups; nil: all
+	// groups are looked up member by member.
+	Audiences  Audiences
+	LargeGroup int           // 0: 500
+	Idle       time.Duration // an audience without messages is closed after this; 0: 5 min
+	Seats      int           // connections in all audiences, from which on the least used ones are closed; 0: 2,000,000
+
+	// Budget is the messages a second times connections that one group may be delivered, in bursts of
+	// a second's worth; above it members are told by a HINT a second at most, and pull. 0: any number.
+	Budget int
+
 	MaxFrame      int           // bytes of a frame, the length field aside; 0: frame.DefaultMax
 	MaxSignal     int           // bytes of a signal's data; 0: 4 KiB
 	Conversations int           // conversations whose seqs are remembered; 0: 65,536, at least 16
@@ -84,6 +107,12 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Members == nil || c.Sessions == nil || c.Deliver == nil || c.Timeline == nil:
 		return fmt.Errorf("%w: Members, Sessions, Deliver and Timeline are needed", ErrConfig)
+	case c.Audiences != nil && c.Groups == nil:
+		return fmt.Errorf("%w: Audiences need Groups", ErrConfig)
+	case c.Budget > 0 && c.Groups == nil:
+		return fmt.Errorf("%w: a budget needs Groups", ErrConfig)
+	case c.LargeGroup < 0 || c.Idle < 0 || c.Seats < 0 || c.Budget < 0:
+		return fmt.Errorf("%w: a limit of large groups is below zero", ErrConfig)
 	case c.MaxFrame < 0 || c.MaxSignal < 0 || c.GapAfter < 0 || c.Conversations < 0 || c.Conversations > 0 && c.Conversations < 16:
 		return fmt.Errorf("%w: a limit is out of bounds", ErrConfig)
 	}
@@ -99,6 +128,10 @@ type Stats struct {
 	Healed    uint64 // of those, filled from the timeline
 	GivenUp   uint64 // appends and holes nobody could be told of
 	Signals   uint64
+	Hinted    uint64 // times that a group's members were told of messages instead of sent them
+	Opened    uint64 // audiences opened
+	Passes    uint64 // over audiences, each with what had gathered
+	Audiences int    // open now
 }
 
 // Handler fans events out. Handle is called from one goroutine at a time; the
@@ -113,10 +146,19 @@ type Handler struct {
 	slab  []byte // frames of the batch under way
 	out   sender
 	retry []missing // appends whose recipients could not be found
+	owe   owe
+
+	large     groups
+	audiences atomic.Int64 // in large
+	moves     []move
+	collect   func(seq uint64, joined, left []id.UserID) // appends to moves
+	waiting   []*large                                   // have something queued, or had
+	unwritten bool                                       // an audience was delivered something that Flush is to write
 
 	signals sync.Pool // *signaler
 
 	events, repeats, delivered, gaps, healed, givenUp, signalled atomic.Uint64
+	hinted, opened, passes                                       atomic.Uint64
 }
 
 // New returns a Handler.
@@ -136,6 +178,15 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.GapAfter == 0 {
 		cfg.GapAfter = 5 * time.Second
 	}
+	if cfg.LargeGroup == 0 {
+		cfg.LargeGroup = defaultLargeGroup
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = 5 * time.Minute
+	}
+	if cfg.Seats == 0 {
+		cfg.Seats = 2_000_000
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -145,6 +196,9 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{cfg: cfg, log: cfg.Logger}
 	h.seen.init(cfg.Conversations)
 	h.out.init(cfg.Deliver)
+	h.owe.init(cfg.Budget)
+	h.large.m = make(map[id.ConversationID]*large)
+	h.collect = func(seq uint64, joined, left []id.UserID) { h.moves = append(h.moves, move{seq, joined, left}) }
 	h.signals.New = func() any { return newSignaler(cfg.Deliver) }
 	return h, nil
 }
@@ -152,7 +206,7 @@ func New(cfg Config) (*Handler, error) {
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
 	return Stats{h.events.Load(), h.repeats.Load(), h.delivered.Load(), h.gaps.Load(),
-		h.healed.Load(), h.givenUp.Load(), h.signalled.Load()}
+		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load())}
 }
 
 // A sender delivers one frame to the sessions of users, all but one connection. The
@@ -170,6 +224,23 @@ func (s *sender) init(d Deliverer) {
 			s.n++
 			d.Deliver(conn, s.frame)
 		}
+	}
+}
+
+// defaultLargeGroup is how many members a group may have until its messages go to an audience.
+const defaultLargeGroup = 500
+
+// aim is whom messages go to: users, wherever they are connected, or a large group's audience.
+type aim struct {
+	users []id.UserID
+	large *large
+}
+
+// each delivers a frame to the sessions of users, but not to skip.
+func (h *Handler) each(users []id.UserID, frame []byte, skip uint64) {
+	h.out.frame, h.out.skip = frame, skip
+	for _, u := range users {
+		h.cfg.Sessions.Each(u, h.out.each)
 	}
 }
 
@@ -197,9 +268,11 @@ func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
 
 // flush ends a batch: the frames of it are ours again.
 func (h *Handler) flush(before uint64) {
-	if h.out.n != before {
+	h.deliverAll()
+	if h.out.n != before || h.unwritten {
 		h.cfg.Deliver.Flush()
 		h.delivered.Add(h.out.n - before)
+		h.unwritten = false
 	}
 	h.out.frame = nil
 	if cap(h.slab) > maxSlab {
@@ -229,23 +302,23 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 			m.members = members
 		}
 	}
-	h.pass(m, ev, members)
+	h.pass(m, ev, aim{users: members})
 	return nil
 }
 
-// pass delivers what of ev was not seen before to members.
-func (h *Handler) pass(m *mark, ev *bus.Event, members []id.UserID) {
+// pass delivers what of ev was not seen before.
+func (h *Handler) pass(m *mark, ev *bus.Event, to aim) {
 	switch m.admit(ev.Epoch, ev.FirstSeq, ev.LastSeq) {
 	case repeated:
 		h.repeats.Add(1)
 		return
 	case fresh:
 		h.events.Add(1)
-		h.send(ev.Conversation, members, ev.Messages, ev.Origin)
+		h.send(ev.Conversation, to, ev.Messages, ev.Origin, ev.FirstSeq, ev.LastSeq)
 		return
 	}
 	// Something arrived out of order, or a part of it again.
-	if !h.unseen(m, ev, members) {
+	if !h.unseen(m, ev, to) {
 		h.repeats.Add(1)
 		return
 	}
@@ -259,8 +332,9 @@ func (h *Handler) pass(m *mark, ev *bus.Event, members []id.UserID) {
 }
 
 // unseen delivers the runs of ev's messages that m has not, and reports whether there was one.
-func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) (some bool) {
+func (h *Handler) unseen(m *mark, ev *bus.Event, to aim) (some bool) {
 	start, end := -1, 0
+	var first, last uint64 // of the run
 	for rest := ev.Messages; len(rest) > 0; {
 		at := len(ev.Messages) - len(rest)
 		v, after, err := packet.NextMessage(rest)
@@ -271,18 +345,19 @@ func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) (some bool
 		rest = after
 		if m.has(ev.Epoch, v.Seq) {
 			if start >= 0 {
-				h.send(ev.Conversation, members, ev.Messages[start:end], ev.Origin)
+				h.send(ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
 				start = -1
 			}
 			continue
 		}
 		if start < 0 {
-			start, some = at, true
+			start, some, first = at, true, v.Seq
 		}
+		last = v.Seq
 		end = len(ev.Messages) - len(rest)
 	}
 	if start >= 0 {
-		h.send(ev.Conversation, members, ev.Messages[start:end], ev.Origin)
+		h.send(ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
 	}
 	return some
 }
@@ -291,12 +366,18 @@ func (h *Handler) unseen(m *mark, ev *bus.Event, members []id.UserID) (some bool
 // conversation, two users.
 const deliverRoom = 2 + 18 + 2*(2+id.MaxUserID)
 
-// send encodes messages once and hands the frame to every session of members but origin.
-func (h *Handler) send(conv id.ConversationID, members []id.UserID, messages []byte, origin uint64) {
-	if len(members) == 0 {
+// send encodes messages first..last once and hands the frame to every session of those
+// whom they are for but origin, or tells them of the messages if the budget is used up.
+func (h *Handler) send(conv id.ConversationID, to aim, messages []byte, origin, first, last uint64) {
+	switch {
+	case to.large == nil && len(to.users) == 0 || h.over(conv, to, last):
+		return
+	case to.large != nil:
+		h.queue(to.large, messages, origin, first, last)
 		return
 	}
-	users, both := pair(conv, members)
+	before := h.out.n
+	users, both := pair(conv, to.users)
 	for len(messages) > 0 {
 		part := messages
 		if len(part)+deliverRoom > h.cfg.MaxFrame {
@@ -313,11 +394,9 @@ func (h *Handler) send(conv id.ConversationID, members []id.UserID, messages []b
 		} else {
 			h.slab = packet.AppendDeliver(h.slab, conv, nil, part)
 		}
-		h.out.frame, h.out.skip = h.slab[n:len(h.slab):len(h.slab)], origin
-		for _, u := range members {
-			h.cfg.Sessions.Each(u, h.out.each)
-		}
+		h.each(to.users, h.slab[n:len(h.slab):len(h.slab)], origin)
 	}
+	h.owe.spent(conv, (h.out.n-before)*(last-first+1))
 }
 
 // pair returns both users of a direct conversation; somebody who writes to themselves stands twice.

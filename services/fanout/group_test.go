@@ -33,6 +33,34 @@ func (s *stays) Recipients(_ context.Context, _ id.ConversationID, first, last u
 	return users, to, s.fail
 }
 
+func (s *stays) Moves(_ context.Context, _ id.ConversationID, first, last uint64, fn func(seq uint64, joined, left []id.UserID)) (int, bool, error) {
+	for seq := first; seq <= last; seq++ {
+		var joined, left []id.UserID
+		for u, iv := range s.of {
+			if iv[0] == seq {
+				joined = append(joined, u)
+			}
+			if iv[1] == seq {
+				left = append(left, u)
+			}
+		}
+		if joined != nil || left != nil {
+			fn(seq, joined, left)
+		}
+	}
+	return len(s.of), true, s.fail
+}
+
+func (s *stays) Stays(_ context.Context, _ id.ConversationID, user id.UserID, seq uint64) (bool, error) {
+	iv, ok := s.of[user]
+	return ok && iv[0] <= seq && iv[1] > seq, s.fail
+}
+
+func (s *stays) Has(_ context.Context, _ id.ConversationID, user id.UserID) (bool, int, error) {
+	_, in := s.of[user]
+	return in, len(s.of), s.fail
+}
+
 // Each member is sent the messages of their stay, whatever one event holds, and once.
 func TestGroupsGoToThoseWhoWereIn(t *testing.T) {
 	w := newWorld()

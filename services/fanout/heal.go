@@ -48,8 +48,11 @@ func (h *Handler) Run(ctx context.Context) error {
 	}
 }
 
-// Heal reads what is due now: gaps that are old enough and appends that failed before.
+// Heal does what is due now: reads gaps that are old enough and appends that failed before, tells
+// of messages that weren't delivered, closes audiences that nobody writes to.
 func (h *Handler) Heal(ctx context.Context) {
+	h.closeIdle()
+	h.tellAll(ctx)
 	h.mu.Lock()
 	todo := h.retry
 	h.retry = nil

@@ -116,6 +116,11 @@ func (m *mark) admit(epoch, first, last uint64) verdict {
 	return mixed
 }
 
+// knows reports whether all of an append was seen.
+func (m *mark) knows(epoch, first, last uint64) bool {
+	return epoch < m.epoch || epoch == m.epoch && m.hi > 0 && first >= m.lo && last <= m.hi
+}
+
 // has reports whether seq was seen.
 func (m *mark) has(epoch, seq uint64) bool {
 	if epoch != m.epoch {

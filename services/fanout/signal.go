@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -25,10 +26,6 @@ func newSignaler(d Deliverer) *signaler {
 	return s
 }
 
-// maxSignalled is how many members a conversation may have for signals to be passed on: in
-// a larger one somebody who types would cost as much as a message does.
-const maxSignalled = 500
-
 // Signal passes s on, never stored, to every session of its conversation's members but
 // the connection that it came from. sender_id and sender_device are the server's to set,
 // whatever s says. How often somebody may signal is the edge's to limit.
@@ -46,6 +43,16 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	if len(s.Data) > h.cfg.MaxSignal {
 		return code.Newf(code.ContentTooLarge, "a signal carries at most %d bytes", h.cfg.MaxSignal)
 	}
+	if h.cfg.Groups != nil && conv.Kind() == id.KindGroup {
+		switch in, size, err := h.cfg.Groups.Has(ctx, conv, from.User); {
+		case err != nil:
+			return refusal(err)
+		case !in:
+			return code.New(code.NoSuchConversation)
+		case size > h.cfg.LargeGroup:
+			return nil // dropped, as signals may be
+		}
+	}
 	members, err := h.cfg.Members.Members(ctx, conv)
 	if err != nil {
 		return code.Wrap(code.Unavailable, err)
@@ -53,8 +60,8 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	if !slices.Contains(members, from.User) {
 		return code.New(code.NoSuchConversation)
 	}
-	if len(members) > maxSignalled {
-		return nil // dropped, as signals may be
+	if len(members) > h.cfg.LargeGroup {
+		return nil // somebody who types would cost as much as a message does
 	}
 	w := h.signals.Get().(*signaler)
 	defer h.signals.Put(w)
@@ -75,6 +82,15 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	w.frame = nil
 	h.signalled.Add(1)
 	return nil
+}
+
+// refusal is err as a client sees it.
+func refusal(err error) *code.Error {
+	var ce *code.Error
+	if errors.As(err, &ce) {
+		return ce
+	}
+	return code.Wrap(code.Unavailable, err)
 }
 
 // signalTarget returns the conversation that s names, by its id or by the other user.

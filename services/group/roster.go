@@ -32,6 +32,7 @@ type roster struct {
 	at      map[id.UserID]int32
 	list    []id.UserID // members who are in, in no order
 	steps   []step      // changes above since, ascending
+	moved   int         // users in steps
 	shared  []id.UserID // copy of list that was given out; nil: none since the last change
 	shown   []id.UserID // the members as of before the last step, as far as they were given out
 }
@@ -93,13 +94,14 @@ func (r *roster) apply(version uint64, st step) bool {
 		delete(r.at, u)
 	}
 	r.steps = append(r.steps, st)
-	n := 0
-	for i := len(r.steps) - 1; i >= 0; i-- {
-		if n += len(r.steps[i].joined) + len(r.steps[i].left); n > maxSteps {
+	if r.moved += len(st.joined) + len(st.left); r.moved > maxSteps {
+		// Half of them at once: what one change costs doesn't depend on how many are kept.
+		i := 0
+		for ; r.moved > maxSteps/2 && i < len(r.steps)-1; i++ {
+			r.moved -= len(r.steps[i].joined) + len(r.steps[i].left)
 			r.since = r.steps[i].seq
-			r.steps = slices.Delete(r.steps, 0, i+1)
-			break
 		}
+		r.steps = slices.Delete(r.steps, 0, i)
 	}
 	return true
 }

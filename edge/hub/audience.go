@@ -1,0 +1,312 @@
+package hub
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// Audiences are the connections of this edge that belong to members of large groups: one
+// dense slice a group, so that what goes to all of them costs a pass over it and nothing for members
+// who aren't here. Who is in one, and when, is its caller's to say: calls about one conversation
+// that change who is in it come one after the other, and Deliver has one caller at a time; connections that
+// end leave by themselves. Different conversations are independent.
+type Audiences struct {
+	h     *Hub
+	seats atomic.Int64
+
+	mu     sync.RWMutex
+	byConv map[id.ConversationID]*audience
+}
+
+func (a *Audiences) init(h *Hub) {
+	a.h = h
+	a.byConv = make(map[id.ConversationID]*audience)
+}
+
+// Audiences returns those of this hub.
+func (h *Hub) Audiences() *Audiences { return &h.audiences }
+
+// audience is the connections for one conversation. A place never moves while a Deliver
+// runs, so that nobody is passed over or met twice: who goes leaves a hole, which the next one to come takes.
+type audience struct {
+	mu     sync.Mutex
+	places []place
+	holes  []uint32
+	closed atomic.Bool // written with mu held
+}
+
+type place struct {
+	c *conn.Conn // nil: a hole
+	s *seat
+}
+
+// seat is a connection's part of an audience. Those of one connection are linked from
+// its slot of the table, guarded like the user's list of connections.
+type seat struct {
+	of   *audience
+	at   uint32 // guarded by of.mu
+	next *seat
+}
+
+// Open makes an empty audience for conv, unless there is one.
+func (a *Audiences) Open(conv id.ConversationID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byConv[conv] == nil {
+		a.byConv[conv] = new(audience)
+	}
+}
+
+// Close ends the audience of conv. Seats in it are dropped when their connections next
+// join or leave something.
+func (a *Audiences) Close(conv id.ConversationID) {
+	a.mu.Lock()
+	au := a.byConv[conv]
+	delete(a.byConv, conv)
+	a.mu.Unlock()
+	if au == nil {
+		return
+	}
+	au.mu.Lock()
+	au.closed.Store(true)
+	a.seats.Add(int64(len(au.holes) - len(au.places)))
+	au.places, au.holes = nil, nil
+	au.mu.Unlock()
+}
+
+func (a *Audiences) of(conv id.ConversationID) *audience {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.byConv[conv]
+}
+
+// Len is how many audiences are open.
+func (a *Audiences) Len() int {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return len(a.byConv)
+}
+
+// Seats is how many connections are in audiences, each counted as often as it is in one.
+func (a *Audiences) Seats() int { return int(a.seats.Load()) }
+
+// Join brings the connections that users have now into the audience of conv, if it is
+// open; those that are in it stay. A connection counts from Login on: who logs in later
+// is to be brought in by whoever asks which audiences the user belongs to after that.
+func (a *Audiences) Join(conv id.ConversationID, users []id.UserID) {
+	au := a.of(conv)
+	if au == nil {
+		return
+	}
+	t := &a.h.table
+	for _, name := range users {
+		s := a.h.users.of(name)
+		s.mu.Lock()
+		if u := s.m[name]; u != nil {
+			for slot := u.first; slot != 0; slot = t.chunk(slot - 1).next[(slot-1)%chunkSlots] {
+				k, i := t.chunk(slot-1), (slot-1)%chunkSlots
+				if c := k.conns[i].Load(); c != nil && !seated(&k.seats[i], au) {
+					if s := (&seat{of: au, next: k.seats[i]}); au.add(c, s) {
+						k.seats[i] = s
+						a.seats.Add(1)
+					}
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// seated reports whether au is in the list, and drops what ended from it.
+func seated(list **seat, au *audience) (in bool) {
+	for p := list; *p != nil; {
+		switch {
+		case (*p).of.closed.Load():
+			*p = (*p).next
+			continue
+		case (*p).of == au:
+			in = true
+		}
+		p = &(*p).next
+	}
+	return in
+}
+
+// Leave takes the connections of users out of the audience of conv.
+func (a *Audiences) Leave(conv id.ConversationID, users []id.UserID) {
+	au := a.of(conv)
+	if au == nil {
+		return
+	}
+	t := &a.h.table
+	for _, name := range users {
+		s := a.h.users.of(name)
+		s.mu.Lock()
+		if u := s.m[name]; u != nil {
+			for slot := u.first; slot != 0; slot = t.chunk(slot - 1).next[(slot-1)%chunkSlots] {
+				for p := &t.chunk(slot - 1).seats[(slot-1)%chunkSlots]; *p != nil; p = &(*p).next {
+					if (*p).of == au {
+						a.remove(*p)
+						*p = (*p).next
+						break
+					}
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// gone takes a connection out of all its audiences. Its slot's list was taken off before.
+func (a *Audiences) gone(list *seat) {
+	for s := list; s != nil; s = s.next {
+		a.remove(s)
+	}
+}
+
+func (a *Audiences) remove(s *seat) {
+	if s.of.remove(s) {
+		a.seats.Add(-1)
+	}
+}
+
+// add gives c a place; false: the audience has ended.
+func (au *audience) add(c *conn.Conn, s *seat) bool {
+	au.mu.Lock()
+	defer au.mu.Unlock()
+	if au.closed.Load() {
+		return false
+	}
+	if n := len(au.holes); n > 0 {
+		s.at = au.holes[n-1]
+		au.holes = au.holes[:n-1]
+		au.places[s.at] = place{c, s}
+		return true
+	}
+	s.at = uint32(len(au.places))
+	au.places = append(au.places, place{c, s})
+	return true
+}
+
+// remove makes a hole of s's place; false: it has none any more.
+func (au *audience) remove(s *seat) bool {
+	au.mu.Lock()
+	defer au.mu.Unlock()
+	if au.closed.Load() {
+		return false
+	}
+	au.places[s.at] = place{}
+	au.holes = append(au.holes, s.at)
+	return true
+}
+
+// manyHoles is from where on an audience that is more than half holes is moved together.
+const manyHoles = 64
+
+// begin readies the audience for a pass and returns how many places it has.
+func (au *audience) begin() int {
+	au.mu.Lock()
+	defer au.mu.Unlock()
+	if n := len(au.holes); n >= manyHoles && n > len(au.places)/2 {
+		places := make([]place, 0, len(au.places)-n)
+		for _, p := range au.places {
+			if p.c != nil {
+				p.s.at = uint32(len(places))
+				places = append(places, p)
+			}
+		}
+		au.places, au.holes = places, nil
+	}
+	return len(au.places)
+}
+
+// group is how many connections are written to before the next ones are looked at: few
+// enough for their buffers to stay in the cache and in the pool.
+const group = 32
+
+// take copies connections from places at..end-1 into dst and returns how many, and where it stopped.
+func (au *audience) take(dst *[group]*conn.Conn, at, end int) (n, next int) {
+	au.mu.Lock()
+	defer au.mu.Unlock()
+	end = min(end, len(au.places)) // it may have been closed
+	for ; at < end && n < group; at++ {
+		if c := au.places[at].c; c != nil {
+			dst[n] = c
+			n++
+		}
+	}
+	if at >= len(au.places) {
+		at = math.MaxInt
+	}
+	return n, at
+}
+
+// Deliver hands frames to every connection in the audience of conv and returns how many
+// connections that were, whether they could take it or not. frames are whole frames that tell of messages up to
+// last; the i-th ends at ends[i] and isn't for connection but[i]. Nothing is kept of the
+// arguments. With flush each connection is written to at once, a few at a time, which costs the least memory
+// and time; without, the next Flush writes, which is for when more is about to be delivered to many of the same ones.
+func (a *Audiences) Deliver(conv id.ConversationID, last uint64, frames []byte, ends []int, but []uint64, flush bool) (connections int) {
+	au := a.of(conv)
+	if au == nil {
+		return 0
+	}
+	var cs [group]*conn.Conn
+	single := uint64(0) // the only one that doesn't get everything
+	several := false
+	for _, b := range but {
+		switch {
+		case b == 0 || b == single:
+		case single == 0:
+			single = b
+		default:
+			several = true
+		}
+	}
+	if flush {
+		a.h.flushes.Add(1)
+	}
+	for at, end := 0, au.begin(); at < end; {
+		var n int
+		n, at = au.take(&cs, at, end)
+		connections += n
+		write := cs[:0]
+		for _, c := range cs[:n] {
+			own := c.Incarnation()
+			touch := false
+			if own == single || several && slices.Contains(but, own) {
+				touch = pushOthers(c, conv, last, frames, ends, but)
+			} else {
+				touch = c.Push(frames, len(ends), conv, last)
+			}
+			switch {
+			case touch && flush:
+				write = append(write, c)
+			case touch:
+				a.h.Touch(c)
+			}
+		}
+		for i, c := range write {
+			c.Flush()
+			write[i] = nil
+		}
+	}
+	return connections
+}
+
+// pushOthers hands c the frames that aren't its own.
+func pushOthers(c *conn.Conn, conv id.ConversationID, last uint64, frames []byte, ends []int, but []uint64) (touch bool) {
+	from := 0
+	for i, end := range ends {
+		if but[i] != c.Incarnation() && c.Push(frames[from:end:end], 1, conv, last) {
+			touch = true
+		}
+		from = end
+	}
+	return touch
+}
