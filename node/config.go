@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -53,6 +54,7 @@ type HTTP struct {
 	Listen         string   `koanf:"listen" doc:"host:port."`
 	TLS            TLS      `koanf:"tls" doc:"A certificate: the port then speaks HTTPS alone."`
 	TrustedProxies []string `koanf:"trusted_proxies" doc:"Addresses (CIDR) whose X-Forwarded-For is believed."`
+	Origins        []string `koanf:"origins" doc:"Pages of other sites that may use the API and open WebSockets, as https://example.org, or *. Pages of this server's own host always may."`
 	AuthPerMinute  int      `koanf:"auth_per_minute" doc:"Registrations, logins and refreshes an address may try in a minute."`
 }
 
@@ -195,6 +197,11 @@ func (c *Config) Validate() error {
 			if _, err := netip.ParsePrefix(s); err != nil {
 				bad("%s %q: want an address range such as 10.0.0.0/8", name, s)
 			}
+		}
+	}
+	for _, o := range c.HTTP.Origins {
+		if u, err := url.Parse(o); o != "*" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || o != u.Scheme+"://"+u.Host) {
+			bad("http.origins %q: want such as https://example.org, or *", o)
 		}
 	}
 	for name, t := range map[string]TLS{"tcp.tls": c.TCP.TLS, "http.tls": c.HTTP.TLS} {

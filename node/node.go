@@ -265,7 +265,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	if n.api, err = api.New(api.Config{
-		WebSocket: n.ws,
+		WebSocket: n.ws, Origins: cfg.HTTP.Origins,
 		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
 		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
 	}); err != nil {

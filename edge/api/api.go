@@ -5,6 +5,7 @@
 //	GET  /healthz    200 as soon as the server answers at all
 //	GET  /readyz     200, or 503 with the reason
 //	GET  /metrics    Prometheus
+//	GET  /ws         the protocol over a WebSocket (edge/ws)
 //
 // and whatever Config.Routes adds; who has them declares them there, and knows nothing of the engine.
 //
@@ -34,6 +35,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gochat-im/gochat/edge/tcp"
+	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -63,6 +66,8 @@ type Config struct {
 
 	Routes   []Route  // beside those of the Server's own
 	Identify Identify // required if a Route isn't Open
+
+	WebSocket *ws.Server // what serves /ws; nil: there is no such route
 
 	Origins         []string // of pages of other sites that may use the API, or *; none: no page of another site may
 	CallsPerMinute  int      // requests of one user or server key, and as many at once; default 1,200; negative: unlimited
@@ -152,6 +157,7 @@ type Server struct {
 	cfg       Config
 	engine    *server.Hertz
 	transport *transport
+	sockets   *tcp.Sockets         // of WebSockets; nil: there are none
 	limiter   *limiter[netip.Addr] // of sign-ins
 	forged    *limiter[netip.Addr] // of tokens that were refused
 	calls     *limiter[string]     // of callers
@@ -184,6 +190,12 @@ func New(cfg Config) (*Server, error) {
 		ln.Close()
 		return nil, err
 	}
+	if cfg.WebSocket != nil {
+		if s.sockets, err = tcp.NewSockets(cfg.WebSocket.Writable, cfg.Logger); err != nil {
+			ln.Close()
+			return nil, err
+		}
+	}
 	bridgeLogs(cfg.Logger)
 	s.engine = server.New(
 		server.WithTransport(func(*config.Options) network.Transporter { return s.transport }),
@@ -202,6 +214,7 @@ func New(cfg Config) (*Server, error) {
 		server.WithExitWaitTime(time.Hour), // Shutdown's context decides
 		config.Option{F: func(o *config.Options) { o.NoDefaultServerHeader = true }},
 	)
+	s.engine.NoHijackConnPool, s.engine.KeepHijackedConns = true, true
 	s.routes()
 	return s, nil
 }
@@ -235,6 +248,9 @@ func (s *Server) routes() {
 	for _, method := range [...]string{"GET", "HEAD"} { // load balancers ask with either
 		e.Handle(method, "/healthz", func(_ context.Context, c *app.RequestContext) { s.answer(c, status{"ok"}) })
 		e.Handle(method, "/readyz", s.ready)
+	}
+	if s.cfg.WebSocket != nil {
+		e.GET("/ws", s.websocket)
 	}
 	for _, rt := range s.cfg.Routes {
 		e.Handle(rt.Method, rt.Path, s.handler(rt))
@@ -317,4 +333,7 @@ func (s *Server) drain() {
 	_ = s.engine.Shutdown(ctx)        // makes the engine end connections after their answer; fails if Run wasn't called
 	s.err = s.transport.Shutdown(ctx) // the outcome of the same, or the closing of the listener
 	s.cancel()
+	if s.sockets != nil && s.transport.ended() {
+		s.sockets.Close()
+	}
 }

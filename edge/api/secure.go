@@ -9,6 +9,8 @@ import (
 
 	"github.com/cloudwego/hertz/pkg/network"
 	"github.com/cloudwego/netpoll"
+
+	"github.com/gochat-im/gochat/edge/tcp"
 )
 
 // secureConn is a connection with TLS, as the engine wants one: buffered, with reads that wait.
@@ -16,17 +18,19 @@ import (
 // sweep hold here too.
 type secureConn struct {
 	*tls.Conn
-	raw  netpoll.Connection
-	in   []byte // decrypted, from at on not taken yet
-	at   int
-	out  [][]byte // written, not flushed yet
-	done bool     // the handshake
+	raw     netpoll.Connection
+	session *tcp.Session // below tls.Conn
+	in      []byte       // decrypted, from at on not taken yet
+	at      int
+	out     [][]byte // written, not flushed yet
+	done    bool     // the handshake
 }
 
 var _ network.Conn = (*secureConn)(nil)
 
 func newSecureConn(raw netpoll.Connection, cfg *tls.Config) *secureConn {
-	return &secureConn{Conn: tls.Server(raw, cfg), raw: raw}
+	session := tcp.NewSession(raw, cfg)
+	return &secureConn{Conn: session.TLS(), raw: raw, session: session}
 }
 
 // shake does the handshake, the first time that it is called.

@@ -17,6 +17,7 @@ import (
 	"github.com/cloudwego/hertz/pkg/protocol/consts"
 	"github.com/cloudwego/netpoll"
 
+	"github.com/gochat-im/gochat/edge/tcp"
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
@@ -32,6 +33,7 @@ type transport struct {
 	loop    netpoll.EventLoop
 	conns   map[*conn]struct{}
 	perIP   map[netip.Addr]int
+	sockets int           // conns that are WebSockets: the hub's to count, and to end
 	closing atomic.Bool   // set under mu
 	stopped chan struct{} // ends the sweep
 
@@ -63,6 +65,9 @@ func (t *transport) ListenAndServe(serve network.OnData) error {
 			c, ok := ctx.Value(connKey{}).(*conn)
 			if !ok {
 				return nc.Close()
+			}
+			if c.sock != nil {
+				return c.sock.Readable()
 			}
 			if c.secure != nil {
 				if err := c.secure.shake(); err != nil {
@@ -98,10 +103,10 @@ func (t *transport) accept(nc netpoll.Connection) context.Context {
 		c.Conn.Conn = c.secure
 	}
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		c.peer = a.AddrPort().Addr().Unmap()
+		c.peer, c.port = a.AddrPort().Addr().Unmap(), a.AddrPort().Port()
 	}
 	t.mu.Lock()
-	full := t.closing.Load() || len(t.conns) >= t.cfg.MaxConns ||
+	full := t.closing.Load() || len(t.conns)-t.sockets >= t.cfg.MaxConns ||
 		t.perIP[c.peer] >= t.cfg.MaxConnsPerIP && !within(t.cfg.TrustedProxies, c.peer)
 	if !full {
 		t.conns[c] = struct{}{}
@@ -126,9 +131,44 @@ func (t *transport) forget(c *conn) {
 		return
 	}
 	delete(t.conns, c)
-	if t.perIP[c.peer]--; t.perIP[c.peer] <= 0 {
-		delete(t.perIP, c.peer)
+	if c.phase.Load() == phaseUpgraded {
+		t.sockets--
+		return
 	}
+	t.leave(c.peer)
+}
+
+// leave counts one connection of peer less. mu is held.
+func (t *transport) leave(peer netip.Addr) {
+	if t.perIP[peer]--; t.perIP[peer] <= 0 {
+		delete(t.perIP, peer)
+	}
+}
+
+// outgrown takes c, a WebSocket from now on, out of the limits and deadlines of HTTP.
+func (t *transport) outgrown(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.enter(phaseUpgraded, 0)
+	if _, ok := t.conns[c]; ok {
+		t.sockets++
+		t.leave(c.peer)
+	}
+}
+
+// ended waits for connections that were closed to be gone, and reports whether all are: one
+// that a route holds on to stays.
+func (t *transport) ended() bool {
+	for range 50 {
+		t.mu.Lock()
+		n := len(t.conns)
+		t.mu.Unlock()
+		if n == 0 {
+			return true
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return false
 }
 
 // sweep closes what is late: one goroutine for all connections, a few times in the shortest timeout.
@@ -198,10 +238,11 @@ func (t *transport) Shutdown(ctx context.Context) error {
 
 // What a connection is doing.
 const (
-	phaseRead   int32 = iota // a request is coming, or the first one is awaited
-	phaseHandle              // a route works on it
-	phaseWrite               // the client takes the answer
-	phaseIdle                // nothing, between requests
+	phaseRead     int32 = iota // a request is coming, or the first one is awaited
+	phaseHandle                // a route works on it
+	phaseWrite                 // the client takes the answer
+	phaseIdle                  // nothing, between requests
+	phaseUpgraded              // it is a WebSocket
 )
 
 // conn is one connection. Only the goroutine that serves it changes its phase.
@@ -210,7 +251,9 @@ type conn struct {
 	t        *transport
 	raw      netpoll.Connection
 	secure   *secureConn // nil: plain HTTP
+	sock     *tcp.Socket // nil: it is no WebSocket
 	peer     netip.Addr
+	port     uint16
 	phase    atomic.Int32
 	deadline atomic.Int64 // Unix ns after which the sweep closes it; 0: none
 	refused  []byte       // how an answer begins that the engine gives without a route
@@ -223,6 +266,14 @@ func (c *conn) enter(phase int32, limit time.Duration) {
 	}
 	c.phase.Store(phase)
 	c.deadline.Store(d)
+}
+
+// Close is called by the engine when it has done with the connection. A WebSocket isn't its to close.
+func (c *conn) Close() error {
+	if c.sock != nil {
+		return nil
+	}
+	return c.Conn.Close()
 }
 
 // SetReadTimeout is called by the engine when it begins to wait for another request,

@@ -239,18 +239,10 @@ func (c *Conn) Overhead(n int, frame, alive bool) {
 	}
 }
 
-// Refuse answers something that the transport couldn't make a frame of. Without a request
-// id it is only counted. Who hasn't logged in is closed. Only the goroutine of Input calls it.
-func (c *Conn) Refuse(hasReq bool, reqID uint32, err *code.Error) {
-	if c.state.Load() == stateHandshake {
-		c.Close(err)
-		return
-	}
-	f := frame.Frame{ReqID: reqID}
-	if hasReq {
-		f.Flags = frame.FlagRequestID
-	}
-	c.unwelcome(&f, err)
+// Refuse answers something that the transport couldn't make a whole frame of; without a request
+// id it is only counted. Only the goroutine of Input of a connection that was Connected calls it.
+func (c *Conn) Refuse(f *frame.Frame, err *code.Error) {
+	c.unwelcome(f, err)
 	c.Flush()
 }
 

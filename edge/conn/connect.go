@@ -52,6 +52,11 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	}
 	ctx, cancel := context.WithTimeout(c.callContext(f), min(e.cfg.CallTimeout, e.cfg.Handshake))
 	defer cancel()
+	if t, ok := c.t.(Introduced); ok {
+		if token := t.Token(); m.Token == "" {
+			m.Token = token
+		}
+	}
 	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind) // cloned: the rest of the body is let go
 
 	var user id.UserID

@@ -29,7 +29,7 @@ import (
 // as written: the Conn offers it again, as it does after every short write, and when the record
 // is through it is reported without being encrypted once more.
 type secure struct {
-	t           *socket
+	t           *Socket
 	conn        *tls.Conn
 	established atomic.Bool
 
@@ -64,7 +64,7 @@ func (noInput) Temporary() bool { return true }
 // plains are buffers for what was decrypted: it is used up before the next is.
 var plains = sync.Pool{New: func() any { return new([maxPlain]byte) }}
 
-func newSecure(t *socket, cfg *tls.Config) *secure {
+func newSecure(t *Socket, cfg *tls.Config) *secure {
 	s := &secure{t: t}
 	s.conn = tls.Server(s, cfg)
 	return s
@@ -195,7 +195,7 @@ func (s *secure) Write(p []byte) (int, error) {
 
 // The rest of net.Conn. The hub decides when a connection has taken too long.
 func (s *secure) Close() error                     { s.t.Close(); return nil }
-func (s *secure) LocalAddr() net.Addr              { return s.t.s.Addr() }
+func (s *secure) LocalAddr() net.Addr              { return s.t.local() }
 func (s *secure) RemoteAddr() net.Addr             { return net.TCPAddrFromAddrPort(s.t.RemoteAddr()) }
 func (s *secure) SetDeadline(time.Time) error      { return nil }
 func (s *secure) SetReadDeadline(time.Time) error  { return nil }

@@ -18,7 +18,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +27,10 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
+
+// SendBuffer is how many bytes the kernel may hold for a client that reads slowly, if nothing
+// else is configured.
+const SendBuffer = 32 << 10
 
 // Config says where to listen and how. Zero values mean the default given with each field.
 type Config struct {
@@ -48,22 +51,8 @@ var configureOnce sync.Once
 type Server struct {
 	cfg Config
 	hub *hub.Hub
-	log *slog.Logger
 	ln  *net.TCPListener
-	out *writables
-
-	handshakes, handshakesFailed atomic.Uint64
-}
-
-// Stats are counts since New.
-type Stats struct {
-	Handshakes       uint64 // TLS handshakes that succeeded
-	HandshakesFailed uint64
-}
-
-// Stats returns the counts so far.
-func (s *Server) Stats() Stats {
-	return Stats{Handshakes: s.handshakes.Load(), HandshakesFailed: s.handshakesFailed.Load()}
+	*Sockets
 }
 
 // New listens. Netpoll's settings are those of the first Server of the process.
@@ -72,7 +61,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("tcp: a hub is needed")
 	}
 	if cfg.SendBuffer == 0 {
-		cfg.SendBuffer = 32 << 10
+		cfg.SendBuffer = SendBuffer
 	}
 	if cfg.ReadBuffer == 0 {
 		cfg.ReadBuffer = 256
@@ -83,7 +72,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SendBuffer < 4<<10 || cfg.ReadBuffer < 64 || cfg.Pollers < 0 {
 		return nil, fmt.Errorf("tcp: send buffer %d, read buffer %d, pollers %d: too small", cfg.SendBuffer, cfg.ReadBuffer, cfg.Pollers)
 	}
-	s := &Server{cfg: cfg, hub: cfg.Hub, log: cfg.Logger}
+	s := &Server{cfg: cfg, hub: cfg.Hub}
 	configureOnce.Do(func() {
 		netpoll.LinkBufferCap = cfg.ReadBuffer
 		// It fails for a negative number of pollers only.
@@ -104,9 +93,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("listening on %s: %w", cfg.Listen, err)
 	}
 	s.ln = ln.(*net.TCPListener)
-	if s.out, err = newWritables(s.hub); err != nil {
+	if s.Sockets, err = NewSockets(func(incarnation uint64) {
+		if c := s.hub.Find(incarnation); c != nil {
+			c.Writable()
+		}
+	}, cfg.Logger); err != nil {
 		ln.Close()
-		return nil, fmt.Errorf("waiting for sockets: %w", err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -160,7 +153,7 @@ func (s *Server) Run(ctx context.Context) error {
 // the hub has ended all connections.
 func (s *Server) Close() {
 	s.ln.Close()
-	s.out.close()
+	s.Sockets.Close()
 }
 
 // acceptAll accepts what waits. It reports true when no more can be accepted for a
@@ -203,7 +196,7 @@ func (s *Server) proxied(a netip.Addr) bool {
 
 // serve makes a connection of an accepted socket, or closes it with the reason.
 func (s *Server) serve(fd int, addr netip.AddrPort) {
-	t := &socket{s: s, fd: fd}
+	t := &Socket{s: s.Sockets, fd: fd, proxy: s.hub}
 	if s.cfg.TLS != nil {
 		t.secure = newSecure(t, s.cfg.TLS)
 	}

@@ -14,23 +14,33 @@ import (
 	"github.com/cloudwego/netpoll"
 
 	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
-var _ conn.Transport = (*socket)(nil)
+var _ conn.Transport = (*Socket)(nil)
 
-// socket is the Transport of one connection. Netpoll owns the file descriptor: it
+// Upper is what stands on a Socket: a conn.Conn, or what translates for one.
+type Upper interface {
+	Incarnation() uint64
+	Input(b []byte)
+	Closed()
+	Panicked(v any, stack []byte)
+}
+
+// Socket is the Transport of one connection. Netpoll owns the file descriptor: it
 // reads from it and closes it. Writing to a descriptor that was closed and given to
 // somebody else's connection must be impossible, hence mu: netpoll runs close
 // callbacks newest first and closes the descriptor in the very first one that was
 // added, its own, so ours (ended) runs before, takes mu, and no write touches the
 // descriptor after.
-type socket struct {
-	s      *Server
-	c      *conn.Conn
+type Socket struct {
+	s      *Sockets
+	c      Upper
 	addr   netip.AddrPort // of the client; invalid while a PROXY header is awaited
 	header *[]byte        // beginning of the PROXY header; nil: none is awaited
 	secure *secure        // nil: plain TCP
+	proxy  *hub.Hub       // counts whom a proxy speaks for
 
 	mu     sync.Mutex
 	nc     netpoll.Connection // nil before start
@@ -41,11 +51,8 @@ type socket struct {
 }
 
 // start lets input flow.
-func (t *socket) start(nc netpoll.Connection) {
-	t.mu.Lock()
-	t.nc = nc
-	ending := t.ending
-	t.mu.Unlock()
+func (t *Socket) start(nc netpoll.Connection) {
+	ending := t.take(nc)
 	// Neither fails. The order matters: a connection without a request callback that the
 	// peer closes is left for us to close, one that has it calls the close callbacks.
 	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.ended(); return nil })
@@ -55,10 +62,18 @@ func (t *socket) start(nc netpoll.Connection) {
 	}
 }
 
+// take makes nc the connection that Close ends, and reports whether Close was called before.
+func (t *Socket) take(nc netpoll.Connection) (ending bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.nc = nc
+	return t.ending
+}
+
 // readable is netpoll's request callback: called by one goroutine at a time while
 // bytes wait, and never at the same time as the close callbacks. It takes all bytes,
 // since netpoll would call it again at once for any that it left.
-func (t *socket) readable(_ context.Context, nc netpoll.Connection) error {
+func (t *Socket) readable(_ context.Context, nc netpoll.Connection) error {
 	r := nc.Reader()
 	n := r.Len()
 	b, err := r.Peek(n)
@@ -85,7 +100,7 @@ func (t *socket) readable(_ context.Context, nc netpoll.Connection) error {
 }
 
 // input passes bytes on. A panic ends this connection only.
-func (t *socket) input(b []byte, nc netpoll.Connection) {
+func (t *Socket) input(b []byte, nc netpoll.Connection) {
 	defer func() {
 		if v := recover(); v != nil {
 			t.c.Panicked(v, debug.Stack())
@@ -108,13 +123,23 @@ func (t *socket) input(b []byte, nc netpoll.Connection) {
 	}
 }
 
+// pass does the same with bytes that TLS is behind already.
+func (t *Socket) pass(b []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			t.c.Panicked(v, debug.Stack())
+		}
+	}()
+	t.c.Input(b)
+}
+
 // introduce takes the PROXY header from the beginning of b and returns the rest.
-func (t *socket) introduce(b []byte) []byte {
+func (t *Socket) introduce(b []byte) []byte {
 	h := append(*t.header, b...)
 	addr, n, err := parseProxy(h)
 	switch {
 	case err != nil:
-		t.c.Close(code.Wrap(code.BadFrame, err))
+		t.proxy.Close(t.c.Incarnation(), code.Wrap(code.BadFrame, err))
 		return nil
 	case n == 0:
 		*t.header = h
@@ -122,8 +147,8 @@ func (t *socket) introduce(b []byte) []byte {
 	}
 	t.header = nil
 	if addr.IsValid() { // a proxy's own health check names nobody
-		if refused := t.s.hub.Introduce(addr.Addr()); refused != nil {
-			t.c.Close(refused)
+		if refused := t.proxy.Introduce(addr.Addr()); refused != nil {
+			t.proxy.Close(t.c.Incarnation(), refused)
 			return nil
 		}
 		t.mu.Lock()
@@ -134,7 +159,7 @@ func (t *socket) introduce(b []byte) []byte {
 }
 
 // ended is the end of the descriptor: netpoll closes it when this has returned.
-func (t *socket) ended() {
+func (t *Socket) ended() {
 	t.mu.Lock()
 	was := t.closed
 	t.closed = true
@@ -148,7 +173,7 @@ func (t *socket) ended() {
 }
 
 // Write implements conn.Transport.
-func (t *socket) Write(p []byte) (int, error) {
+func (t *Socket) Write(p []byte) (int, error) {
 	if t.secure != nil {
 		return t.secure.write(p)
 	}
@@ -158,7 +183,7 @@ func (t *socket) Write(p []byte) (int, error) {
 }
 
 // put gives the socket what it takes of p, and has Writable called if that isn't all. mu is held.
-func (t *socket) put(p []byte) (int, error) {
+func (t *Socket) put(p []byte) (int, error) {
 	if t.closed {
 		return 0, net.ErrClosed
 	}
@@ -185,7 +210,7 @@ func (t *socket) put(p []byte) (int, error) {
 }
 
 // CloseWrite implements conn.Transport.
-func (t *socket) CloseWrite() {
+func (t *Socket) CloseWrite(code.Code) {
 	if t.secure != nil {
 		t.secure.closeWrite()
 	}
@@ -197,7 +222,7 @@ func (t *socket) CloseWrite() {
 }
 
 // Close implements conn.Transport.
-func (t *socket) Close() {
+func (t *Socket) Close() {
 	t.mu.Lock()
 	t.ending = true
 	nc := t.nc
@@ -207,8 +232,18 @@ func (t *socket) Close() {
 	}
 }
 
+// local is the address on this side, for crypto/tls, which only hands it on.
+func (t *Socket) local() net.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.nc == nil {
+		return nil
+	}
+	return t.nc.LocalAddr()
+}
+
 // RemoteAddr implements conn.Transport.
-func (t *socket) RemoteAddr() netip.AddrPort {
+func (t *Socket) RemoteAddr() netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.addr

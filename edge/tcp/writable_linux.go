@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
-
-	"github.com/gochat-im/gochat/edge/hub"
 )
 
 // writables waits for full sockets to have room again: an epoll instance of its own
@@ -13,31 +11,31 @@ import (
 // something. Events carry the connection's incarnation, so one that comes late finds
 // nothing rather than another connection.
 type writables struct {
-	hub   *hub.Hub
+	wake  func(incarnation uint64)
 	fd    int
-	wake  [2]int // a pipe that ends run
+	ender [2]int // a pipe that ends run
 	close func()
 	done  chan struct{}
 }
 
-func newWritables(h *hub.Hub) (*writables, error) {
+func newWritables(wake func(incarnation uint64)) (*writables, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("making an epoll instance: %w", err)
 	}
-	w := &writables{hub: h, fd: fd, done: make(chan struct{})}
-	if err := syscall.Pipe2(w.wake[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+	w := &writables{wake: wake, fd: fd, done: make(chan struct{})}
+	if err := syscall.Pipe2(w.ender[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
 		syscall.Close(fd)
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	if err := syscall.EpollCtl(fd, syscall.EPOLL_CTL_ADD, w.wake[0], &syscall.EpollEvent{Events: syscall.EPOLLIN}); err != nil {
+	if err := syscall.EpollCtl(fd, syscall.EPOLL_CTL_ADD, w.ender[0], &syscall.EpollEvent{Events: syscall.EPOLLIN}); err != nil {
 		syscall.Close(fd)
 		return nil, fmt.Errorf("watching a pipe: %w", err)
 	}
 	w.close = sync.OnceFunc(func() {
-		syscall.Close(w.wake[1]) // the reading end becomes readable: run ends
+		syscall.Close(w.ender[1]) // the reading end becomes readable: run ends
 		<-w.done
-		syscall.Close(w.wake[0])
+		syscall.Close(w.ender[0])
 		syscall.Close(fd)
 	})
 	go w.run()
@@ -78,9 +76,7 @@ func (w *writables) run() {
 			if incarnation == 0 { // the pipe
 				return
 			}
-			if c := w.hub.Find(incarnation); c != nil {
-				c.Writable()
-			}
+			w.wake(incarnation)
 		}
 	}
 }

@@ -5,8 +5,6 @@ package tcp
 import (
 	"sync"
 	"time"
-
-	"github.com/gochat-im/gochat/edge/hub"
 )
 
 // retryEvery is how often a full socket is tried again where there is no epoll.
@@ -14,7 +12,7 @@ const retryEvery = 10 * time.Millisecond
 
 // writables tries full sockets again and again. Linux has a better way.
 type writables struct {
-	hub   *hub.Hub
+	wake  func(incarnation uint64)
 	mu    sync.Mutex
 	wait  []uint64 // incarnations
 	stop  chan struct{}
@@ -22,8 +20,8 @@ type writables struct {
 	close func()
 }
 
-func newWritables(h *hub.Hub) (*writables, error) {
-	w := &writables{hub: h, stop: make(chan struct{}), done: make(chan struct{})}
+func newWritables(wake func(incarnation uint64)) (*writables, error) {
+	w := &writables{wake: wake, stop: make(chan struct{}), done: make(chan struct{})}
 	w.close = sync.OnceFunc(func() {
 		close(w.stop)
 		<-w.done
@@ -57,9 +55,7 @@ func (w *writables) run() {
 		w.wait = nil
 		w.mu.Unlock()
 		for _, incarnation := range wait {
-			if c := w.hub.Find(incarnation); c != nil {
-				c.Writable()
-			}
+			w.wake(incarnation)
 		}
 	}
 }

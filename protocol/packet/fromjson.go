@@ -53,6 +53,26 @@ func FromJSON(b []byte) ([]byte, error) {
 	return frame.Append(nil, f.Type, f.Flags, f.ReqID, f.Body), nil
 }
 
+// Envelope reads what stands around a packet's data, however wrong the rest is: the type (0 for
+// one that isn't known) and the request id, for the answer to a text that FromJSON refused. It
+// reports false if b is no JSON object.
+func Envelope(b []byte) (f frame.Frame, ok bool) {
+	env, err := object(b, "the packet")
+	if err != nil || env == nil || !utf8.Valid(b) {
+		return f, false
+	}
+	var name string
+	if text(env["type"], "type", &name) == nil {
+		f.Type = typeNamed(name)
+	}
+	if raw := env["req_id"]; present(raw) {
+		if n, err := number(raw, "req_id"); err == nil && n <= 1<<32-1 {
+			f.ReqID, f.Flags = uint32(n), frame.FlagRequestID
+		}
+	}
+	return f, true
+}
+
 func typeNamed(name string) frame.Type {
 	if name == "message" {
 		return frame.Deliver

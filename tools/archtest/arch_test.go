@@ -55,7 +55,8 @@ var rooms = []room{
 	{"edge/hub", 2, 1},
 	{"edge/certs", 2, 0},
 	{"edge/tcp", 2, 2},
-	{"edge/api", 2, 0},
+	{"edge/ws", 2, 2},
+	{"edge/api", 2, 3},
 	{"edge/admin", 2, 0},
 
 	{"node", 4, 0},
