@@ -74,7 +74,7 @@ func Open(cfg Config) (*Client, error) {
 		return nil, errors.Join(fmt.Errorf("loading the client's store: %w", err), cfg.Store.Close())
 	}
 	c := &Client{
-		cfg: cfg, log: cfg.Logger, store: cfg.Store, me: st.Session.User, session: st.Session, up: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, store: cfg.Store, me: st.Session.User, session: st.Session, background: cfg.Background, up: make(chan struct{}),
 		convs: map[id.ConversationID]*conversation{}, behind: map[id.ConversationID]*conversation{}, unacked: map[id.ConversationID]*conversation{},
 		lanes: map[lane]*laneState{}, receipts: map[id.ClientMsgID]*outgoing{}, evWake: make(chan struct{}, 1),
 	}

@@ -39,6 +39,9 @@ type Config struct {
 	// Client is the name and version of the app, for the server's logs; default "gochat-go".
 	Client string
 
+	// Background: nobody looks at the app as it begins; SetBackground tells of changes.
+	Background bool
+
 	// Store keeps what must outlive the process. The client closes it. Default: a new memory store, which forgets.
 	Store Store
 
