@@ -9,6 +9,7 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // Timeline reads and writes the logs of conversations. It keeps nothing in memory and
@@ -109,6 +110,9 @@ func (t *Timeline) rangeUp(ctx context.Context, c id.ConversationID, from, to ui
 				gap = s.FirstSeq
 				return false, nil
 			}
+			if messages == nil {
+				messages = room(s, limit, to-next, maxBytes)
+			}
 			n := 0
 			var err error
 			messages, n, err = appendPart(messages, s, next, to, limit, maxBytes)
@@ -151,6 +155,23 @@ func (t *Timeline) rangeUp(ctx context.Context, c id.ConversationID, from, to ui
 	return messages, next - 1, nil
 }
 
+// mostRoom bounds what is set aside for messages that aren't read yet.
+const mostRoom = 64 << 10
+
+// room returns an empty slice for up to limit messages, of which more follow the next one at
+// most, if they are of about the size of those in s: it then doesn't have to grow.
+func room(s Segment, limit int, more uint64, maxBytes int) []byte {
+	n := limit
+	if more < uint64(n) {
+		n = int(more) + 1
+	}
+	each := len(s.Messages)/s.Count + 1
+	if n > mostRoom/each {
+		n = mostRoom / each
+	}
+	return make([]byte, 0, max(min(n*(each+each/8), maxBytes), min(len(s.Messages), mostRoom)))
+}
+
 // Before returns the newest messages below before, at most limit and maxBytes of them,
 // in ascending order as the repeated field; first and last are the seqs of the first and
 // the last returned, last is first-1 if there are none. before 0: from the conversation's
@@ -159,6 +180,11 @@ func (t *Timeline) rangeUp(ctx context.Context, c id.ConversationID, from, to ui
 func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error) {
 	top := before - 1 // 0 wraps to the top
 	top = min(top, math.MaxUint64-1)
+	if limit > 0 && before != 0 {
+		if messages, first, ok := t.pageUp(ctx, c, top, limit, orMax(maxBytes)); ok {
+			return messages, first, top, nil
+		}
+	}
 	for tries := 0; ; tries++ {
 		p := pageDown{top: top, limit: orMax(limit), maxBytes: orMax(maxBytes)}
 		err = t.pageDown(ctx, c, &p)
@@ -175,6 +201,22 @@ func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint6
 		}
 		return p.ascending(), p.low, p.high, nil
 	}
+}
+
+// pageUp reads the limit messages up to top from the oldest on, which takes one scan and no
+// turning round: half of what going down costs. ok is false if they don't fit, or top isn't there: only
+// going down finds the newest ones that do.
+func (t *Timeline) pageUp(ctx context.Context, c id.ConversationID, top uint64, limit, maxBytes int) (messages []byte, first uint64, ok bool) {
+	from := uint64(1)
+	if top > uint64(limit) {
+		from = top - uint64(limit) + 1
+	}
+	messages, last, err := t.rangeUp(ctx, c, from, top, limit, maxBytes)
+	if err != nil || last != top || len(messages) == 0 {
+		return nil, 0, false
+	}
+	v, _, verr := packet.NextMessage(messages)
+	return messages, v.Seq, verr == nil
 }
 
 // pageDown gathers messages from the newest down.

@@ -135,16 +135,15 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 	if r, ok := s.rosters.get(convHash(conv), conv); ok {
 		return r, nil
 	}
-	head, _, err := s.timeline.Head(ctx, conv)
-	if err != nil {
-		return nil, err
-	}
-	if !head.Exists() {
-		return nil, nil
-	}
 	r := &roster{conv: conv}
+	var err error
 	if r.members, err = s.members.Scan(ctx, conv, "", maxMembers); err != nil {
 		return nil, err
+	}
+	if len(r.members) == 0 { // members come with a head: it is asked for only where there are none
+		if head, _, err := s.timeline.Head(ctx, conv); err != nil || !head.Exists() {
+			return nil, err
+		}
 	}
 	for i := range r.members {
 		if r.members[i].Active() {
