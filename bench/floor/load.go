@@ -9,6 +9,7 @@ import (
 
 	"github.com/gochat-im/gochat/bench/loop"
 	"github.com/gochat-im/gochat/bench/measure"
+	"github.com/gochat-im/gochat/bench/verify"
 )
 
 // Load says what is to be sent. All fields are needed, except as noted.
@@ -23,6 +24,8 @@ type Load struct {
 	Measure time.Duration
 	Echo    bool          // echoes at depth 1 instead of messages
 	RecvAck time.Duration // how often a recipient confirms; 0: whenever something came
+	Shots   int           // for a group: single messages before the load, each when everybody has the one before
+	Gap     time.Duration // between them
 }
 
 // Result is what one run of the floor showed.
@@ -31,6 +34,7 @@ type Result struct {
 	Acked     float64           `json:"acked_per_s"` // echoes, for Echo
 	Delivered float64           `json:"delivered_per_s"`
 	Gaps      int64             `json:"gaps"`
+	Shots     measure.Quantiles `json:"shots"` // from sending one message to the last connection's having it
 	Ack       measure.Quantiles `json:"ack"`
 	Delivery  measure.Quantiles `json:"delivery"`
 	ServerCPU float64           `json:"server_cpu_us"` // a message (a frame, for Echo)
@@ -66,6 +70,10 @@ type run struct {
 	plan     loop.Schedule // with Rate: of the bursts
 	stopped  bool          // nothing more is sent
 	underway int           // messages and echoes without an answer
+
+	front    *verify.Front // of a group: what all have
+	shots    *measure.Latency
+	shooting bool
 }
 
 type conn struct {
@@ -94,6 +102,9 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	if load.Window < 1 || load.Window > MaxWindow {
 		return nil, fmt.Errorf("a window of %d: want 1 to %d", load.Window, MaxWindow)
 	}
+	if load.Shots > 0 && (load.Senders == 0 || load.Echo) {
+		return nil, fmt.Errorf("shots are for groups")
+	}
 	if load.Rate > 0 && (load.Senders > 0 || load.Echo) {
 		return nil, fmt.Errorf("a rate is for pairs")
 	}
@@ -105,7 +116,11 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 		return nil, err
 	}
 	defer lp.Close()
-	r := &run{Load: load, loop: lp, conns: make([]conn, load.Conns), ack: measure.NewLatency(), delivery: measure.NewLatency()}
+	r := &run{Load: load, loop: lp, conns: make([]conn, load.Conns), ack: measure.NewLatency(), delivery: measure.NewLatency(), shots: measure.NewLatency()}
+	if load.Senders > 0 && !load.Echo {
+		// A message leaves the window with its ack: some may be far ahead of who reads last.
+		r.front = verify.NewFront(load.Conns, 0, 1<<20)
+	}
 	r.confirm = loop.NewRound(lp.Now(), max(load.Conns, 1), max(load.RecvAck, 1))
 	for i := range r.conns {
 		c := &r.conns[i]
@@ -126,6 +141,9 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 		if lp.Now() > deadline {
 			return nil, fmt.Errorf("floor: %d of %d connections stand after 30 s", r.ready, load.Conns)
 		}
+	}
+	if err := r.shoot(ctx); err != nil {
+		return nil, err
 	}
 	r.begin()
 	if err := r.until(ctx, lp.Now()+int64(load.Warm)); err != nil {
@@ -154,7 +172,7 @@ func (load Load) run(ctx context.Context, name string, addr netip.AddrPort, pid 
 	}
 	n := float64(max(r.acks, 1))
 	res := &Result{
-		Name: name, Acked: float64(r.acks) / seconds, Delivered: float64(r.dels) / seconds, Gaps: r.gaps,
+		Name: name, Acked: float64(r.acks) / seconds, Delivered: float64(r.dels) / seconds, Gaps: r.gaps, Shots: r.shots.Quantiles(),
 		Ack: r.ack.Quantiles(), Delivery: r.delivery.Quantiles(),
 		ServerCPU: float64((after.server - before.server).Microseconds()) / n,
 		ClientCPU: float64((after.client - before.client).Microseconds()) / n,
@@ -313,7 +331,7 @@ func (c *conn) Input(b []byte) int {
 				r.ack.Record(now - c.sentAt[int(binary.BigEndian.Uint32(body))&(len(c.sentAt)-1)])
 			}
 			r.underway--
-			if !r.stopped && r.Rate == 0 {
+			if !r.stopped && r.Rate == 0 && !r.shooting {
 				c.send(now)
 			}
 		case frameDeliver:
@@ -337,7 +355,11 @@ func (c *conn) deliver(body []byte, now int64) {
 	if c.last != 0 && first != c.last+1 {
 		r.gaps++
 	}
-	c.last = first + uint64(count) - 1
+	last := first + uint64(count) - 1
+	if r.front != nil {
+		r.has(c.last, last, now)
+	}
+	c.last = last
 	if !r.counting {
 		return
 	}

@@ -26,8 +26,7 @@ type pair struct {
 	sentAt  []int64 // when each number was (to be) sent; a ring
 	waiting []int64 // with Rate: due, while as many are under way as the server allows
 
-	body          []byte // of a SEND; id and content are written over it
-	idAt, content int    // where they are in body
+	sends template
 
 	asking asking // what the recipient's SYNC under way is for
 	again  bool   // something new called for a pull during one
@@ -72,29 +71,13 @@ func (p *pair) recipient() *end { return &p.ends[1] }
 // outstanding returns how many messages have no answer yet.
 func (p *pair) outstanding() uint64 { return p.book.Sent - p.book.AckedCount() - p.refused }
 
-// template makes the body of a SEND in which only id and content change. Both have
-// a fixed length and stand where the generated codec puts them.
 func (p *pair) template(address func(*wire.Send)) {
-	text := make([]byte, p.run.Body)
-	verify.FillBody(text, p.index, 0)
-	var mid [16]byte
-	verify.PutID(&mid, 0, p.run.salt, p.index, 0)
-	m := wire.Send{ClientMsgId: mid[:], MsgType: 1, Content: string(text)}
-	address(&m)
-	body, err := m.Marshal(nil)
+	t, err := newTemplate(p.run.Body, p.run.salt, p.index, address)
 	if err != nil {
-		p.run.fail(fmt.Errorf("encode a SEND: %w", err))
+		p.run.fail(err)
 		return
 	}
-	p.body = body
-	p.content = len(body) - len(text)
-	m.MsgType, m.Content = 0, ""
-	before, err := m.Marshal(nil) // address and id alone: the id is its end
-	if err != nil {
-		p.run.fail(fmt.Errorf("encode a SEND: %w", err))
-		return
-	}
-	p.idAt = len(before) - 16
+	p.sends = t
 }
 
 // send puts the next message into the sender's buffer; at is the time its latency counts from.
@@ -104,12 +87,7 @@ func (p *pair) send(at int64) {
 	n := p.book.Sent
 	p.sentAt[n&uint64(len(p.sentAt)-1)] = at
 	c := p.sender()
-	out := frame.AppendHeader(c.Out, frame.Send, frame.FlagRequestID, uint32(n), len(p.body))
-	i := len(out)
-	out = append(out, p.body...)
-	verify.PutID((*[16]byte)(out[i+p.idAt:]), r.millis(at), r.salt, p.index, n)
-	verify.FillBody(out[i+p.content:], p.index, n)
-	c.Out = out
+	c.Out = p.sends.append(c.Out, uint32(n), r.millis(at), n)
 	if r.counting {
 		r.sent++
 	}

@@ -88,9 +88,11 @@ type phase uint8
 
 const (
 	connecting phase = iota
-	opening          // one message each, to the user by name
+	making           // of a group
+	opening          // the first messages, which make the conversations
 	loading
 	draining
+	waking  // slow ones read again
 	walking // reading the timelines back
 )
 
@@ -172,24 +174,11 @@ func (r *pairsRun) connect(ctx context.Context) error {
 
 // permitted compares what is to be sent with what the server's CONNACK allows.
 func (r *pairsRun) permitted() error {
-	l := r.limits
-	if l == nil {
-		return failure("the server's CONNACK has no limits")
-	}
-	if l.MaxContent > 0 && r.Body > int(l.MaxContent) {
-		return &Refused{fmt.Sprintf("bodies of %d bytes: the server allows %d", r.Body, l.MaxContent)}
-	}
 	need := r.Window
 	if r.Rate > 0 {
 		need = r.Burst
 	}
-	if l.MaxInflight > 0 && need > int(l.MaxInflight) {
-		return &Refused{fmt.Sprintf("%d messages under way a connection: the server allows %d (limits.inflight)", need, l.MaxInflight)}
-	}
-	if each := r.Rate / float64(len(r.pairs)); r.Rate > 0 && l.SendsPerSecond > 0 && each > float64(l.SendsPerSecond) {
-		return &Refused{fmt.Sprintf("%.0f messages a second a connection: the server allows %d (limits.sends_per_second)", each, l.SendsPerSecond)}
-	}
-	return nil
+	return permitted(r.limits, r.Body, need, r.Rate/float64(len(r.pairs)))
 }
 
 // open lets each pair exchange one message, which makes its conversation.

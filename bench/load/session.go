@@ -157,9 +157,14 @@ var ping = frame.Append(nil, frame.Ping, 0, 0, nil)
 type dialer struct {
 	target  *Target
 	loop    *loop.Loop
-	sources []netip.Addr // taken in turn; empty: the system's choice
+	sources []netip.Addr     // taken in turn; empty: the system's choice
+	narrow  func(i int) bool // which connections' sockets take little that isn't read; nil: none
 	begun   int
 }
+
+// narrowBuffer is the receive buffer of a connection over a narrow link: between processes of one machine
+// the kernel would otherwise take hundreds of kilobytes from the server for somebody who doesn't read.
+const narrowBuffer = 4 << 10
 
 const handshakesAtOnce = 200
 
@@ -172,7 +177,11 @@ func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) err
 			return fmt.Errorf("token of %s: %w", s.user, err)
 		}
 		s.token = token
-		if err := d.loop.Dial(&s.Conn, h, d.target.Addr, d.source(d.begun)); err != nil {
+		link := loop.Link{Source: d.source(d.begun)}
+		if d.narrow != nil && d.narrow(d.begun) {
+			link.Receive = narrowBuffer
+		}
+		if err := d.loop.DialOver(&s.Conn, h, d.target.Addr, link); err != nil {
 			return err
 		}
 		d.begun++

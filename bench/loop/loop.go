@@ -35,6 +35,7 @@ type Conn struct {
 	sent       int    // bytes of Out that are written
 	connecting bool
 	blocked    bool // the socket is full: EPOLLOUT is asked for
+	paused     bool // nothing is read
 }
 
 // Loop owns its connections and is used by one goroutine only.
@@ -70,9 +71,13 @@ func (l *Loop) Now() int64 { return int64(time.Since(l.start)) }
 func (l *Loop) Open() int { return l.open }
 
 // Dial begins to connect to addr (IPv4) from the source address (the zero value:
-// the system's choice). The port of the source is chosen at connect, so that
-// each source address has the whole range of ports for itself.
+// the system's choice).
 func (l *Loop) Dial(c *Conn, h Handler, addr netip.AddrPort, source netip.Addr) error {
+	return l.DialOver(c, h, addr, Link{Source: source})
+}
+
+// DialOver begins to connect to addr (IPv4).
+func (l *Loop) DialOver(c *Conn, h Handler, addr netip.AddrPort, link Link) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
@@ -80,7 +85,10 @@ func (l *Loop) Dial(c *Conn, h Handler, addr netip.AddrPort, source netip.Addr) 
 	// Closing resets: a load generator that ends must not leave tens of thousands of ports in TIME_WAIT.
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	if source.IsValid() {
+	if link.Receive > 0 {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, link.Receive)
+	}
+	if source := link.Source; source.IsValid() {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: source.As4()}); err != nil {
 			_ = unix.Close(fd)
@@ -130,11 +138,11 @@ func (l *Loop) Poll(timeout time.Duration) (int, error) {
 		}
 		if ev&unix.EPOLLOUT != 0 {
 			c.blocked = false
-			c.interest(unix.EPOLLIN)
+			c.listen()
 			c.Flush()
 		}
 		if ev&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 && c.fd >= 0 {
-			l.input(c)
+			l.input(c, len(l.buf))
 		}
 	}
 	return n, nil
@@ -173,13 +181,14 @@ func (l *Loop) connected(c *Conn) {
 		return
 	}
 	c.connecting = false
-	c.interest(unix.EPOLLIN)
+	c.listen()
 	c.h.Connected()
 	c.Flush()
 }
 
-func (l *Loop) input(c *Conn) {
-	n, errno := sysRead(c.fd, l.buf)
+// input reads at most limit bytes.
+func (l *Loop) input(c *Conn, limit int) {
+	n, errno := sysRead(c.fd, l.buf[:limit])
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 		return
@@ -213,7 +222,7 @@ func (c *Conn) Flush() {
 			c.sent += n
 		case unix.EAGAIN:
 			c.blocked = true
-			c.interest(unix.EPOLLIN | unix.EPOLLOUT)
+			c.listen()
 		case unix.EINTR:
 		default:
 			c.fail(fmt.Errorf("write: %w", errno))

@@ -24,6 +24,11 @@ func (l *Latency) Record(ns int64) {
 	_ = l.h.RecordValue(min(max(ns, 0), highest)) // in range
 }
 
+// RecordN adds the same duration n times. It doesn't allocate.
+func (l *Latency) RecordN(ns, n int64) {
+	_ = l.h.RecordValues(min(max(ns, 0), highest), n) // in range
+}
+
 // Quantiles is what is reported of a histogram. The durations are in milliseconds.
 type Quantiles struct {
 	Count int64   `json:"count"`

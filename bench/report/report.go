@@ -134,13 +134,16 @@ func pairsMetrics(p *load.PairsResult) map[string]float64 {
 }
 
 func floorMetrics(f *floor.Result) map[string]float64 {
-	return map[string]float64{
+	m := map[string]float64{
 		"rate": f.Acked, "sent": f.Acked, "acked": f.Acked, "delivered": f.Delivered, "gaps": float64(f.Gaps),
 		"ack_p50": f.Ack.P50, "ack_p99": f.Ack.P99, "ack_p999": f.Ack.P999, "ack_max": f.Ack.Max,
 		"dlv_p50": f.Delivery.P50, "dlv_p99": f.Delivery.P99, "dlv_p999": f.Delivery.P999, "dlv_max": f.Delivery.Max,
 		"cpu": f.ServerCPU, "client_cpu": f.ClientCPU, "per_commit": f.PerCommit, "dlv_cpu": f.DeliveryCPU(),
-		"shot_p50": f.Shots.P50, "shot_p99": f.Shots.P99, "shot_max": f.Shots.Max,
 	}
+	if f.Shots.Count > 0 {
+		m["shot_p50"], m["shot_p99"], m["shot_max"] = f.Shots.P50, f.Shots.P99, f.Shots.Max
+	}
+	return m
 }
 
 func idleMetrics(i *load.IdleResult) map[string]float64 {

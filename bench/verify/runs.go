@@ -85,6 +85,20 @@ func (r *Received) Add(seq uint64) (first bool) {
 	return true
 }
 
+// AddRange records the seqs from..to and returns how many of them are new.
+func (r *Received) AddRange(from, to uint64) (fresh uint64) {
+	if from == r.Mark+1 && len(r.late) == 0 && to >= from {
+		r.Mark = to
+		return to - from + 1
+	}
+	for seq := from; seq <= to; seq++ {
+		if r.Add(seq) {
+			fresh++
+		}
+	}
+	return fresh
+}
+
 // Missing returns the first range that hasn't come though something above it has; from is 0 if there is none.
 func (r *Received) Missing() (from, to uint64) {
 	if len(r.late) == 0 {
