@@ -144,6 +144,8 @@ func (a *auditor) area(key []byte) (next []byte, err error) {
 		return next, a.outbox(p.slot)
 	case areaUser:
 		return next, a.users(p.slot)
+	case areaName:
+		return next, a.names(p.slot)
 	case areaConversation:
 		c, ok := p.conversation()
 		if !ok {
@@ -315,6 +317,10 @@ func (a *auditor) users(slot id.Slot) error {
 			if _, err := ParseProfile(value); err != nil {
 				a.findUser(Error, noConversation, user, "%v", err)
 			}
+		case row == rowRepeat && len(rest) == 4+16:
+			if _, err := ParseRepeat(value); err != nil {
+				a.findUser(Error, noConversation, user, "%v", err)
+			}
 		case row == rowBlock && id.UserID(rest).Valid():
 			if _, err := ParseBlock(value); err != nil {
 				a.findUser(Error, noConversation, user, "block of %q: %v", string(rest), err)
@@ -333,4 +339,21 @@ func (a *auditor) users(slot id.Slot) error {
 		return err
 	}
 	return a.memberSides(sides)
+}
+
+// names audits the index of names of a slot. A row may be left over from an earlier name: readers
+// look at the profile.
+func (a *auditor) names(slot id.Slot) error {
+	start := a.keys.areaKey(nil, slot, areaName)
+	return each(a.ctx, a.store, start, prefixEnd(bytes.Clone(start)), func(key, value []byte) error {
+		f, err := parseName(key[prefixLen+1:], value)
+		if err != nil {
+			a.find(Error, noConversation, "key %x: %v", key, err)
+			return nil
+		}
+		if !bytes.Equal(key, a.keys.Name(nil, f.Term, f.User)) {
+			a.findUser(Error, noConversation, f.User, "a name in slot %d", slot)
+		}
+		return nil
+	})
 }

@@ -227,3 +227,196 @@ func (x *Relations) BlockedBy(ctx context.Context, u, after id.UserID, limit int
 	}
 	return users, nil
 }
+
+// areaName holds the index of names, behind the slots' users.
+const areaName = 0x30
+
+// maxTerm is how much of a term is in its key, in bytes.
+const maxTerm = 24
+
+// rowRepeat is behind `20 user 00`, as all of the user's.
+const rowRepeat byte = 0x40
+
+// SameTerm reports whether two terms have the same rows.
+func SameTerm(a, b string) bool { return CutTerm(a) == CutTerm(b) }
+
+// CutTerm is as much of a term as its key has, in whole characters.
+func CutTerm(term string) string {
+	if len(term) <= maxTerm {
+		return term
+	}
+	n := maxTerm
+	for n > 0 && !utf8.RuneStart(term[n]) {
+		n--
+	}
+	return term[:n]
+}
+
+// Named appends the beginning of the keys of names that begin with term, of which only the first
+// maxTerm bytes count. It lies in the slot of the term's first character.
+func (k Keys) Named(dst []byte, term string) []byte {
+	_, n := utf8.DecodeRuneInString(term)
+	dst = append(k.prefix(dst, id.UserID(term[:n]).Slot()), areaName)
+	return append(dst, CutTerm(term)...)
+}
+
+// Name appends the key of the row that says that user may be found by term. A term is not
+// empty and holds no zero byte.
+func (k Keys) Name(dst []byte, term string, user id.UserID) []byte {
+	return append(append(k.Named(dst, term), 0), user...)
+}
+
+// Found is one row of the index of names.
+type Found struct {
+	Term string // the first maxTerm bytes of it
+	User id.UserID
+}
+
+// Named returns up to limit rows of names that begin with term, in the order of their keys,
+// from the first one after `after` (zero: from the beginning). A row is a hint: what the user
+// is called by now is said by the profile.
+func (x *Relations) Named(ctx context.Context, term string, after Found, limit int) ([]Found, error) {
+	start := x.keys.Named(nil, term)
+	span := kv.Span{Start: start, End: prefixEnd(append([]byte(nil), start...)), Limit: limit}
+	head := len(start) - len(CutTerm(term))
+	if after.Term != "" {
+		span.Start = append(x.keys.Name(nil, after.Term, after.User), 0)
+	}
+	var found []Found
+	err := x.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		f, err := parseName(key[head:], value)
+		if err == nil {
+			found = append(found, f)
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for names: %w", err)
+	}
+	return found, nil
+}
+
+// parseName reads a row of the index of names; key is what follows the area.
+//
+// Row: version.
+func parseName(key, value []byte) (Found, error) {
+	i := 0
+	for i < len(key) && key[i] != 0 {
+		i++
+	}
+	r := reader{b: value}
+	r.version()
+	err := r.end()
+	if err == nil && (i == 0 || i == len(key) || !utf8.Valid(key[:i]) || !id.UserID(key[i+1:]).Valid()) {
+		err = ErrCorrupt
+	}
+	if err != nil {
+		return Found{}, fmt.Errorf("row of a name: %w", err)
+	}
+	return Found{Term: string(key[:i]), User: id.UserID(key[i+1:])}, nil
+}
+
+// PutNames makes user findable by the terms put, and no longer by those of drop. Each is a
+// transaction of its own, since each lies in a slot of its own; after an error some may not be done.
+func (x *Relations) PutNames(ctx context.Context, user id.UserID, put, drop []string) error {
+	txs := make([]*kv.Tx, 0, len(put)+len(drop))
+	for _, term := range put {
+		tx := new(kv.Tx)
+		tx.Set(x.keys.Name(nil, term, user), []byte{rowVersion})
+		txs = append(txs, tx)
+	}
+	for _, term := range drop {
+		tx := new(kv.Tx)
+		tx.Delete(x.keys.Name(nil, term, user))
+		txs = append(txs, tx)
+	}
+	if len(txs) == 0 {
+		return nil
+	}
+	x.store.Commit(ctx, txs...)
+	for _, tx := range txs {
+		if tx.Err != nil {
+			return fmt.Errorf("write the index of names: %w", tx.Err)
+		}
+	}
+	return nil
+}
+
+// HasNames reports whether user may be found by all of terms.
+func (x *Relations) HasNames(ctx context.Context, user id.UserID, terms []string) (bool, error) {
+	raws, err := multiGet(ctx, x.store, len(terms), func(dst []byte, i int) []byte { return x.keys.Name(dst, terms[i], user) })
+	if err != nil {
+		return false, fmt.Errorf("read the index of names: %w", err)
+	}
+	for _, raw := range raws {
+		if raw == nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Repeats appends the beginning of the keys of what the user asked for under keys of their own.
+func (k Keys) Repeats(dst []byte, u id.UserID) []byte { return append(k.User(dst, u), rowRepeat) }
+
+// Repeat appends the key of one of them: the day (since 1970, in UTC) on which it was asked for
+// first, and a hash of the key.
+func (k Keys) Repeat(dst []byte, u id.UserID, day uint32, hash [16]byte) []byte {
+	dst = binary.BigEndian.AppendUint32(k.Repeats(dst, u), day)
+	return append(dst, hash[:]...)
+}
+
+// AppendRepeat appends the row of a message that was sent under a key to dst.
+//
+// Row: version, the client message id.
+func AppendRepeat(dst []byte, msg id.ClientMsgID) []byte {
+	return append(append(dst, rowVersion), msg[:]...)
+}
+
+// ParseRepeat reads it.
+func ParseRepeat(b []byte) (msg id.ClientMsgID, err error) {
+	r := reader{b: b}
+	r.version()
+	copy(msg[:], r.bytes(len(msg)))
+	if err := r.end(); err != nil {
+		return msg, fmt.Errorf("row of a repeat: %w", err)
+	}
+	return msg, nil
+}
+
+// repeatsSwept is how many rows of past days are deleted with each that is written.
+const repeatsSwept = 64
+
+const dayMS = 24 * 60 * 60 * 1000
+
+// Repeat returns the id that was kept for the hash of a user's key, today or yesterday, and
+// else keeps fresh and returns it. nowMS is in Unix ms. Rows of days before are deleted on the way.
+func (x *Relations) Repeat(ctx context.Context, u id.UserID, hash [16]byte, fresh id.ClientMsgID, nowMS int64) (id.ClientMsgID, error) {
+	day := uint32(nowMS / dayMS)
+	today, yesterday := x.keys.Repeat(nil, u, day, hash), x.keys.Repeat(nil, u, day-1, hash)
+	raws, err := x.store.MultiGet(ctx, [][]byte{yesterday, today})
+	if err != nil {
+		return fresh, fmt.Errorf("read what a key stands for: %w", err)
+	}
+	for _, raw := range raws {
+		if raw != nil {
+			return ParseRepeat(raw)
+		}
+	}
+	tx := new(kv.Tx)
+	old := kv.Span{Start: x.keys.Repeats(nil, u), End: x.keys.Repeat(nil, u, day-1, [16]byte{}), Limit: repeatsSwept}
+	if err := x.store.Scan(ctx, old, func(key, _ []byte) (bool, error) {
+		tx.Delete(append([]byte(nil), key...))
+		return true, nil
+	}); err != nil {
+		return fresh, fmt.Errorf("look for old keys: %w", err)
+	}
+	tx.Require(yesterday, nil)
+	tx.Require(today, nil)
+	tx.Set(today, AppendRepeat(nil, fresh))
+	x.store.Commit(ctx, tx)
+	if tx.Err != nil {
+		return fresh, fmt.Errorf("keep what a key stands for: %w", tx.Err)
+	}
+	return fresh, nil
+}

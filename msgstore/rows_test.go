@@ -96,6 +96,10 @@ func TestGoldenKeys(t *testing.T) {
 	add("list of membership message 258", k.MemberList(nil, group, 258))
 	add("group", k.Group(nil, group))
 	add("number of members", k.MemberCount(nil, group))
+	add("names that begin with al", k.Named(nil, "al"))
+	add("name 爱丽丝 of alice", k.Name(nil, "爱丽丝", "alice"))
+	add("name, the longest", k.Name(nil, strings.Repeat("x", 100), id.UserID(strings.Repeat("x", id.MaxUserID))))
+	add("repeat of alice", k.Repeat(nil, "alice", 19676, [16]byte{1, 2, 3}))
 	golden(t, "keys.golden", names, bs)
 	longest := k.Mention(nil, conv, id.UserID(strings.Repeat("x", id.MaxUserID)), 1)
 	if len(longest) != MaxKeyLen {
@@ -168,6 +172,10 @@ var sampleRows = []struct {
 		return m.Append(nil), err
 	}},
 	{"profile", (&Profile{Version: 300, Changed: 1700000000000, Name: "Alice 好", Avatar: "https://example.org/a.png", Ext: []byte{0, 0xFF}}).Append(nil), againProfile},
+	{"repeat", AppendRepeat(nil, id.ClientMsgID{1, 2, 3}), func(b []byte) ([]byte, error) {
+		m, err := ParseRepeat(b)
+		return AppendRepeat(nil, m), err
+	}},
 	{"profile, emptied", (&Profile{Version: 2, Changed: 1700000000000}).Append(nil), againProfile},
 	{"block", AppendBlock(nil, 1700000000000), func(b []byte) ([]byte, error) {
 		since, err := ParseBlock(b)

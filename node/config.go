@@ -55,6 +55,7 @@ type HTTP struct {
 	TLS            TLS      `koanf:"tls" doc:"A certificate: the port then speaks HTTPS alone."`
 	TrustedProxies []string `koanf:"trusted_proxies" doc:"Addresses (CIDR) whose X-Forwarded-For is believed."`
 	Origins        []string `koanf:"origins" doc:"Pages of other sites that may use the API and open WebSockets, as https://example.org, or *. Pages of this server's own host always may."`
+	CallsPerMinute int      `koanf:"calls_per_minute" doc:"Requests that one user, or one server key, may make in a minute, and as many at once."`
 	AuthPerMinute  int      `koanf:"auth_per_minute" doc:"Registrations, logins and refreshes an address may try in a minute."`
 }
 
@@ -118,6 +119,7 @@ type Devices struct {
 // Contacts says who may write to whom.
 type Contacts struct {
 	Write  string `koanf:"write" doc:"Who may begin a direct conversation: anyone with anyone; shared_group: people who are in a group together, who go on when they no longer are; nobody: there are none, and those that stand take no messages. Notes to oneself are always allowed."`
+	Search string `koanf:"search" doc:"Who is found by the beginning of their name or user id over HTTP: anyone; shared_group: people who are in a group with who asks; nobody."`
 	Blocks int    `koanf:"blocks" doc:"Users whom one user may block."`
 }
 
@@ -158,7 +160,7 @@ func Default() Config {
 		Data: "./data",
 		Log:  Log{Level: "info", Format: "text", Slow: time.Second},
 		TCP:  TCP{Listen: "127.0.0.1:7070", TLS: TLS{MinVersion: "1.2"}},
-		HTTP: HTTP{Listen: "127.0.0.1:8080", TLS: TLS{MinVersion: "1.2"}, AuthPerMinute: 30},
+		HTTP: HTTP{Listen: "127.0.0.1:8080", TLS: TLS{MinVersion: "1.2"}, AuthPerMinute: 30, CallsPerMinute: 1200},
 		Limits: Limits{
 			Connections: 100_000, ConnectionsPerUser: 20, ConnectionsPerAddress: 10_000, ConnectsPerAddress: 200, Unauthenticated: 4_000,
 			Handshake: 10 * time.Second, Heartbeat: 60 * time.Second, HeartbeatMin: 15 * time.Second, HeartbeatMax: 10 * time.Minute,
@@ -167,7 +169,7 @@ func Default() Config {
 		},
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
 		Devices:  Devices{PerUser: 32},
-		Contacts: Contacts{Write: "anyone", Blocks: 10_000},
+		Contacts: Contacts{Write: "anyone", Search: "anyone", Blocks: 10_000},
 		Drain:    Drain{Deadline: 3 * time.Second},
 		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
@@ -295,6 +297,12 @@ func (c *Config) Validate() error {
 	}
 	if _, err := relation.ParsePolicy(c.Contacts.Write); err != nil {
 		bad("contacts.write %q: want anyone, shared_group or nobody", c.Contacts.Write)
+	}
+	if _, err := relation.ParsePolicy(c.Contacts.Search); err != nil {
+		bad("contacts.search %q: want anyone, shared_group or nobody", c.Contacts.Search)
+	}
+	if c.HTTP.CallsPerMinute < 1 {
+		bad("http.calls_per_minute %d: want at least 1", c.HTTP.CallsPerMinute)
 	}
 	if c.Contacts.Blocks < 1 {
 		bad("contacts.blocks %d: want at least 1", c.Contacts.Blocks)

@@ -193,8 +193,12 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	search, err := relation.ParsePolicy(cfg.Contacts.Search)
+	if err != nil {
+		return nil, err
+	}
 	if n.relations, err = relation.New(relation.Config{
-		Store: n.store, Keys: keys, Users: n.accounts, Write: policy, MaxBlocks: cfg.Contacts.Blocks, Now: n.clock.Now, Logger: logger,
+		Store: n.store, Keys: keys, Users: n.accounts, Write: policy, Search: search, MaxBlocks: cfg.Contacts.Blocks, Now: n.clock.Now, Logger: logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -264,9 +268,14 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.ws, err = ws.New(ws.Config{Hub: n.hub, Origins: cfg.HTTP.Origins, Logger: logger}); err != nil {
 		return nil, err
 	}
+	routes, err := n.httpRoutes(lim)
+	if err != nil {
+		return nil, err
+	}
 	if n.api, err = api.New(api.Config{
+		Routes: routes, Identify: n.identify, CallsPerMinute: cfg.HTTP.CallsPerMinute,
 		WebSocket: n.ws, Origins: cfg.HTTP.Origins,
-		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: n.accounts, Ready: n.ready, Metrics: reg, Observe: m.request,
+		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: signIns{n}, Ready: n.ready, Metrics: reg, Observe: m.request,
 		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
 	}); err != nil {
 		return nil, fmt.Errorf("%w (http.listen, flag --http)", err)

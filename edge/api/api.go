@@ -230,6 +230,15 @@ func (s *Server) SetAuthPerMinute(n int) {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.transport.ln.Addr() }
 
+// Patterns returns the routes that are served, each as its method and its path.
+func (s *Server) Patterns() []string {
+	var out []string
+	for _, r := range s.engine.Routes() {
+		out = append(out, r.Method+" "+r.Path)
+	}
+	return out
+}
+
 func (s *Server) routes() {
 	e := s.engine
 	e.Use(s.around)

@@ -45,7 +45,7 @@ type Route struct {
 	Path      string // with :name for parameters, each a whole segment
 	Access    Access
 	PerMinute int  // requests a minute of one user or key, or of one address of an Open route, on top of the limits that all share; 0: those alone
-	Body      bool // takes a JSON object; without, a body is refused
+	Body      bool // takes a JSON object; without, none but an empty one is allowed
 	Serve     func(ctx context.Context, r *Request) (*Answer, error)
 }
 
@@ -139,7 +139,7 @@ func (s *Server) handler(rt Route) app.HandlerFunc {
 				return
 			}
 			r.body = body
-		} else if len(c.Request.Body()) > 0 {
+		} else if b := bytes.TrimSpace(c.Request.Body()); len(b) > 0 && string(b) != "{}" {
 			s.refuse(c, 0, code.Newf(code.BadRequest, "this route takes no body"))
 			return
 		}

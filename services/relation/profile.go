@@ -83,9 +83,14 @@ func (s *Service) SetProfile(ctx context.Context, o *packet.Origin, inner []byte
 	case strings.ContainsFunc(r.Name, unicode.IsControl) || strings.ContainsFunc(r.Avatar, unicode.IsControl):
 		return nil, code.Newf(code.BadRequest, "a name or avatar has control characters")
 	}
-	p, changed, err := s.change(ctx, o.User, &r)
+	p, before, changed, err := s.change(ctx, o.User, &r)
 	if err != nil {
 		return nil, unavailable(err)
+	}
+	if changed && (p.Name != before || p.Version == 1) {
+		if err := s.renamed(ctx, o.User, before, p.Name); err != nil { // the profile stands all the same
+			s.log.Warn("a change of name is not in the index yet", "user", o.User, "err", err)
+		}
 	}
 	w := s.profiles.put(o.User, wireOf(o.User, &p), s.now())
 	if w == nil { // emptied before there was any
@@ -97,12 +102,12 @@ func (s *Service) SetProfile(ctx context.Context, o *packet.Origin, inner []byte
 	return w, nil
 }
 
-// change writes what r sets, over whatever others write at the same time.
-func (s *Service) change(ctx context.Context, u id.UserID, r *wire.ProfileSetRequest) (p msgstore.Profile, changed bool, err error) {
+// change writes what r sets, over whatever others write at the same time. before is the name that was.
+func (s *Service) change(ctx context.Context, u id.UserID, r *wire.ProfileSetRequest) (p msgstore.Profile, before string, changed bool, err error) {
 	for turn := 0; ; turn++ {
 		p, raw, err := s.rows.Profile(ctx, u)
 		if err != nil {
-			return p, false, err
+			return p, "", false, err
 		}
 		old := p
 		if r.Fields&fieldName != 0 {
@@ -115,7 +120,7 @@ func (s *Service) change(ctx context.Context, u id.UserID, r *wire.ProfileSetReq
 			p.Ext = bytes.Clone(r.Ext)
 		}
 		if p.Name == old.Name && p.Avatar == old.Avatar && bytes.Equal(p.Ext, old.Ext) {
-			return old, false, nil
+			return old, old.Name, false, nil
 		}
 		p.Version, p.Changed = old.Version+1, s.now()
 		tx := new(kv.Tx)
@@ -123,11 +128,11 @@ func (s *Service) change(ctx context.Context, u id.UserID, r *wire.ProfileSetReq
 		s.cfg.Store.Commit(ctx, tx)
 		switch {
 		case tx.Err == nil:
-			return p, true, nil
+			return p, old.Name, true, nil
 		case turn < maxTurns && (errors.Is(tx.Err, kv.ErrConflict) || errors.Is(tx.Err, kv.ErrUndetermined)):
 			// Read again: what stands decides. A late commit of this one conflicts with the next.
 		default:
-			return p, false, fmt.Errorf("write a profile: %w", tx.Err)
+			return p, old.Name, false, fmt.Errorf("write a profile: %w", tx.Err)
 		}
 	}
 }

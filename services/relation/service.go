@@ -69,7 +69,8 @@ type Config struct {
 	Users Users
 
 	Write     Policy
-	MaxBlocks int // whom one user may have blocked; 0: 10,000. Requests at the same time may pass it by their number
+	Search    Policy // who is found by their name: anyone, who shares a group with the asker, or nobody
+	MaxBlocks int    // whom one user may have blocked; 0: 10,000. Requests at the same time may pass it by their number
 
 	CacheBytes int           // profiles kept in memory; 0: 8 MiB
 	CacheFor   time.Duration // how long; another process may change them. 0: 1 minute
@@ -90,8 +91,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Store == nil || c.Users == nil:
 		return fmt.Errorf("%w: Store and Users are needed", ErrConfig)
-	case c.Write > Nobody:
-		return fmt.Errorf("%w: policy %d", ErrConfig, c.Write)
+	case c.Write > Nobody || c.Search > Nobody:
+		return fmt.Errorf("%w: policies %d and %d", ErrConfig, c.Write, c.Search)
 	case c.MaxBlocks < 0 || c.CacheBytes < 0 || c.CacheFor < 0 || c.TellEvery < 0 || c.TellUsers < 0 || c.TellPeers < 0:
 		return fmt.Errorf("%w: a limit is negative", ErrConfig)
 	}
