@@ -1,0 +1,3 @@
+// What only Node has: the frames over TCP.
+
+export { tcp } from "./tcp.js";

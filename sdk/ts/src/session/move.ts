@@ -1,0 +1,144 @@
+// Opening sessions, and leaving a server that is leaving itself.
+
+import { asError, ConnectionError, GoChatError, TimeoutError } from "../errors.js";
+import { Code } from "../wire/codes.gen.js";
+import { encodeFrame, FrameType } from "../wire/frame.js";
+import { decode, encode } from "../wire/proto.js";
+import { Connack, Connect, type Drain } from "../wire/wire.gen.js";
+import type { Engine } from "./engine.js";
+import { Dismissal, farewell, Wire, type Link } from "./link.js";
+import { jitter } from "./pace.js";
+
+/** The protocol version that the client speaks. */
+export const version = 1;
+
+/** A session that stands on a connection that nobody reads yet. */
+export interface Opened {
+  wire: Wire;
+  ack: Connack;
+  /** Our time when the server told its own. */
+  at: number;
+}
+
+/** How a client leaves a server. */
+export interface Departure {
+  /** Other servers, in the order in which they are tried; none: this one comes back. */
+  alternatives: string[];
+  /** With alternatives: when to go; without: when to go at the latest. */
+  at: number;
+  /** How long to wait then before coming back. */
+  after: number;
+  /** The session elsewhere. */
+  ready: Opened | undefined;
+  /** Resolves when the attempt to get one is over; undefined: not begun. */
+  moving: Promise<void> | undefined;
+  closing: boolean;
+}
+
+/** Connects and opens a session. */
+export async function open(e: Engine, address: string, expired: boolean): Promise<Opened> {
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(new TimeoutError(`no session within ${e.cfg.dialTimeoutMs} ms`)), e.cfg.dialTimeoutMs);
+  const unhook = e.onClose(() => abort.abort(new ConnectionError("the client is closed")));
+  const wire = new Wire();
+  const aborted = new Promise<never>((_, reject) => abort.signal.addEventListener("abort", () => reject(asError(abort.signal.reason))));
+  aborted.catch(() => {});
+  let token = "";
+  try {
+    try {
+      const t = typeof e.cfg.token === "string" ? e.cfg.token : e.cfg.token({ expired });
+      token = await Promise.race([t, aborted]);
+    } catch (error) {
+      if (e.session.resumeToken === "" || abort.signal.aborted) throw error;
+      e.log.info("no token, trying the resume token", error);
+    }
+    const dialling = e.cfg.transport(address, wire, abort.signal);
+    dialling.then((c) => wire.attach(c), () => {});
+    await Promise.race([dialling, aborted]);
+    return await Promise.race([shake(e, wire, token), aborted]);
+  } catch (error) {
+    wire.end(asError(error));
+    if (token === "" && error instanceof Dismissal && error.told.code === Code.Unauthenticated) {
+      // Not final: the token that could not be had is still to be tried.
+      e.setSession({ resumeToken: "" });
+      throw new ConnectionError("the resume token is no good any more");
+    }
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    unhook();
+  }
+}
+
+async function shake(e: Engine, wire: Wire, token: string): Promise<Opened> {
+  const s = e.session;
+  const hello = encode(Connect, {
+    version, token, deviceId: e.cfg.device, deviceKind: e.cfg.kind, resumeToken: s.resumeToken, syncMark: s.syncMark, storeEpoch: s.storeEpoch, client: e.cfg.client,
+    background: e.background, heartbeatSeconds: Math.round((e.cfg.heartbeatMs || e.beat.wish) / 1000),
+  });
+  const begun = Date.now();
+  wire.write(encodeFrame(FrameType.Connect, hello));
+  const ack = await new Promise<Connack>((resolve, reject) => {
+    void wire.ended.then(reject);
+    wire.listen((f) => {
+      if (f.type === FrameType.Connack) {
+        wire.listen(undefined);
+        resolve(decode(Connack, f.body));
+      } else if (f.type === FrameType.Error || f.type === FrameType.Kick) throw farewell(f);
+    });
+  });
+  const at = begun + (Date.now() - begun) / 2;
+  if (ack.version !== version) throw new Dismissal(new GoChatError(Code.VersionUnsupported, `the server answered with version ${ack.version}`));
+  if (e.user !== "" && e.user !== ack.userId) throw new Dismissal(new GoChatError(Code.BadRequest, "the store belongs to another user"));
+  if (ack.limits?.maxFrame) wire.maxFrame(ack.limits.maxFrame);
+  return { wire, ack, at };
+}
+
+/**
+ * Acts on a DRAIN. Where there are other servers the client goes to one of them, at a random moment, before it leaves this one. Where there
+ * are none, this one goes down and comes back: the client takes in the answers that are under way, goes, and comes back at a random moment.
+ */
+export function leave(l: Link, m: Drain, now: number): void {
+  if (l.leaving) return;
+  const alternatives = m.alternatives.map((a) => [Math.random(), a] as const).sort((a, b) => a[0] - b[0]).map(([, a]) => a);
+  const at = alternatives.length > 0 ? now + jitter(Math.min(m.jitterMs, m.deadlineMs)) : now + m.deadlineMs * 0.75;
+  l.leaving = { alternatives, at, after: jitter(m.jitterMs), ready: undefined, moving: undefined, closing: false };
+}
+
+/** Does what is due of leaving. Returns whether nothing new is asked of this server, and when to look again. */
+export function leaveDue(e: Engine, l: Link, now: number): { going: boolean; next: number } {
+  const d = l.leaving;
+  if (!d) return { going: false, next: Infinity };
+  if (d.alternatives.length > 0) {
+    if (d.moving) return { going: false, next: Infinity }; // on its way; this server serves until then
+    if (now < d.at) return { going: false, next: d.at };
+    d.moving = move(e, l, d);
+    return { going: false, next: Infinity };
+  }
+  if (l.requests.size === 0 || now >= d.at) depart(e, l, d);
+  return { going: true, next: d.at };
+}
+
+/** Says what is to be said, and closes. */
+function depart(e: Engine, l: Link, d: Departure): void {
+  if (d.closing) return;
+  d.closing = true;
+  e.timelines.writeRecvAcks(l);
+  l.giveUp("the server is leaving");
+}
+
+/** Opens a session with one of the other servers, then leaves this one. If none takes it, the client stays while it may and comes back here. */
+async function move(e: Engine, l: Link, d: Departure): Promise<void> {
+  for (const address of d.alternatives) {
+    try {
+      d.ready = await open(e, address, false);
+      depart(e, l, d);
+      return;
+    } catch (error) {
+      e.log.info(`moving to ${address}`, error);
+    }
+  }
+  d.alternatives = [];
+  d.at = Date.now();
+  e.wake();
+}
