@@ -130,6 +130,10 @@ func (x *conversationAudit) row(key, value []byte) error {
 			x.find(Error, x.c, "%v", err)
 		}
 		x.isGroup = true
+	case row == rowKeep && len(rest) == 0:
+		if _, err := ParseKeep(value); err != nil {
+			x.find(Error, x.c, "%v", err)
+		}
 	case row == rowMemberCount && len(rest) == 0:
 		n, err := ParseMemberCount(value)
 		if err != nil {
@@ -145,6 +149,8 @@ func (x *conversationAudit) row(key, value []byte) error {
 		}
 		if user != "" && !user.Valid() || seq == 0 || seq > x.head.LastSeq {
 			x.findUser(Error, x.c, user, "mentioned in message %d, where the last is %d", seq, x.head.LastSeq)
+		} else if seq < x.head.FirstSeq {
+			x.findUser(Warning, x.c, user, "mentioned in message %d, which is gone", seq)
 		}
 	default:
 		x.find(Warning, x.c, "unknown key %x", key)
@@ -198,6 +204,8 @@ func (x *conversationAudit) memberList(seq uint64, value []byte) {
 		x.find(Error, x.c, "message %d: %v", seq, err)
 	case len(users) == 0 || seq == 0 || seq > x.head.LastSeq:
 		x.find(Error, x.c, "a list of %d members of message %d, where the last is %d", len(users), seq, x.head.LastSeq)
+	case seq < x.head.FirstSeq:
+		x.find(Warning, x.c, "a list of members of message %d, which is gone", seq)
 	}
 }
 

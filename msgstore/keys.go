@@ -39,6 +39,7 @@ const (
 	rowMemberList  = 0x35
 	rowGroup       = 0x51
 	rowMemberCount = 0x52
+	rowKeep        = 0x53
 )
 
 // What follows the user's id. Accounts and their devices have numbers of their own.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
@@ -38,15 +39,18 @@ func (r Retention) Of(k id.Kind) time.Duration {
 }
 
 // SweepOld looks at up to budget conversations and removes their messages that are older
-// than r lets them be, in whole segments: a message may outlive it by those that were stored with
-// it. The head stays and says where what is left begins, and that seqs are never given out
+// than r, or a conversation's own Keep, lets them be, in whole segments: a message may outlive it by those that were stored with
+// it. What tells of these messages (mentions, lists of members) goes after them; so that a crash in between leaves
+// nothing, the first pass, and one after a pass with an error, looks for such rows everywhere. The head stays and says where what is left begins, and that seqs are never given out
 // again; its preview goes with its message. messages is how many were removed; done says that the last
 // conversation was reached; the next call begins at the first. A conversation whose head
 // keeps changing meanwhile is left for the next pass.
 func (s *Sweeper) SweepOld(ctx context.Context, r Retention, budget int) (messages int, done bool, err error) {
-	if r == (Retention{}) {
-		return 0, true, nil
-	}
+	defer func() {
+		if s.oldFailed = s.oldFailed || err != nil; done {
+			s.thorough, s.oldFailed = s.oldFailed, false
+		}
+	}()
 	for range budget {
 		if s.oldFrom == nil {
 			s.oldFrom = s.cfg.Keys.All(nil)
@@ -59,11 +63,7 @@ func (s *Sweeper) SweepOld(ctx context.Context, r Retention, budget int) (messag
 		if next == nil {
 			return messages, true, nil
 		}
-		keep := r.Of(c.Kind())
-		if keep <= 0 {
-			continue
-		}
-		n, err := s.sweepOldOf(ctx, c, s.cfg.Now()-keep.Milliseconds())
+		n, err := s.sweepOldOf(ctx, c, r.Of(c.Kind()))
 		messages += n
 		if err != nil {
 			return messages, false, fmt.Errorf("sweep old messages of %s: %w", c, err)
@@ -72,52 +72,84 @@ func (s *Sweeper) SweepOld(ctx context.Context, r Retention, budget int) (messag
 	return messages, false, nil
 }
 
-// sweepOldOf removes the segments of c whose messages were all sent before the Unix millisecond before.
-func (s *Sweeper) sweepOldOf(ctx context.Context, c id.ConversationID, before int64) (messages int, err error) {
+// sweepOldOf removes the segments of c whose messages are all older than age (0: none is), or
+// than the conversation's own retention says, and what tells of them.
+func (s *Sweeper) sweepOldOf(ctx context.Context, c id.ConversationID, age time.Duration) (messages int, err error) {
+	messages, first, err := s.trimOld(ctx, c, age)
+	if err == nil && (messages > 0 || s.thorough && first > 1) {
+		err = s.sweepGone(ctx, c, first)
+	}
+	return messages, err
+}
+
+// trimOld removes the segments; first is the conversation's FirstSeq as last seen.
+func (s *Sweeper) trimOld(ctx context.Context, c id.ConversationID, age time.Duration) (messages int, first uint64, err error) {
 	conflicts := 0
 	for {
-		h, raw, err := s.timeline.Head(ctx, c)
-		if err != nil || raw == nil || h.FirstSeq > h.LastSeq {
-			return messages, err
+		keep, own, err := s.timeline.Keep(ctx, c)
+		if err != nil {
+			return messages, first, err
 		}
-		keep, err := s.firstSince(ctx, c, &h, before)
-		if err != nil || keep <= h.FirstSeq {
-			return messages, err
+		if own == nil {
+			keep.Age = age
+		}
+		none := keep.Age <= 0 && keep.Messages == 0
+		if none && !s.thorough {
+			return messages, first, nil
+		}
+		h, raw, err := s.timeline.Head(ctx, c)
+		if err != nil || raw == nil {
+			return messages, first, err
+		}
+		if first = h.FirstSeq; none || h.FirstSeq > h.LastSeq {
+			return messages, first, nil
+		}
+		upTo, err := s.firstKept(ctx, c, &h, &keep)
+		if err != nil || upTo <= h.FirstSeq {
+			return messages, first, err
 		}
 		var tx kv.Tx
-		first := h.FirstSeq
-		if h.PreviewSeq < keep {
+		tx.Require(s.cfg.Keys.Keep(nil, c), own)
+		if h.PreviewSeq < upTo {
 			h.PreviewSeq, h.PreviewType, h.PreviewSender, h.PreviewText = 0, 0, "", nil
 		}
-		if _, err := s.timeline.Trim(ctx, &tx, c, raw, &h, keep, retainSegments); err != nil {
-			return messages, err
+		if _, err := s.timeline.Trim(ctx, &tx, c, raw, &h, upTo, retainSegments); err != nil {
+			return messages, first, err
 		}
 		s.cfg.Store.Commit(ctx, &tx)
 		switch {
 		case tx.Err == nil:
 			messages += int(h.FirstSeq - first)
+			first = h.FirstSeq
 		case errors.Is(tx.Err, kv.ErrConflict), errors.Is(tx.Err, kv.ErrUndetermined):
 			if conflicts++; conflicts == 3 {
-				return messages, nil
+				return messages, first, nil
 			}
 		default:
-			return messages, tx.Err
+			return messages, first, tx.Err
 		}
 	}
 }
 
-// firstSince returns the first seq of the first segment, among the oldest retainSegments, that holds
-// a message sent at or after the Unix millisecond since, or what follows them. Messages that
-// the bus hasn't taken are not passed.
-func (s *Sweeper) firstSince(ctx context.Context, c id.ConversationID, h *Head, since int64) (uint64, error) {
+// firstKept returns the first seq of the first segment, among the oldest retainSegments, that holds
+// a message to be kept, or what follows them. Messages that the bus hasn't taken are not passed.
+func (s *Sweeper) firstKept(ctx context.Context, c id.ConversationID, h *Head, k *Keep) (uint64, error) {
 	keep, seen := h.FirstSeq, 0
+	since, newest := int64(math.MinInt64), uint64(0) // messages at since and later are kept unless they lie below newest
+	if k.Age > 0 {
+		since = s.cfg.Now() - k.Age.Milliseconds()
+	}
+	if k.Messages > 0 && h.LastSeq > k.Messages {
+		newest = h.LastSeq - k.Messages + 1
+	}
 	err := s.timeline.ascend(ctx, c, h.FirstSeq, func(seg Segment) (bool, error) {
-		at, err := seg.lastTime()
-		if err != nil {
-			return false, err
-		}
-		if at >= since || seg.LastSeq() > min(h.HandedSeq, h.LastSeq) {
+		if seg.LastSeq() > min(h.HandedSeq, h.LastSeq) {
 			return false, nil
+		}
+		if seg.LastSeq() >= newest {
+			if at, err := seg.lastTime(); err != nil || at >= since {
+				return false, err
+			}
 		}
 		keep = seg.LastSeq() + 1
 		seen++

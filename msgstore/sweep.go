@@ -48,6 +48,9 @@ type Sweeper struct {
 	timeline  *Timeline
 	idsFrom   []byte            // where the pass over the conversations goes on; nil: the beginning
 	oldFrom   []byte            // the same of the pass that removes old messages
+	oldFailed bool              // that pass had an error
+	thorough  bool              // that pass looks for rows of messages that are gone, also where none went
+	soon      chan struct{}     // that pass is to begin
 	smallFrom []byte            // the same of the pass that merges small segments
 	sidesFrom id.Slot           // where the pass over users' lists goes on
 	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
@@ -71,7 +74,15 @@ func NewSweeper(cfg SweeperConfig) *Sweeper {
 		cfg.BusKeep = 1000
 	}
 	cfg.BusPartitions = max(cfg.BusPartitions, 1)
-	return &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), busFrom: map[uint16]uint64{}}
+	return &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), thorough: true, soon: make(chan struct{}, 1), busFrom: map[uint16]uint64{}}
+}
+
+// Soon has the pass that removes old messages begin, or go on, at once. It may be called from any goroutine.
+func (s *Sweeper) Soon() {
+	select {
+	case s.soon <- struct{}{}:
+	default:
+	}
 }
 
 // Run sweeps until ctx ends. The pass over the conversations is made in small portions
@@ -99,6 +110,8 @@ func (s *Sweeper) Run(ctx context.Context) error {
 					s.cfg.Logger.Warn("sweep: bus log", "partition", p, "err", err)
 				}
 			}
+		case <-s.soon:
+			old.Reset(0)
 		case <-old.C:
 			removed, done, err := s.SweepOld(ctx, s.cfg.Retention, portion)
 			if err != nil && ctx.Err() == nil {

@@ -14,6 +14,8 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 		"POST /gc/backup": admin.JSON(n.backupRequest),
 		"POST /gc/reload": admin.JSON(n.reloadRequest),
 
+		"POST /gc/retention": admin.JSON(n.keepRequest),
+
 		"POST /gc/user":     admin.JSON(n.userRequest),
 		"POST /gc/ban":      admin.JSON(n.banRequest),
 		"POST /gc/unban":    admin.JSON(n.unbanRequest),

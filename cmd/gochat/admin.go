@@ -51,7 +51,7 @@ func adminCommand() *cobra.Command {
 		user("delete USER", "Delete an account, for good", "Password and sessions are gone, nobody can begin to write to the user, and the name is never given out again.\n"+
 			"Messages stay: they are part of others' conversations.", "/gc/delete"),
 		user("sign-out USER", "End the sessions of a user", "The user may sign in again.", "/gc/sign-out"),
-		reloadCommand(&flags), statsCommand(&flags),
+		retentionCommand(&flags), reloadCommand(&flags), statsCommand(&flags),
 	)
 	return cmd
 }
