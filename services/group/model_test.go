@@ -79,8 +79,40 @@ func (p *process) Publish(ctx context.Context, evs []bus.Event) error {
 			}
 			from = to + 1
 		}
+		p.checkMoves(ctx, &ev)
 	}
 	return nil
+}
+
+// checkMoves compares who came and went with who is told of each message. mu is held.
+func (p *process) checkMoves(ctx context.Context, ev *bus.Event) {
+	joined, left := map[uint64][]id.UserID{}, map[uint64][]id.UserID{}
+	_, ok, err := p.Moves(ctx, ev.Conversation, ev.FirstSeq, ev.LastSeq, func(seq uint64, in, out []id.UserID) { joined[seq], left[seq] = in, out })
+	if err != nil {
+		p.failed = append(p.failed, fmt.Sprintf("moves of %d..%d: %v", ev.FirstSeq, ev.LastSeq, err))
+	}
+	if !ok {
+		return
+	}
+	for seq := ev.FirstSeq; seq <= ev.LastSeq; seq++ {
+		told := p.told[place{ev.Conversation, seq}]
+		if seq > ev.FirstSeq { // those before, without those who left with the one before, and with those who came
+			want := slices.DeleteFunc(slices.Clone(p.told[place{ev.Conversation, seq - 1}]), func(u id.UserID) bool { return slices.Contains(left[seq-1], u) })
+			for _, u := range joined[seq] {
+				if !slices.Contains(want, u) {
+					want = append(want, u)
+				}
+			}
+			if slices.Sort(want); !slices.Equal(want, told) {
+				p.failed = append(p.failed, fmt.Sprintf("%d is for %v, by who came and went for %v", seq, told, want))
+			}
+		}
+		for _, u := range slices.Concat(told, left[seq]) {
+			if in, err := p.Stays(ctx, ev.Conversation, u, seq); err != nil || in == slices.Contains(left[seq], u) {
+				p.failed = append(p.failed, fmt.Sprintf("%s stays after %d: %v, %v; left with it %v", u, seq, in, err, left[seq]))
+			}
+		}
+	}
 }
 
 func (p *process) Rules(ctx context.Context, c id.ConversationID) (timeline.Rules, error) {
