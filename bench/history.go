@@ -24,6 +24,7 @@ type historyFlags struct {
 	load.History
 	merged, unmerged bool
 	cold             bool
+	cache            string
 	rounds           int
 }
 
@@ -45,6 +46,7 @@ func history(ctx context.Context, args []string, out io.Writer) error {
 	c.BoolVar(&h.unmerged, "unmerged", true, "with the store as it was written")
 	c.BoolVar(&h.merged, "merged", true, "with the store as the server's sweep leaves it, small segments merged")
 	c.BoolVar(&h.cold, "cold", false, "a new server whose memory is limited to half of the data, and no file of the store in the kernel's cache")
+	c.StringVar(&h.cache, "cache", "", "storage.cache of the server; empty: room for all messages, so that warm means in memory")
 	c.DurationVar(&h.Measure, "d", 10*time.Second, "how long is measured")
 	c.DurationVar(&h.Warm, "warm", 5*time.Second, "load before that; none with -cold")
 	c.IntVar(&h.rounds, "rounds", 1, "rounds of each, each with a fresh server on the same store; medians are compared with thresholds")
@@ -138,6 +140,14 @@ func (h *historyFlags) round(ctx context.Context, c *common, s *servers, data st
 		{Name: "limits.bytes_per_second", Value: "1GiB"},
 	}}
 	cfg.Settle = settleAtMost
+	if !h.cold {
+		cache := h.cache
+		if cache == "" {
+			each := int64(cfg.Body) + 200 // with what stands around it, and rows of other kinds
+			cache = fmt.Sprintf("%dMiB", 64+int64(cfg.Conversations)*int64(cfg.Messages)*each>>20)
+		}
+		l.Raise = append(l.Raise, target.Setting{Name: "storage.cache", Value: cache})
+	}
 	if h.cold {
 		// The store's files are rewritten by compactions once, with an ordinary server; then a
 		// new process has half of their size in all, and the kernel keeps nothing of them.

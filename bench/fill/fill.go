@@ -55,7 +55,7 @@ func (d *Direct) Write(ctx context.Context, data string) (Filled, error) {
 	began := time.Now()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	store, err := pebblekv.Open(pebblekv.Config{
-		Dir: filepath.Join(data, "store"), Logger: quiet, MemTableBytes: 128 << 20, RecentKeys: min(max(2*d.Conversations, 1<<12), 1<<20),
+		Dir: filepath.Join(data, "store"), Logger: quiet, MemTableBytes: 128 << 20, CacheBytes: 512 << 20, RecentKeys: min(max(2*d.Conversations, 1<<12), 1<<20),
 	})
 	if err != nil {
 		return Filled{}, fmt.Errorf("fill a store: %w", err)

@@ -17,5 +17,8 @@ func (r *Run) parts() (list []part) {
 	for _, g := range r.Group {
 		list = append(list, g)
 	}
+	for _, x := range r.Restart {
+		list = append(list, x)
+	}
 	return list
 }

@@ -33,6 +33,7 @@ type Run struct {
 	Floor   []*floor.Result     `json:"floor,omitempty"` // by round; beside Pairs: the floor of the same round
 	Raw     []*floor.Raw        `json:"raw,omitempty"`
 	Under   []*Hostile          `json:"hostile,omitempty"` // by round; beside Pairs: what they went on under
+	Restart []*Restart          `json:"restart,omitempty"`
 	History []*History          `json:"history,omitempty"` // by round
 	Group   []*Group            `json:"group,omitempty"`   // by round
 	Faults  bool                `json:"faults,omitempty"`  // faults were expected: only what must hold then is judged
