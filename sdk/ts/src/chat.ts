@@ -38,6 +38,11 @@ export abstract class Chat {
   /** The server's clock, in Unix milliseconds. */
   abstract get serverTime(): number;
 
+  /** Connects, and goes on connecting, until close: once your listeners are there. */
+  abstract start(): this;
+  /** Resolves as soon as there is a connection; rejects if there can't be one any more. */
+  abstract connected(options?: CallOptions): Promise<void>;
+
   /** Calls a method of the protocol. */
   abstract call<Q, A>(method: Method<Q, A>, request: Init<Q>, options?: CallOptions): Promise<A>;
   /** A SYNC of one range, from a seq on. */

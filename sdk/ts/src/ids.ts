@@ -90,6 +90,11 @@ export function fromUuid(uuid: string): Uint8Array {
 /** Whether 16 bytes are a UUIDv7. */
 export const validClientMsgId = (b: Uint8Array): boolean => b.length === 16 && b[6]! >> 4 === 7 && b[8]! >> 6 === 2;
 
+/** Whether an id was made with this tail; the two bits of the variant aside. */
+export function sameTail(id: Uint8Array, tail: Uint8Array): boolean {
+  return (id[8]! & 0x3f) === (tail[0]! & 0x3f) && compareBytes(id.subarray(9), tail.subarray(1, 8)) === 0;
+}
+
 /** The Unix milliseconds in a client message id. */
 export function uuidTime(b: Uint8Array): number {
   let n = 0;

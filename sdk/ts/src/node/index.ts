@@ -1,3 +1,4 @@
-// What only Node has: the frames over TCP.
+// What only Node has.
 
+export { FileStore } from "./filestore.js";
 export { tcp } from "./tcp.js";

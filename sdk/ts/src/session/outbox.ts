@@ -3,7 +3,7 @@
 import type { Ack, Content, Target } from "../api.js";
 import { anySize, checkSend, conversationBytes, sendOf, storedSend } from "../convert.js";
 import { GoChatError } from "../errors.js";
-import { compareBytes, directConversation, fromHex, fromUuid, IdSource, toUuid } from "../ids.js";
+import { directConversation, fromHex, fromUuid, IdSource, sameTail, toUuid } from "../ids.js";
 import type { Outgoing as Stored } from "../store/store.js";
 import { Code } from "../wire/codes.gen.js";
 import { Flag, FrameType } from "../wire/frame.js";
@@ -94,7 +94,7 @@ export class Outbox {
 
   /** The waiting message whose id has this tail (see add), if there is one. */
   byTail(tail: Uint8Array): string | undefined {
-    for (const o of this.waiting.values()) if (compareBytes(fromUuid(o.first).subarray(9), tail.subarray(1)) === 0) return o.first;
+    for (const o of this.waiting.values()) if (sameTail(fromUuid(o.first), tail)) return o.first;
     return undefined;
   }
 

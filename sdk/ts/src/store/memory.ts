@@ -60,6 +60,11 @@ export class MemoryStore implements Store {
     return all.slice(Math.max(0, all.length - limit));
   }
 
+  /** All cached messages, ascending within a conversation. */
+  allMessages(): Message[] {
+    return [...this.cache.values()].flat();
+  }
+
   /** Does nothing: the store may be given to another client of the same user and device afterwards. */
   async close(): Promise<void> {}
 }
