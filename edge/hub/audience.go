@@ -1,7 +1,7 @@
 package hub
 
 import (
-	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -229,22 +229,74 @@ func (au *audience) begin() int {
 // enough for their buffers to stay in the cache and in the pool.
 const group = 32
 
-// take copies connections from places at..end-1 into dst and returns how many, and where it stopped.
-func (au *audience) take(dst *[group]*conn.Conn, at, end int) (n, next int) {
-	au.mu.Lock()
-	defer au.mu.Unlock()
-	end = min(end, len(au.places)) // it may have been closed
-	for ; at < end && n < group; at++ {
-		if c := au.places[at].c; c != nil {
+// pass is one Deliver under way. Its goroutines share what is to be done and take it piece by piece.
+type pass struct {
+	h     *Hub
+	au    *audience
+	conv  id.ConversationID
+	last  uint64
+	frame []byte
+	ends  []int
+	but   []uint64
+	flush bool
+
+	single  uint64 // the only connection that doesn't get everything; 0: none
+	several bool   // there are more of them
+
+	at, end int // places not taken yet; guarded by au.mu
+	reached atomic.Int64
+	helpers sync.WaitGroup
+}
+
+var passes = sync.Pool{New: func() any { return new(pass) }}
+
+// take copies the next connections into dst and returns how many; 0: there are no more.
+func (p *pass) take(dst *[group]*conn.Conn) (n int) {
+	p.au.mu.Lock()
+	defer p.au.mu.Unlock()
+	end := min(p.end, len(p.au.places)) // it may have been closed
+	for ; p.at < end && n < group; p.at++ {
+		if c := p.au.places[p.at].c; c != nil {
 			dst[n] = c
 			n++
 		}
 	}
-	if at >= len(au.places) {
-		at = math.MaxInt
-	}
-	return n, at
+	return n
 }
+
+// run takes connections until there are none left.
+func (p *pass) run() {
+	var cs [group]*conn.Conn
+	for n := p.take(&cs); n > 0; n = p.take(&cs) {
+		p.reached.Add(int64(n))
+		write := cs[:0]
+		for _, c := range cs[:n] {
+			own, touch := c.Incarnation(), false
+			if own == p.single || p.several && slices.Contains(p.but, own) {
+				touch = p.pushOthers(c)
+			} else {
+				touch = c.Push(p.frame, len(p.ends), p.conv, p.last)
+			}
+			switch {
+			case touch && p.flush:
+				write = append(write, c)
+			case touch:
+				p.h.Touch(c)
+			}
+		}
+		for _, c := range write {
+			c.Flush()
+		}
+		// Writing takes hundreds of microseconds; whoever reads and acks meanwhile goes first.
+		runtime.Gosched()
+	}
+}
+
+// Passes over many connections are made by several goroutines: nearly all of it is time in the kernel.
+const (
+	manyPlaces = 1024
+	maxRunners = 4
+)
 
 // Deliver hands frames to every connection in the audience of conv and returns how many
 // connections that were, whether they could take it or not. frames are whole frames that tell of messages up to
@@ -256,54 +308,40 @@ func (a *Audiences) Deliver(conv id.ConversationID, last uint64, frames []byte, 
 	if au == nil {
 		return 0
 	}
-	var cs [group]*conn.Conn
-	single := uint64(0) // the only one that doesn't get everything
-	several := false
+	p := passes.Get().(*pass)
+	p.h, p.au, p.conv, p.last, p.frame, p.ends, p.but, p.flush = a.h, au, conv, last, frames, ends, but, flush
+	p.at, p.end, p.single, p.several = 0, au.begin(), 0, false
+	p.reached.Store(0)
 	for _, b := range but {
 		switch {
-		case b == 0 || b == single:
-		case single == 0:
-			single = b
+		case b == 0 || b == p.single:
+		case p.single == 0:
+			p.single = b
 		default:
-			several = true
+			p.several = true
 		}
 	}
 	if flush {
 		a.h.flushes.Add(1)
-	}
-	for at, end := 0, au.begin(); at < end; {
-		var n int
-		n, at = au.take(&cs, at, end)
-		connections += n
-		write := cs[:0]
-		for _, c := range cs[:n] {
-			own := c.Incarnation()
-			touch := false
-			if own == single || several && slices.Contains(but, own) {
-				touch = pushOthers(c, conv, last, frames, ends, but)
-			} else {
-				touch = c.Push(frames, len(ends), conv, last)
-			}
-			switch {
-			case touch && flush:
-				write = append(write, c)
-			case touch:
-				a.h.Touch(c)
+		if p.end >= manyPlaces {
+			for range min(runtime.GOMAXPROCS(0), maxRunners) - 1 {
+				p.helpers.Go(p.run)
 			}
 		}
-		for i, c := range write {
-			c.Flush()
-			write[i] = nil
-		}
 	}
+	p.run()
+	p.helpers.Wait()
+	connections = int(p.reached.Load())
+	p.au, p.frame, p.ends, p.but = nil, nil, nil, nil
+	passes.Put(p)
 	return connections
 }
 
 // pushOthers hands c the frames that aren't its own.
-func pushOthers(c *conn.Conn, conv id.ConversationID, last uint64, frames []byte, ends []int, but []uint64) (touch bool) {
+func (p *pass) pushOthers(c *conn.Conn) (touch bool) {
 	from := 0
-	for i, end := range ends {
-		if but[i] != c.Incarnation() && c.Push(frames[from:end:end], 1, conv, last) {
+	for i, end := range p.ends {
+		if p.but[i] != c.Incarnation() && c.Push(p.frame[from:end:end], 1, p.conv, p.last) {
 			touch = true
 		}
 		from = end
