@@ -36,6 +36,7 @@ const help = `usage: bench SCENARIO [flags]
   group    one sender into groups of -n members: single messages, then -w under way
   hot      -senders of -n members of one group at once
   slow     a group of which some don't read: what the others notice, and whether these catch up
+  churn    people who look in: connect, fetch, write a little, leave
   restart  the server ends, or is killed, under its clients and starts again: how they come back
   hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
   floor    the bare program alone: pairs, groups, echoes, synced writes
@@ -130,6 +131,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return slow(ctx, args, out)
 	case "history":
 		return history(ctx, args, out)
+	case "churn":
+		return churn(ctx, args, out)
 	case "restart":
 		return restart(ctx, args, out)
 	case "hostile":

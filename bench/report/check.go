@@ -78,7 +78,7 @@ var known = sync.OnceValue(func() []string {
 	all := map[string]float64{}
 	for _, m := range []map[string]float64{
 		pairsMetrics(&load.PairsResult{}), floorMetrics(&floor.Result{}), idleMetrics(&load.IdleResult{}), rawMetrics([]*floor.Raw{{}}), hostileMetrics(&Hostile{}),
-		(&History{}).metrics(), (&Restart{}).metrics(), (&Group{GroupResult: &load.GroupResult{Slow: 1}}).metrics(),
+		(&History{}).metrics(), (&Churn{}).metrics(), (&Restart{}).metrics(), (&Group{GroupResult: &load.GroupResult{Slow: 1}}).metrics(),
 	} {
 		maps.Copy(all, m)
 	}

@@ -17,6 +17,9 @@ func (r *Run) parts() (list []part) {
 	for _, g := range r.Group {
 		list = append(list, g)
 	}
+	for _, x := range r.Churn {
+		list = append(list, x)
+	}
 	for _, x := range r.Restart {
 		list = append(list, x)
 	}

@@ -35,8 +35,9 @@ type Run struct {
 	Under   []*Hostile          `json:"hostile,omitempty"` // by round; beside Pairs: what they went on under
 	Restart []*Restart          `json:"restart,omitempty"`
 	History []*History          `json:"history,omitempty"` // by round
-	Group   []*Group            `json:"group,omitempty"`   // by round
-	Faults  bool                `json:"faults,omitempty"`  // faults were expected: only what must hold then is judged
+	Churn   []*Churn            `json:"churn,omitempty"`
+	Group   []*Group            `json:"group,omitempty"`  // by round
+	Faults  bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
 
 	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round, ToCalm to its calm.
 	Metrics map[string]float64 `json:"metrics"`
