@@ -82,7 +82,7 @@ func (g *groupFlags) raise(members, window int) target.Settings {
 			{Name: "limits.bytes_per_second", Value: "1GiB"},
 		}
 	}
-	const shipped = 10_000 // members of a group
+	const shipped = 100_000 // members of a group
 	if members > shipped {
 		s = append(s, target.Setting{Name: "limits.group_members", Value: strconv.Itoa(members)})
 	}

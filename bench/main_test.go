@@ -44,6 +44,19 @@ func TestUsage(t *testing.T) {
 		{"pairs -cpus x", "-cpus"},
 		{"idle -n 0", "at least 1"},
 		{"idle -assert x", "threshold"},
+		{"group -n 1", "two members"},
+		{"group -n many", "-n"},
+		{"group -n ,", "at least one"},
+		{"group -w 5000", "at most 1024"},
+		{"group -d 0s -shots 0", "nothing is left"},
+		{"group -gap -1s", "negative"},
+		{"hot -n 16", "more than senders"},
+		{"hot -senders 0", "at least 1"},
+		{"slow -slow 0", "percent"},
+		{"slow -slow 100", "percent"},
+		{"slow -d 0s", "nothing is left"},
+		{"slow -trickle -1", "bytes"},
+		{"slow -floor", "not defined"},
 		{"hostile -pairs 0", "at least 1"},
 		{"hostile -attack 0s", "more than 0"},
 		{"hostile -rate 100000", "shipped"},
@@ -88,6 +101,7 @@ func TestStatus(t *testing.T) {
 	for _, c := range []struct{ args, says string }{
 		{"pairs -pairs 1000000", "open files"},
 		{"idle -n 100000000", "open files"},
+		{"group -n 100000000", "open files"},
 		{"floor -raw=false -groups 100000000", "open files"},
 		{"pairs -addr 127.0.0.1:1 -key /nowhere", "issuer's key"},
 		{"pairs -cpus 1000", "CPUs"},
@@ -168,6 +182,27 @@ func TestAgainstTheServer(t *testing.T) {
 	r, text = bench(t, "idle -n 30 -beats 0 -rest 100ms -server", path)
 	if i := r.Runs[0].Idle; i.Conns != 30 || i.Heartbeat != 15 || i.Goroutines == 0 || len(r.Raised) != 0 {
 		t.Errorf("idle: %+v\n%s", i, text)
+	}
+
+	r, text = bench(t, "group -n 5,20 -w 3 -d 200ms -warm 20ms -shots 2 -gap 10ms -floor -rounds 2 -server", path,
+		"-assert", "loss==0,hints==0,delivered>0.0001*floor,dlv_cpu>=0,shot_max>0,shot_p50<=1000000*floor")
+	if len(r.Runs) != 2 || len(r.Runs[1].Group) != 2 || len(r.Runs[1].Floor) != 2 || r.Runs[1].Name != "group20/1x3" {
+		t.Errorf("group: %+v\n%s", r, text)
+	}
+	for _, run := range r.Runs {
+		for _, g := range run.Group {
+			if !g.Verify.Clean() || g.Shots.Count != 2 || g.Delivered == 0 || g.PerCommit == 0 || g.PeakRSS == 0 {
+				t.Errorf("%s: %+v", run.Name, g.GroupResult)
+			}
+		}
+	}
+	r, text = bench(t, "hot -n 10 -senders 4 -w 2 -d 200ms -warm 20ms -floor -server", path, "-assert", "loss==0,rate>0.0001*floor")
+	if g := r.Runs[0].Group[0]; !g.Verify.Clean() || g.Senders != 4 || !strings.Contains(text, "to floor") {
+		t.Errorf("hot: %+v\n%s", g, text)
+	}
+	r, text = bench(t, "slow -n 20 -slow 10 -rate 100 -burst 5 -d 300ms -warm 20ms -rounds 2 -server", path, "-assert", "loss==0,missing==0,dlv_p99<=1000000*calm")
+	if g := r.Runs[0].Group[1]; !g.Verify.Clean() || g.Slow != 2 || g.Calm == nil || g.Calm.Slow != 0 || g.Verify.Slow.Due == 0 || len(r.Checks) != 3 {
+		t.Errorf("slow: %+v\n%s", g, text)
 	}
 
 	r, text = bench(t, "hostile -pairs 4 -rate 40 -d 300ms -warm 50ms -attack 2s -rest 10ms -settle 10ms -kinds before|newcomers -server", path,

@@ -33,6 +33,7 @@ func TestLoads(t *testing.T) {
 		{"pairs at window 300", Load{Conns: 8, Window: 300, Body: 1000}},
 		{"pairs by rate", Load{Conns: 8, Window: 1, Rate: 400, Burst: 4, Body: 10, RecvAck: 10 * time.Millisecond}},
 		{"group", Load{Conns: 10, Senders: 3, Window: 2, Body: 10}},
+		{"shots into a group", Load{Conns: 10, Senders: 1, Window: 60, Body: 10, Shots: 3, Gap: time.Millisecond}},
 		{"echo", Load{Conns: 10, Senders: 10, Window: 1, Body: 100, Echo: true}},
 	} {
 		c.load.Warm, c.load.Measure = 20*time.Millisecond, 200*time.Millisecond
@@ -44,6 +45,9 @@ func TestLoads(t *testing.T) {
 		if r.Acked == 0 || r.Gaps != 0 || r.Ack.Count == 0 {
 			t.Errorf("%s: %+v", c.name, r)
 		}
+		if r.Shots.Count != int64(c.load.Shots) {
+			t.Errorf("%s: %d shots", c.name, r.Shots.Count)
+		}
 		if !c.load.Echo && (r.Delivered == 0 || r.Delivery.Count == 0 || r.PerCommit == 0) {
 			t.Errorf("%s: %+v", c.name, r)
 		}
@@ -54,7 +58,7 @@ func TestLoads(t *testing.T) {
 }
 
 func TestWrongLoads(t *testing.T) {
-	for _, l := range []Load{{Conns: 2, Window: 0}, {Conns: 2, Window: 1, Rate: 1, Echo: true}, {Conns: 2, Window: MaxWindow + 1}, {Conns: 2, Window: 1, Body: 1 << 20}} {
+	for _, l := range []Load{{Conns: 2, Window: 0}, {Conns: 2, Window: 1, Rate: 1, Echo: true}, {Conns: 2, Window: MaxWindow + 1}, {Conns: 2, Window: 1, Body: 1 << 20}, {Conns: 2, Window: 1, Shots: 1}} {
 		if _, err := Run(t.Context(), "wrong", l); err == nil {
 			t.Errorf("%+v ran", l)
 		}

@@ -30,6 +30,7 @@ type fake struct {
 	end         func(seq uint64) frame.Type               // how the connection ends instead of an ack; 0: it doesn't
 	mute        func(seq uint64) bool                     // no answer
 	parts       bool                                      // SYNCED in several parts
+	group       groupFaults
 
 	mu    sync.Mutex
 	users map[id.UserID]*fakeConn
@@ -109,6 +110,8 @@ func (f *fake) serve(c *fakeConn) {
 				}
 			case frame.Sync:
 				f.sync(c, &fr)
+			case frame.Request:
+				f.request(c, user, &fr)
 			case frame.RecvAck:
 				f.mu.Lock()
 				_ = packet.DecodeRecvAck(fr.Body, func(conv id.ConversationID, seq uint64) { f.acks[conv] = seq })
@@ -193,6 +196,10 @@ func (f *fake) store(c *fakeConn, user id.UserID, fr *frame.Frame) bool {
 		told = f.moveAck(seq)
 	}
 	c.send(packet.AppendSendAck(nil, fr.ReqID, packet.Ack{Conversation: s.Conversation, Seq: told, MessageID: id.MessageID(seq)}, named))
+	if s.Conversation.Kind() == id.KindGroup {
+		f.toGroup(user, s.Conversation, seq, message)
+		return true
+	}
 	peer := f.users[cv.users[1]]
 	times := 1
 	if f.deliver != nil {
@@ -233,7 +240,7 @@ func (f *fake) sync(c *fakeConn, fr *frame.Frame) {
 	}
 	for from := r.FromSeq; parts > 0; parts-- {
 		to := min(head, from+fakePage-1)
-		p := packet.Page{Conversation: conv, Users: cv.users, FromSeq: from, ToSeq: to, FirstSeq: 1, LastSeq: head}
+		p := packet.Page{Conversation: conv, Users: direct(conv, cv.users), FromSeq: from, ToSeq: to, FirstSeq: 1, LastSeq: head}
 		for s := from; s <= to; s++ {
 			p.Messages = append(p.Messages, cv.messages[s-1]...)
 		}

@@ -32,6 +32,8 @@ type Group struct {
 
 	Slow    int // the last members: they stop reading when the load begins, and read again when it has ended
 	Trickle int // bytes a second that a slow one reads meanwhile; 0: none
+
+	patience time.Duration // how long a member that is behind hears nothing before it asks; 0: silentFor
 }
 
 // GroupResult is what a load of one group showed.
@@ -64,7 +66,7 @@ type GroupResult struct {
 	VerifySec   float64            `json:"verify_seconds"`
 }
 
-// silentFor is how long a member that is behind waits for something to come before it asks.
+// silentFor is long enough for a server that is busy, not for one that has forgotten somebody.
 const silentFor = 5 * time.Second
 
 // times are the latencies of one phase, of messages sent within it.
@@ -177,6 +179,9 @@ func (cfg Group) Run(ctx context.Context) (*GroupResult, error) {
 		return nil, err
 	}
 	cfg.Burst = max(cfg.Burst, 1)
+	if cfg.patience == 0 {
+		cfg.patience = silentFor
+	}
 	lp, err := loop.New()
 	if err != nil {
 		return nil, err
@@ -257,7 +262,7 @@ func (r *groupRun) connect(ctx context.Context, _ *GroupResult) error {
 	now := r.loop.Now()
 	r.heart = loop.NewRound(now, r.Members, r.silence/3)
 	r.confirm = loop.NewRound(now, r.Members, max(r.RecvAck, 1))
-	r.stale = loop.NewRound(now, r.Members, silentFor)
+	r.stale = loop.NewRound(now, r.Members, r.patience)
 	r.trickle = loop.NewRound(now, max(r.Slow, 1), time.Second/4)
 	r.beating = true
 	return nil
