@@ -185,7 +185,7 @@ func TestAClientThatNeverReadsOverTLS(t *testing.T) {
 	nc := s.raw()
 	_ = nc.SetReadBuffer(4 << 10)
 	c := s.over(nc)
-	s.neverReads(t, c)
+	s.suite().NeverReads(t, c)
 }
 
 func TestHandshakesThatGoWrong(t *testing.T) {

@@ -35,12 +35,13 @@ const (
 
 // failure is why a WebSocket can't go on.
 type failure struct {
-	status int // close code
+	status int // close code; 0: the registered one of err
 	err    *code.Error
+	lost   bool // where the next frame begins isn't known
 }
 
-func broken(format string) *failure {
-	return &failure{closeProtocol, code.Newf(code.BadFrame, "WebSocket: %s", format)}
+func broken(why string) *failure {
+	return &failure{closeProtocol, code.Newf(code.BadFrame, "WebSocket: %s", why), true}
 }
 
 // Failures of what a client sends, made once: a hostile stream costs no memory.
@@ -54,12 +55,13 @@ var (
 	errNoBeginning = broken("a continuation of nothing")
 	errNoEnd       = broken("a message within another")
 	errClose       = broken("a malformed close frame")
-	errTooBig      = &failure{closeTooBig, code.Newf(code.FrameTooLarge, "the message is larger than allowed")}
-	errUTF8        = &failure{closeUTF8, code.Newf(code.InvalidUTF8, "the text isn't valid UTF-8")}
-	errText        = &failure{closeUnsupported, code.Newf(code.BadFrame, "%s takes binary messages", Binary)}
-	errBinary      = &failure{closeUnsupported, code.Newf(code.BadFrame, "%s takes text messages", JSON)}
-	errCut         = &failure{0, code.Newf(code.BadFrame, "a message ends within a frame")}
-	errNoPacket    = &failure{0, code.Newf(code.BadFrame, "the text is not a JSON object")}
+	errTooBig      = &failure{closeTooBig, code.Newf(code.FrameTooLarge, "the message is larger than allowed"), true}
+	errUTF8        = &failure{closeUTF8, code.Newf(code.InvalidUTF8, "the text isn't valid UTF-8"), false}
+	errCloseUTF8   = &failure{closeUTF8, code.Newf(code.InvalidUTF8, "the reason of a close frame isn't valid UTF-8"), true}
+	errText        = &failure{closeUnsupported, code.Newf(code.BadFrame, "%s takes binary messages", Binary), true}
+	errBinary      = &failure{closeUnsupported, code.Newf(code.BadFrame, "%s takes text messages", JSON), true}
+	errCut         = &failure{0, code.Newf(code.BadFrame, "a message ends within a frame"), false}
+	errNoPacket    = &failure{0, code.Newf(code.BadFrame, "the text is not a JSON object"), false}
 )
 
 // head is the header of a client's frame.
@@ -173,7 +175,7 @@ func checkClose(payload []byte) (status int, f *failure) {
 	case status < 1000 || status >= 5000, status >= 1004 && status <= 1006, status >= 1015 && status < 3000:
 		return 0, errClose
 	case !utf8.Valid(payload[2:]):
-		return 0, errUTF8
+		return 0, errCloseUTF8
 	}
 	return status, nil
 }

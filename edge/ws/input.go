@@ -16,6 +16,7 @@ type reader struct {
 	message byte   // opcode of the message whose last frame hasn't come; 0: none
 	inside  bool   // a payload is coming
 	over    bool   // nothing more is read: the stream is lost, or the client has closed
+	failed  bool   // nothing but the client's close frame is read
 	size    int64  // of the message so far
 	held    []byte // the beginning of a header
 	control []byte // of a control frame
@@ -139,6 +140,10 @@ func (t *Socket) payload(p []byte, last bool) {
 	if end {
 		r.message = 0
 	}
+	if r.failed {
+		t.c.Overhead(len(p), false, false)
+		return
+	}
 	if !t.json {
 		if len(p) > 0 {
 			t.c.Input(p)
@@ -149,7 +154,7 @@ func (t *Socket) payload(p []byte, last bool) {
 		return
 	}
 	if !end || len(r.text) > 0 {
-		if p = t.keep(p); p == nil && r.over {
+		if p = t.keep(p); r.failed {
 			return
 		}
 	}
@@ -167,7 +172,7 @@ func (t *Socket) keep(p []byte) []byte {
 		// Room for what has come and little more: a size that was only announced costs nothing.
 		grown := make([]byte, len(r.text), max(need, min(2*before, int(r.size))))
 		if !t.c.Reserve(cap(grown) - before) {
-			r.over = true
+			r.failed = true
 			return nil
 		}
 		copy(grown, r.text)
@@ -240,10 +245,11 @@ func (t *Socket) packet(text []byte) {
 
 // fail ends the connection for what the client has sent.
 func (t *Socket) fail(f *failure) {
-	t.in.over = true
+	t.in.failed, t.in.over = true, f.lost
+	t.drop()
 	t.s.malformed.Add(1)
 	t.mu.Lock()
-	t.status = uint16(f.status)
+	t.status, t.lost = uint16(f.status), f.lost
 	t.mu.Unlock()
 	t.c.Close(f.err)
 }

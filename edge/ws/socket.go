@@ -41,6 +41,7 @@ type Socket struct {
 	left   int    // bytes of the binary message under way that the Conn has still to write
 	owed   int    // bytes of the next Write that rest was made of
 	status uint16 // close code of a failure; 0: the registered one of the reason
+	lost   bool   // the client's close frame won't be found
 	open   bool   // the request was answered
 	closed bool   // a close frame was sent: nothing follows it
 }
@@ -57,7 +58,7 @@ func (t *Socket) Incarnation() uint64 { return t.c.Incarnation() }
 
 // Panicked ends a connection whose Input panicked.
 func (t *Socket) Panicked(v any, stack []byte) {
-	t.in.over = true
+	t.in.failed = true
 	t.c.Panicked(v, stack)
 }
 
@@ -249,9 +250,13 @@ func (t *Socket) CloseWrite(reason code.Code) {
 		status = int(t.status)
 	}
 	ok := t.sayClose(closePayload(status, reason.String()))
+	half := t.lost && len(t.rest) == 0
 	t.mu.Unlock()
-	if !ok {
+	switch {
+	case !ok:
 		t.link.Close()
+	case half:
+		t.link.CloseWrite(reason)
 	}
 }
 
