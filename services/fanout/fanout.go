@@ -244,6 +244,10 @@ func (h *Handler) each(users []id.UserID, frame []byte, skip uint64) {
 	}
 }
 
+// flushBytes is how much of a batch is gathered at most before it is written: less than
+// fills the queue of a connection that everything in it is for.
+const flushBytes = 128 << 10
+
 // maxSlab is the most memory for frames that is kept from one batch to the next.
 const maxSlab = 1 << 20
 
@@ -260,6 +264,10 @@ func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
 				return fmt.Errorf("fanning out: %w", err)
 			}
 			h.later(&evs[i], err)
+		}
+		if len(h.slab) > flushBytes {
+			h.flush(before)
+			before = h.out.n
 		}
 	}
 	h.flush(before)
