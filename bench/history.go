@@ -133,13 +133,18 @@ func (h *historyFlags) form(ctx context.Context, c *common, s *servers, name str
 // settleAtMost is how long a server that was started on a new store may work for itself first: it compacts what was filled in.
 const settleAtMost = 60 * time.Second
 
+// settleFrom is the size of a store, in bytes, that is worth waiting for.
+const settleFrom = 16 << 20
+
 func (h *historyFlags) round(ctx context.Context, c *common, s *servers, data string, cfg load.History, filled *fill.Filled) (*report.History, error) {
 	res := &report.History{Store: *filled}
 	l := target.Launching{Path: s.path, Algorithm: s.algorithm, Data: data, Raise: target.Settings{
 		{Name: "limits.sends_per_second", Value: strconv.Itoa(unlimited)},
 		{Name: "limits.bytes_per_second", Value: "1GiB"},
 	}}
-	cfg.Settle = settleAtMost
+	if filled.Bytes > settleFrom {
+		cfg.Settle = settleAtMost
+	}
 	if !h.cold {
 		cache := h.cache
 		if cache == "" {
@@ -189,7 +194,7 @@ func (h *historyFlags) round(ctx context.Context, c *common, s *servers, data st
 func (h *historyFlags) compact(ctx context.Context, c *common, s *servers, data string, cfg load.History) error {
 	return s.launched(ctx, c, target.Launching{Path: s.path, Algorithm: s.algorithm, Data: data}, func(t load.Target, _ *target.Server) error {
 		t.Users = cfg.Target.Users
-		cfg.Target, cfg.Settle, cfg.Window, cfg.Rate, cfg.Clients = t, settleAtMost, 1, 0, 1
+		cfg.Target, cfg.Window, cfg.Rate, cfg.Clients = t, 1, 0, 1
 		cfg.Warm, cfg.Measure = 0, time.Millisecond
 		_, err := cfg.Run(ctx)
 		return err

@@ -86,3 +86,21 @@ func runRestarts(ctx context.Context, c *common, s *servers, cfg load.Restart, d
 	}
 	return nil
 }
+
+// allOfOld are the short versions of what needs a store with a past, or clients with one. They
+// start servers of their own.
+func allOfOld(ctx context.Context, c *common, s *servers) error {
+	if s.addr != "" {
+		return nil
+	}
+	visits := load.Churn{Users: 500, Window: 32, Messages: 2, Body: 100, Warm: time.Second, Measure: 3 * time.Second, Rest: 3 * time.Second}
+	if err := runChurn(ctx, c, s, visits); err != nil {
+		return err
+	}
+	h := historyFlags{merged: true, unmerged: true, rounds: 1}
+	h.History = load.History{Clients: 500, Conversations: 5000, Messages: 60, Body: 100, Page: 50, Window: 1, Warm: time.Second, Measure: 3 * time.Second}
+	if err := h.run(ctx, c, s); err != nil {
+		return err
+	}
+	return runRestarts(ctx, c, s, load.Restart{Clients: 1000, Rate: 500, Body: 100, Before: 3 * time.Second, After: 2 * time.Second}, true, true)
+}

@@ -342,7 +342,13 @@ func all(ctx context.Context, args []string, out io.Writer) error {
 	if err := calm.run(ctx, c, &s, 1); err != nil {
 		return err
 	}
+	if err := shortGroups(ctx, c, &s); err != nil {
+		return err
+	}
 	if err := runIdle(ctx, c, &s, load.Idle{Conns: 5000, Beats: 2, Rest: 10 * time.Second}); err != nil {
+		return err
+	}
+	if err := allOfOld(ctx, c, &s); err != nil {
 		return err
 	}
 	return c.finish()
