@@ -51,6 +51,10 @@ func TestHTTPDocumentation(t *testing.T) {
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		for _, line := range strings.Split(strings.TrimSpace(block[1]), "\n") {
 			args := words(t, line, vars)
+			if strings.HasPrefix(line, "gochat apikey create ") && len(args) == 6 {
+				vars["KEY"] = w.key(strings.Split(args[5], ",")...)
+				continue
+			}
 			if args[0] != "curl" {
 				t.Errorf("%s: no call", line)
 				continue
@@ -99,7 +103,7 @@ func TestHTTPDocumentation(t *testing.T) {
 			}
 		}
 	}
-	if ran < 12 {
+	if ran < 18 {
 		t.Errorf("%d examples", ran)
 	}
 }

@@ -291,7 +291,131 @@ func TestHTTPContract(t *testing.T) {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
+	backEnd(t, w, c)
 	contract(t, w, c)
+}
+
+// key makes a server key.
+func (w *town) key(scopes ...string) string {
+	w.t.Helper()
+	k, err := w.node.keyCreateRequest(w.ctx, KeyRequest{Name: "test", Scopes: scopes})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k.Text
+}
+
+// backEnd goes through what a server key is good for.
+func backEnd(t *testing.T, w *town, c *caller) {
+	t.Helper()
+	k := c.with(w.key("users", "tokens", "act"))
+	people := js{"users": []js{{"user_id": "frank", "name": "Frank"}, {"user_id": "grace", "password": "long enough"}, {"user_id": "alice"}, {"user_id": "x\ny"}}}
+	made := k.ok("POST", "/api/v1/admin/users", people)
+	if fmt.Sprint(made["created"]) != "[frank grace]" || fmt.Sprint(ids(made["refused"], "name")) != "[name_taken bad_request]" {
+		t.Errorf("made: %v", made)
+	}
+	if again := k.ok("POST", "/api/v1/admin/users", people); fmt.Sprint(again["created"]) != "[]" {
+		t.Errorf("made again: %v", again)
+	}
+	c.refused("POST", "/api/v1/auth/login", js{"name": "frank", "password": "long enough"}, code.BadCredentials)
+	c.as("grace", "phone")
+	token := k.ok("POST", "/api/v1/admin/users/frank/tokens", js{"device_id": "phone"})["access_token"].(string)
+	frank := c.with(token)
+	if me := frank.ok("GET", "/api/v1/users/me", nil); me["user_id"] != "frank" || me["device_id"] != "phone" {
+		t.Errorf("me: %v", me)
+	}
+
+	// As users: a group with its members, and a message in it.
+	as := *k
+	as.header = map[string]string{"X-User-ID": "grace", "Idempotency-Key": "g"}
+	group := as.ok("POST", "/api/v1/groups", js{"name": "Ops", "user_ids": []string{"frank", "alice"}})["conversation_id"].(string)
+	as.header = map[string]string{"X-User-ID": "grace"}
+	as.ok("POST", "/api/v1/conversations/"+group+"/messages", js{"content": "from the back end"})
+	page := frank.ok("GET", "/api/v1/conversations/"+group+"/messages", nil)
+	if m := page["messages"].([]any); m[len(m)-1].(js)["sender_id"] != "grace" {
+		t.Errorf("messages: %v", m)
+	}
+	as.header = map[string]string{"X-User-ID": "nobody"}
+	as.refused("GET", "/api/v1/users/me", nil, code.NoSuchUser)
+	as.header = map[string]string{"X-User-ID": "x\ty"}
+	as.refused("GET", "/api/v1/users/me", nil, code.BadRequest)
+	k.refused("GET", "/api/v1/users/me", nil, code.BadRequest)
+	frank.header = map[string]string{"X-User-ID": "alice"}
+	frank.refused("GET", "/api/v1/users/me", nil, code.Forbidden)
+	frank.header = nil
+
+	phone := w.device("frank", "phone")
+	if on := k.ok("GET", "/api/v1/admin/online?user_id=frank&user_id=grace", nil); fmt.Sprint(on["online"]) != "[frank]" {
+		t.Errorf("online: %v", on)
+	}
+	if u := k.ok("GET", "/api/v1/admin/users/frank", nil); u["online"] != true || u["registered"] == nil || len(u["devices"].([]any)) != 1 {
+		t.Errorf("frank: %v", u)
+	}
+	k.ok("POST", "/api/v1/admin/users/frank/sign-out", js{"device_id": "phone"})
+	frank.refused("GET", "/api/v1/users/me", nil, code.SessionRevoked)
+	k.ok("POST", "/api/v1/admin/users/frank/sign-out", js{})
+	k.ok("POST", "/api/v1/admin/users/frank/ban", js{"reason": "spam"})
+	if u := k.ok("GET", "/api/v1/admin/users/frank", nil); u["closed"] != "banned" || u["reason"] != "spam" {
+		t.Errorf("frank: %v", u)
+	}
+	k.refused("POST", "/api/v1/admin/users/frank/tokens", js{}, code.Banned)
+	k.ok("POST", "/api/v1/admin/users/frank/unban", nil)
+	_ = phone
+}
+
+// A key does what its scopes say and no more, and nothing once it is revoked.
+func TestServerKeys(t *testing.T) {
+	w := newTown(t, nil, "alice", "bob")
+	c := w.http()
+	a := c.as("alice", "laptop")
+	users, tokens, act := c.with(w.key("users")), c.with(w.key("tokens")), c.with(w.key("act"))
+	for _, x := range []struct {
+		who          *caller
+		method, path string
+		body         any
+		want         code.Code
+	}{
+		{c, "GET", "/api/v1/admin/users/alice", nil, code.Unauthenticated},
+		{a, "GET", "/api/v1/admin/users/alice", nil, code.Unauthenticated},
+		{tokens, "GET", "/api/v1/admin/users/alice", nil, code.Forbidden},
+		{act, "GET", "/api/v1/admin/online?user_id=alice", nil, code.Forbidden},
+		{act, "POST", "/api/v1/admin/users", js{"users": []js{{"user_id": "x"}}}, code.Forbidden},
+		{users, "POST", "/api/v1/admin/users/alice/tokens", js{}, code.Forbidden},
+		{users, "POST", "/api/v1/admin/users", js{"users": []js{}}, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users", js{"users": []js{{"user_id": "x", "admin": "yes"}}}, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users", js{"users": []js{{"user_id": 7}}}, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users", js{"users": []js{{"user_id": "x"}}, "more": 1}, code.BadRequest},
+		{users, "GET", "/api/v1/admin/online", nil, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users/%00/ban", js{}, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users/alice/ban", js{"reason": strings.Repeat("x", 201)}, code.BadRequest},
+		{users, "POST", "/api/v1/admin/users/alice/sign-out", js{"device_id": ""}, code.BadRequest},
+		{tokens, "POST", "/api/v1/admin/users/nobody/tokens", js{}, code.NoSuchUser},
+		{tokens, "POST", "/api/v1/admin/users/alice/tokens", js{"device_id": "\n"}, code.BadRequest},
+		{tokens, "POST", "/api/v1/admin/users/alice/tokens", js{"ttl": "1h"}, code.BadRequest},
+	} {
+		x.who.refused(x.method, x.path, x.body, x.want)
+	}
+	tokens.header = map[string]string{"X-User-ID": "alice"}
+	tokens.refused("GET", "/api/v1/users/me", nil, code.Forbidden)
+	act.header = map[string]string{"X-User-ID": "alice"}
+	if me := act.ok("GET", "/api/v1/users/me", nil); me["user_id"] != "alice" || me["device_id"] != nil {
+		t.Errorf("me: %v", me)
+	}
+	list, err := w.node.keyListRequest(w.ctx, KeyRequest{})
+	if err != nil || len(list.Keys) != 3 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, k := range list.Keys {
+		if k.Text != "" {
+			t.Error("a key is shown again")
+		}
+		if _, err := w.node.keyRevokeRequest(w.ctx, KeyRequest{ID: k.ID}); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, k := range []*caller{users, tokens, act} {
+		k.refused("GET", "/api/v1/users/me", nil, code.Unauthenticated)
+	}
 }
 
 // contract compares the document with the routes, and with what was asked for.

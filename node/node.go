@@ -31,6 +31,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/trace"
 	"github.com/gochat-im/gochat/services/account"
 	"github.com/gochat-im/gochat/services/account/pwhash"
+	"github.com/gochat-im/gochat/services/apikey"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
 	"github.com/gochat-im/gochat/services/group"
@@ -73,6 +74,7 @@ type Node struct {
 	clock     *msgstore.Clock
 	sweeper   *msgstore.Sweeper
 	accounts  *account.Service
+	apiKeys   *apikey.Service
 	hasher    *pwhash.Pool // nil: passwords are hashed in this process
 	convs     *conversation.Service
 	relations *relation.Service

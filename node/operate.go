@@ -16,6 +16,10 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 
 		"POST /gc/retention": admin.JSON(n.keepRequest),
 
+		"POST /gc/apikey/create": admin.JSON(n.keyCreateRequest),
+		"POST /gc/apikey/list":   admin.JSON(n.keyListRequest),
+		"POST /gc/apikey/revoke": admin.JSON(n.keyRevokeRequest),
+
 		"POST /gc/user":     admin.JSON(n.userRequest),
 		"POST /gc/ban":      admin.JSON(n.banRequest),
 		"POST /gc/unban":    admin.JSON(n.unbanRequest),

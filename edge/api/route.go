@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"mime"
 	"net/netip"
 	"net/url"
@@ -32,12 +33,15 @@ const (
 type Caller struct {
 	User   id.UserID   // of a user's token
 	Device id.DeviceID // of a user's token; empty: it is good for any
-	Key    string      // the id of a server key
+	Key    string      // the id of a server key; with User: acting as that user
 	Scopes []string    // of a server key; shared, read only
 }
 
 // Identify says whose token it is: a user's or a server key, as access demands. It may block until ctx ends.
-type Identify func(ctx context.Context, access Access, token string) (Caller, *code.Error)
+//
+// as is the user that the header X-User-ID names, empty if none: a server key that may do so acts as
+// that user where a user's token is wanted. A user's token with a header must be of that user.
+type Identify func(ctx context.Context, access Access, token string, as id.UserID) (Caller, *code.Error)
 
 // Route is a route beside those that the Server has by itself.
 type Route struct {
@@ -118,8 +122,9 @@ func (s *Server) handler(rt Route) app.HandlerFunc {
 			}
 			r.Caller = caller
 			who = "user " + string(caller.User)
-			if rt.Access == Key {
+			if caller.Key != "" {
 				who = "key " + caller.Key
+				defer s.audit(c, r, rt.Method)
 			}
 			if wait := s.calls.take(who, time.Now()); wait > 0 {
 				s.refuse(c, 0, limited(wait))
@@ -173,11 +178,25 @@ func (s *Server) identify(ctx context.Context, c *app.RequestContext, access Acc
 	if wait := s.forged.wait(neighbours(from), now); wait > 0 {
 		return Caller{}, limited(wait)
 	}
-	caller, err := s.cfg.Identify(ctx, access, token)
+	as := id.UserID(c.Request.Header.Peek("X-User-ID"))
+	if as != "" && !as.Valid() {
+		return Caller{}, code.Newf(code.BadRequest, "X-User-ID is no user id")
+	}
+	caller, err := s.cfg.Identify(ctx, access, token, as)
 	if err != nil && (err.Code == code.Unauthenticated || err.Code == code.SessionRevoked) {
 		s.forged.take(neighbours(from), now)
 	}
 	return caller, err
+}
+
+// audit leaves a line of whatever a server key was used for.
+func (s *Server) audit(c *app.RequestContext, r *Request, method string) {
+	level := slog.LevelInfo
+	if method == "GET" {
+		level = slog.LevelDebug
+	}
+	s.cfg.Logger.Log(context.Background(), level, "server key used", "key", r.Caller.Key, "method", method, "route", c.FullPath(), "path", string(c.Path()),
+		"as", r.Caller.User, "status", c.Response.StatusCode(), "addr", r.Addr, "request_id", r.ID)
 }
 
 func limited(wait time.Duration) *code.Error {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
 )
 
 // withRoutes adds routes that answer who asks, and fail in every way.
@@ -15,7 +16,7 @@ func withRoutes(c *Config) {
 	who := func(_ context.Context, r *Request) (*Answer, error) {
 		return &Answer{Body: []byte(`"` + string(r.Caller.User) + r.Caller.Key + r.Param("name") + `"`)}, nil
 	}
-	c.Identify = func(_ context.Context, access Access, token string) (Caller, *code.Error) {
+	c.Identify = func(_ context.Context, access Access, token string, _ id.UserID) (Caller, *code.Error) {
 		switch {
 		case access == Key && token == "key":
 			return Caller{Key: "k1"}, nil

@@ -52,6 +52,7 @@ var rooms = []room{
 	{"services/self", 2, 0},
 	{"services/fanout", 2, 0},
 	{"services/repeat", 2, 0},
+	{"services/apikey", 2, 0},
 	{"edge/conn", 2, 0},
 	{"edge/hub", 2, 1},
 	{"edge/certs", 2, 0},
@@ -61,6 +62,7 @@ var rooms = []room{
 	{"edge/openapi", 2, 0},
 	{"edge/openapi/schematest", 2, 0},
 	{"edge/rest", 2, 4},
+	{"edge/backend", 2, 5},
 	{"edge/admin", 2, 0},
 
 	{"node", 4, 0},
