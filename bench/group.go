@@ -147,7 +147,7 @@ func (g *groupFlags) scenario(ctx context.Context, c *common, args []string) err
 	defer s.clean()
 	for _, n := range g.members {
 		for _, w := range g.windows {
-			if err := g.run(ctx, c, &s, n, w); err != nil {
+			if err := g.run(ctx, c, &s, c.Name(), n, w); err != nil {
 				return err
 			}
 		}
@@ -156,12 +156,12 @@ func (g *groupFlags) scenario(ctx context.Context, c *common, args []string) err
 }
 
 // run runs the rounds of one size and window, what stands beside them before and after in turn.
-func (g *groupFlags) run(ctx context.Context, c *common, s *servers, members, window int) error {
+func (g *groupFlags) run(ctx context.Context, c *common, s *servers, name string, members, window int) error {
 	cfg := g.Group
 	cfg.Members, cfg.Window = members, window
-	r := &report.Run{Name: fmt.Sprintf("%s%d/%dx%d", c.Name(), members, cfg.Senders, window)}
+	r := &report.Run{Name: fmt.Sprintf("%s%d/%dx%d", name, members, cfg.Senders, window)}
 	if cfg.Rate > 0 {
-		r.Name = fmt.Sprintf("%s%d/rate%.0fx%d", c.Name(), members, cfg.Rate, max(cfg.Burst, 1))
+		r.Name = fmt.Sprintf("%s%d/rate%.0fx%d", name, members, cfg.Rate, max(cfg.Burst, 1))
 	}
 	var round *report.Group
 	server := func(slow int, to **load.GroupResult) func() error {
@@ -209,4 +209,27 @@ func (g *groupFlags) beside(ctx context.Context, r *report.Run, cfg load.Group) 
 		r.Floor = append(r.Floor, f)
 	}
 	return err
+}
+
+// shortGroups is the part of all that is about groups.
+func shortGroups(ctx context.Context, c *common, s *servers) error {
+	base := load.Group{Senders: 1, Body: 100, RecvAck: time.Second, Warm: time.Second, Measure: 3 * time.Second}
+	announce, talk, doze := base, base, base
+	announce.Shots, announce.Gap = 5, 200*time.Millisecond
+	talk.Senders = 16
+	doze.Body, doze.Rate, doze.Burst, doze.Measure = 2000, 60, 15, 5*time.Second
+	for _, g := range []struct {
+		name            string
+		members, window int
+		groupFlags
+	}{
+		{"group", 1000, 60, groupFlags{Group: announce, floor: true, rounds: 1}},
+		{"hot", 100, 8, groupFlags{Group: talk, floor: true, rounds: 1}},
+		{"slow", 1000, 1, groupFlags{Group: doze, share: 5, rounds: 1}},
+	} {
+		if err := g.run(ctx, c, s, g.name, g.members, g.window); err != nil {
+			return err
+		}
+	}
+	return nil
 }
