@@ -88,6 +88,18 @@ export interface Receipt {
   stored: Promise<Ack>;
 }
 
+/** A message that waits in the outbox. */
+export interface Waiting {
+  /** As Receipt.id. */
+  id: string;
+  /** "" before the user of a direct one knows who they are themselves. */
+  conversation: string;
+  to: Target;
+  /** When it was written. */
+  time: number;
+  content: Content;
+}
+
 /** Where a message goes: to a conversation, or to the direct one with a user, which need not exist yet. */
 export type Target = { conversation: string } | { user: string };
 

@@ -2,7 +2,7 @@
 
 import type {
   AnyEvent, Ack, ConnectionState, Content, Conversation, Device, EventName, Group, GroupChange, GroupMember, GroupUpdate, HistoryPage, Listener, Message, NewGroup, Profile,
-  ProfileChange, Receipt, Settings, Target,
+  ProfileChange, Receipt, Settings, Target, Waiting,
 } from "./api.js";
 import { conversationBytes, conversationOf, messageOf, peerOf, profileOf } from "./convert.js";
 import { Draft } from "./draft.js";
@@ -50,8 +50,8 @@ export abstract class Chat {
   protected abstract enqueue(to: Target, content: Content, seen: bigint | undefined): Promise<Receipt>;
   /** Messages from the cache of this device: the newest below `before` (0: all), ascending. It asks nobody. */
   abstract cached(conversation: string, before?: bigint, limit?: number): Promise<Message[]>;
-  /** The ids of the messages that wait for their ack, oldest first in each conversation. */
-  abstract outbox(): Promise<string[]>;
+  /** The messages that wait for their ack, oldest first in each conversation. */
+  abstract outbox(): Promise<Waiting[]>;
   /**
    * Tells the devices that are connected now something that is not stored. It is dropped while there is no connection, or too
    * much waits for it.

@@ -1,6 +1,6 @@
 // A client with a connection of its own.
 
-import type { Ack, AnyEvent, ConnectionState, Content, Message, Receipt, Target } from "./api.js";
+import type { Ack, AnyEvent, ConnectionState, Content, Message, Receipt, Target, Waiting } from "./api.js";
 import { Chat, type CallOptions } from "./chat.js";
 import { fill, type Config } from "./config.js";
 import { Emitter } from "./events.js";
@@ -144,7 +144,7 @@ export class Client extends Chat {
     return this.engine.store.messages(conversation, before, limit);
   }
 
-  override async outbox(): Promise<string[]> {
+  override async outbox(): Promise<Waiting[]> {
     return this.engine.outbox.list();
   }
 

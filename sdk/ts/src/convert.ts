@@ -24,12 +24,17 @@ export function conversationOf(me: string, s: ConversationState): Conversation {
   };
 }
 
-/** A stored message. Of the optional members those are there that say something. */
+/** A stored message. Of the optional members of its content those are there that say something. */
 export function messageOf(w: WireMessage, conversation: string, me: string, peer: string): Message {
-  const m: Message = {
+  return {
     conversation, peer, seq: w.seq, id: w.messageId.toString(), sender: w.senderId, clientMsgId: validClientMsgId(w.clientMsgId) ? toUuid(w.clientMsgId) : "",
-    own: w.senderId === me, time: messageTime(w.messageId), type: w.msgType, text: w.content,
+    own: w.senderId === me, time: messageTime(w.messageId), ...contentOf(w),
   };
+}
+
+/** What a sender said, of a message or of its SEND. */
+export function contentOf(w: Send): Content & { type: number; text: string } {
+  const m: Content & { type: number; text: string } = { type: w.msgType, text: w.content };
   if (w.data.length > 0) m.data = w.data;
   if (w.mentions.length > 0) m.mentions = w.mentions;
   if (w.mentionAll) m.mentionAll = true;

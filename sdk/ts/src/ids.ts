@@ -118,6 +118,7 @@ export class IdSource {
   next(now: number, tail: Uint8Array = random(8)): Uint8Array {
     // By how much ids may run ahead of the server's clock, so that they grow though a clock was set back: half of what a server takes.
     const maxAhead = 30_000;
+    now = Math.floor(now);
     let count = 0;
     const before = uuidTime(this.last);
     if (now <= before && before - now < maxAhead) {
@@ -129,7 +130,7 @@ export class IdSource {
       }
     }
     const id = new Uint8Array(16);
-    for (let i = 5, n = Math.floor(now); i >= 0; i--, n = Math.floor(n / 256)) id[i] = n % 256;
+    for (let i = 5, n = now; i >= 0; i--, n = Math.floor(n / 256)) id[i] = n % 256;
     id[6] = 0x70 | (count >> 8);
     id[7] = count & 0xff;
     id.set(tail.subarray(0, 8), 8);

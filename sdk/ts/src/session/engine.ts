@@ -137,6 +137,7 @@ export class Engine {
   /** Resolves with the connection as soon as there is one. */
   connected(signal?: AbortSignal): Promise<Link> {
     if (this.stoppedBy) return Promise.reject(this.stoppedBy);
+    if (signal?.aborted) return Promise.reject(asError(signal.reason));
     if (this.link) return Promise.resolve(this.link);
     return new Promise((resolve, reject) => {
       const w = { resolve, reject };
@@ -368,6 +369,7 @@ export class Engine {
 
   /** Calls a method over a connection. */
   ask<Q, A>(l: Link, method: Method<Q, A>, request: Init<Q>, signal?: AbortSignal): Promise<A> {
+    if (signal?.aborted) return Promise.reject(asError(signal.reason));
     return new Promise((resolve, reject) => {
       const body = encode(Request, { method: method.number, body: encode(method.request, request) });
       const done = (answer: Uint8Array | undefined, error: Error | undefined) => {

@@ -1,9 +1,9 @@
 // Messages on their way to the server: in order within a conversation, under the same id until they are answered.
 
-import type { Ack, Content, Target } from "../api.js";
-import { anySize, checkSend, conversationBytes, sendOf, storedSend } from "../convert.js";
+import type { Ack, Content, Target, Waiting } from "../api.js";
+import { anySize, checkSend, contentOf, conversationBytes, sendOf, storedSend } from "../convert.js";
 import { GoChatError } from "../errors.js";
-import { directConversation, fromHex, fromUuid, IdSource, sameTail, toUuid } from "../ids.js";
+import { directConversation, fromHex, fromUuid, IdSource, sameTail, toUuid, uuidTime } from "../ids.js";
 import type { Outgoing as Stored } from "../store/store.js";
 import { Code } from "../wire/codes.gen.js";
 import { Flag, FrameType } from "../wire/frame.js";
@@ -82,9 +82,12 @@ export class Outbox {
     }
   }
 
-  /** The ids of the messages that wait, oldest first in each conversation. */
-  list(): string[] {
-    return this.order.flatMap((l) => l.queue.map((o) => o.first));
+  /** The messages that wait, oldest first in each conversation. */
+  list(): Waiting[] {
+    return this.order.flatMap((l) => l.queue.map(({ first, s }) => ({
+      id: first, conversation: s.conversation, to: s.user ? { user: s.user } : { conversation: s.conversation },
+      time: uuidTime(fromUuid(first)), content: contentOf(decode(Send, s.body)),
+    })));
   }
 
   has(id: string): boolean {

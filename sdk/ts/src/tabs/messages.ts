@@ -1,6 +1,6 @@
 // What tabs say to each other.
 
-import type { Ack, AnyEvent, ConnectionState, Content, Message, Target } from "../api.js";
+import type { Ack, AnyEvent, ConnectionState, Content, Message, Target, Waiting } from "../api.js";
 import { ClosedError, ConnectionError, GoChatError, StoppedError } from "../errors.js";
 import type { ListedState } from "../list.js";
 import type { Synced } from "../wire/wire.gen.js";
@@ -51,7 +51,7 @@ export interface Answers {
   range: Synced;
   send: { id: string; ack?: Ack };
   cached: Message[];
-  outbox: string[];
+  outbox: Waiting[];
   connected: void;
 }
 

@@ -1,7 +1,7 @@
 // One connection for all tabs of a browser: the tab that holds a lock has the client, the others talk to it over a channel. When it
 // goes the lock, and with it the connection, falls to another one, which goes on from the store that they share.
 
-import type { Ack, AnyEvent, ConnectionState, Content, Message, Receipt, Target } from "../api.js";
+import type { Ack, AnyEvent, ConnectionState, Content, Message, Receipt, Target, Waiting } from "../api.js";
 import { Chat, type CallOptions } from "../chat.js";
 import { Client } from "../client.js";
 import { fill, type Config, type Filled } from "../config.js";
@@ -318,7 +318,7 @@ class SharedChat extends Chat {
     return this.ask({ op: "cached", conversation, before, limit });
   }
 
-  override outbox(): Promise<string[]> {
+  override outbox(): Promise<Waiting[]> {
     return this.ask({ op: "outbox" });
   }
 
