@@ -243,6 +243,11 @@ func (a *auditor) userSides(members []side) error {
 			continue // a former member may keep a row until a sweep: the user's side says so itself
 		}
 		if raws[i] == nil {
+			if closed, err := a.store.Get(a.ctx, a.keys.Closed(nil, m.user)); err != nil {
+				return err
+			} else if Deleted(closed) && m.conv.Kind() != id.KindGroup {
+				continue // whose list went with the account
+			}
 			a.findUser(Error, m.conv, m.user, "is a member, but the user's list does not have the conversation")
 			continue
 		}

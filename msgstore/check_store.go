@@ -34,6 +34,14 @@ func (a *auditor) storeSlot() error {
 			if err := a.busPosition(key, p.rest); err != nil {
 				return err
 			}
+		case ok && p.area == storeDeleting && id.UserID(p.rest).Valid():
+			raw, err := a.store.Get(a.ctx, key)
+			if err == nil {
+				_, err = ParseDeleting(raw)
+			}
+			if err != nil {
+				a.findUser(Error, noConversation, id.UserID(p.rest), "%v", err)
+			}
 		default:
 			a.find(Warning, noConversation, "unknown key %x", key)
 		}

@@ -17,6 +17,8 @@ const (
 	storeRow    = 0x00
 	storeBusRef = 0x01
 	storeBusPos = 0x02
+
+	storeDeleting = 0x03
 )
 
 // What follows the prefix in the slots of conversations and users.

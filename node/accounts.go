@@ -45,7 +45,10 @@ func (n *Node) unbanRequest(ctx context.Context, in UserRequest) (UserAnswer, er
 }
 
 func (n *Node) deleteRequest(ctx context.Context, in UserRequest) (UserAnswer, error) {
-	return n.afterwards(ctx, in, n.accounts.DeleteAccount(ctx, id.UserID(in.User)))
+	if err := n.deleteUser(ctx, id.UserID(in.User)); err != nil {
+		return UserAnswer{}, err
+	}
+	return n.userRequest(ctx, in)
 }
 
 func (n *Node) signOutRequest(ctx context.Context, in UserRequest) (UserAnswer, error) {

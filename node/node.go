@@ -93,7 +93,8 @@ type Node struct {
 	api       *api.Server
 	admin     *admin.Server
 
-	fatal chan error // the store's last word
+	fatal     chan error    // the store's last word
+	deletions chan struct{} // a deletion was begun
 }
 
 // Program is what a Node has to know of the program that it runs in.
@@ -111,7 +112,7 @@ type Program struct {
 // New opens the data directory and binds every listener. What it opened it closes again when it fails.
 func New(cfg Config, in Program) (_ *Node, err error) {
 	logger := slog.New(trace.Handler{Handler: in.Logger.Handler()})
-	n := &Node{cfg: cfg, log: logger, version: in.Version, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: logger, version: in.Version, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1), deletions: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -200,7 +201,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		return nil, err
 	}
 	if n.relations, err = relation.New(relation.Config{
-		Store: n.store, Keys: keys, Users: n.accounts, Write: policy, Search: search, MaxBlocks: cfg.Contacts.Blocks, Now: n.clock.Now, Logger: logger,
+		Store: n.store, Keys: keys, Users: n.accounts, Gone: n.accounts.Gone, Write: policy, Search: search, MaxBlocks: cfg.Contacts.Blocks, Now: n.clock.Now, Logger: logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -331,6 +332,7 @@ func (n *Node) Run(ctx context.Context) error {
 	start(&backs, back, "profiles", n.relations.Run)
 	start(&backs, back, "sweeps", n.sweeper.Run)
 	start(&backs, back, "connections", n.hub.Run)
+	start(&fronts, front, "deletions", n.runDeletions)
 	start(&backs, back, "memory", n.trimMemory)
 	start(&fronts, front, "tcp", n.tcp.Run)
 	start(&fronts, web, "http", n.api.Run)

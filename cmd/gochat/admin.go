@@ -48,8 +48,8 @@ func adminCommand() *cobra.Command {
 		user("ban USER", "Close an account until it is unbanned", "Every session of the user ends at once and no token is accepted, those of outside issuers included.\n"+
 			"Messages to the user are stored as before.", "/gc/ban"),
 		user("unban USER", "Take back a ban", "The user signs in again: what was signed in before the ban stays signed out.", "/gc/unban"),
-		user("delete USER", "Delete an account, for good", "Password and sessions are gone, nobody can begin to write to the user, and the name is never given out again.\n"+
-			"Messages stay: they are part of others' conversations.", "/gc/delete"),
+		user("delete USER", "Delete an account, for good", "Sessions end, the user leaves all groups (theirs are handed over), profile, password and list of conversations are gone, nobody can\n"+
+			"write to the user, and the name is never given out again. Messages stay: they are part of others' conversations.", "/gc/delete"),
 		user("sign-out USER", "End the sessions of a user", "The user may sign in again.", "/gc/sign-out"),
 		retentionCommand(&flags), reloadCommand(&flags), statsCommand(&flags),
 	)

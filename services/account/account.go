@@ -186,7 +186,15 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	if !u.Valid() {
 		return false, nil
 	}
-	if s.tokens.owner(u) != nil || s.known.has(u) {
+	if s.known.has(u) {
+		return true, nil
+	}
+	if s.tokens.owner(u) != nil {
+		gone, err := s.Gone(ctx, u)
+		if err != nil || gone[0] {
+			return false, err
+		}
+		s.known.add(u)
 		return true, nil
 	}
 	raw, err := s.cfg.Store.Get(ctx, s.cfg.Keys.Account(nil, u))
@@ -207,7 +215,7 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	return true, nil
 }
 
-// knownUsers is a bounded set of own accounts that were seen to exist. Only the deletion of
+// knownUsers is a bounded set of users that were seen to exist. Only the deletion of
 // an account makes untrue what is in it, and takes it out; when it is full an arbitrary half makes room.
 type knownUsers struct {
 	mu    sync.RWMutex

@@ -121,12 +121,13 @@ func (s *Service) Unban(ctx context.Context, u id.UserID) *code.Error {
 // DeleteAccount closes the account of a user for good: password and sessions are gone, no token is
 // accepted, nobody can begin to write to them, and the name is never given out again, since
 // their messages, which belong to others' conversations too, go on to bear it. It may be
-// called again, and has to be after an error.
+// called again, and has to be after an error. What lies elsewhere (groups, profile, list) is
+// its caller's to remove, between BeginDelete and EndDelete.
 func (s *Service) DeleteAccount(ctx context.Context, u id.UserID) *code.Error {
 	if err := s.close(ctx, u, closedRow{State: closedDeleted}); err != nil {
 		return err
 	}
-	if err := s.revokeAll(ctx, u, "this account was deleted", Event{What: EventRevoked}); err != nil {
+	if err := s.revokeAll(ctx, u, "this account was deleted", Event{}); err != nil {
 		return err
 	}
 	key := s.cfg.Keys.Account(nil, u)

@@ -174,8 +174,9 @@ func (s *Service) revokeAll(ctx context.Context, u id.UserID, why string, e Even
 				s.tell(Revocation{User: u, Device: d, At: now, Why: why})
 			}
 			s.cfg.OnRevoke(Revocation{User: u, At: now, Why: why})
-			e.User = u
-			s.record(ctx, e)
+			if e.User = u; e.What != "" {
+				s.record(ctx, e)
+			}
 			return nil
 		}
 		if !again(ctx, err, attempt) {

@@ -125,6 +125,7 @@ func (s *Service) change(ctx context.Context, u id.UserID, r *wire.ProfileSetReq
 		p.Version, p.Changed = old.Version+1, s.now()
 		tx := new(kv.Tx)
 		s.rows.PutProfile(tx, u, raw, &p)
+		tx.Require(s.cfg.Keys.Closed(nil, u), nil) // what was begun before a deletion doesn't come after it
 		s.cfg.Store.Commit(ctx, tx)
 		switch {
 		case tx.Err == nil:

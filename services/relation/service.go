@@ -68,6 +68,9 @@ type Config struct {
 	Keys  msgstore.Keys
 	Users Users
 
+	// Gone reports, for each of users, whether the account was deleted, as of its call or later; nil: none was.
+	Gone func(ctx context.Context, users ...id.UserID) ([]bool, error)
+
 	Write     Policy
 	Search    Policy // who is found by their name: anyone, who shares a group with the asker, or nobody
 	MaxBlocks int    // whom one user may have blocked; 0: 10,000. Requests at the same time may pass it by their number

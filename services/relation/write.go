@@ -25,6 +25,13 @@ func (s *Service) MayOpen(ctx context.Context, from, to id.UserID) error {
 	case s.cfg.Write == Nobody:
 		return errNobody
 	}
+	gone, err := s.gone(ctx, to)
+	if err != nil {
+		return err
+	}
+	if gone[0] {
+		return errGone
+	}
 	blocked, err := s.rows.Blocked(ctx, msgstore.Pair{By: to, Whom: from})
 	if err != nil {
 		return err
@@ -51,6 +58,13 @@ func (s *Service) Denied(ctx context.Context, a, b id.UserID) (ab, ba *code.Erro
 		return nil, nil, nil
 	case s.cfg.Write == Nobody:
 		return errNobody, errNobody, nil
+	}
+	gone, err := s.gone(ctx, a, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	if gone[0] || gone[1] {
+		return errGone, errGone, nil
 	}
 	blocked, err := s.rows.Blocked(ctx, msgstore.Pair{By: b, Whom: a}, msgstore.Pair{By: a, Whom: b})
 	if err != nil {
