@@ -30,6 +30,7 @@ type servers struct {
 	issuer     string
 	key        string
 	users      string
+	ws         bool
 
 	built string // directory of what was built
 }
@@ -37,6 +38,7 @@ type servers struct {
 func (s *servers) flags(c *common) {
 	c.StringVar(&s.path, "server", "", "the gochat binary to start; by default it is built from this source")
 	c.StringVar(&s.algorithm, "alg", "EdDSA", "how the started server's tokens are signed: EdDSA or HS256")
+	c.BoolVar(&s.ws, "ws", false, "speak the protocol over WebSockets instead of TCP; -addr is then of the server's HTTP interface")
 	c.StringVar(&s.addr, "addr", "", "load the server that listens here instead of starting one")
 	c.StringVar(&s.http, "http", "", "with -addr: the server's HTTP interface, for its metrics")
 	c.IntVar(&s.pid, "pid", 0, "with -addr: the server's process on this machine, for its CPU and memory")
@@ -105,8 +107,12 @@ func (s *servers) launched(ctx context.Context, c *common, l target.Launching, f
 	if users == "" {
 		users = "u"
 	}
+	addr := server.Addr
+	if s.ws {
+		addr = server.HTTP
+	}
 	err = f(load.Target{
-		Addr: server.Addr, PID: server.PID, Token: server.Issuer.Token, Users: users,
+		Addr: addr, WS: s.ws, PID: server.PID, Token: server.Issuer.Token, Users: users,
 		Stats: func(ctx context.Context) (load.Stats, error) { return target.ReadMetrics(ctx, server.HTTP) },
 	}, server)
 	var failed *load.Failure
@@ -137,7 +143,7 @@ func (s *servers) attached() (load.Target, error) {
 	if err != nil {
 		return t, environment(err)
 	}
-	t.PID, t.Token, t.Users = s.pid, is.Token, s.users
+	t.PID, t.Token, t.Users, t.WS = s.pid, is.Token, s.users, s.ws
 	if t.Users == "" {
 		// The verifier reads conversations from their beginning: it needs new ones each time.
 		t.Users = fmt.Sprintf("bench-%08x-", rand.Uint32())

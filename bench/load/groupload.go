@@ -112,6 +112,7 @@ func (r *groupRun) wake(ctx context.Context, res *GroupResult) error {
 				m.redial()
 				continue
 			}
+			m.Widen(wideBuffer)
 			m.Resume()
 			m.pull()
 		}
@@ -139,7 +140,7 @@ func (m *member) redial() {
 	token, err := r.Target.Token(m.user)
 	if err == nil {
 		m.ready, m.asking, m.token = false, nothing, token
-		err = r.loop.Dial(&m.Conn, m, r.Target.Addr, r.dial.source(m.index))
+		err = r.loop.Dial(&m.Conn, r.Target.over(&m.Conn, m), r.Target.Addr, r.dial.source(m.index))
 	}
 	if err != nil {
 		r.fail(fmt.Errorf("%s connects again: %w", m.user, err))

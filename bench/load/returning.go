@@ -112,7 +112,7 @@ func (c *returning) dial(now int64) {
 		}
 		c.token = token
 	}
-	if err := r.loop.Dial(&c.Conn, c, r.Target.Addr, c.source); err != nil {
+	if err := r.loop.Dial(&c.Conn, r.Target.over(&c.Conn, c), r.Target.Addr, c.source); err != nil {
 		c.lost(now) // refused at once, most likely
 	}
 }

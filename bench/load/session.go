@@ -20,6 +20,7 @@ import (
 // Target is the server under load.
 type Target struct {
 	Addr  netip.AddrPort
+	WS    bool                                 // Addr is the HTTP listener: WebSockets carry the frames
 	PID   int                                  // of a server on this machine; 0: its CPU and memory can't be told
 	Token func(user string) (string, error)    // an access token, signed by an issuer that the server knows
 	Stats func(context.Context) (Stats, error) // nil: the server has no metrics for us
@@ -166,6 +167,9 @@ type dialer struct {
 // the kernel would otherwise take hundreds of kilobytes from the server for somebody who doesn't read.
 const narrowBuffer = 4 << 10
 
+// wideBuffer is what such a connection has when its owner is back on a good link: a narrow one would take seconds for what waits.
+const wideBuffer = 256 << 10
+
 const handshakesAtOnce = 200
 
 // more dials until enough handshakes are under way; ready counts those through.
@@ -181,7 +185,7 @@ func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) err
 		if d.narrow != nil && d.narrow(d.begun) {
 			link.Receive = narrowBuffer
 		}
-		if err := d.loop.DialOver(&s.Conn, h, d.target.Addr, link); err != nil {
+		if err := d.loop.DialOver(&s.Conn, d.target.over(&s.Conn, h), d.target.Addr, link); err != nil {
 			return err
 		}
 		d.begun++

@@ -28,6 +28,11 @@ type Handler interface {
 type Conn struct {
 	Out []byte
 
+	// Seal, if it is set, is given Out before it is sent, with the offset from which on it
+	// hasn't seen it, and returns it as it is to be sent.
+	Seal   func(out []byte, at int) []byte
+	sealed int
+
 	loop       *Loop
 	h          Handler
 	fd         int
@@ -215,6 +220,10 @@ func (l *Loop) input(c *Conn, limit int) {
 
 // Flush sends Out, as far as the socket takes it; the rest follows by itself.
 func (c *Conn) Flush() {
+	if c.Seal != nil && c.sealed < len(c.Out) {
+		c.Out = c.Seal(c.Out, c.sealed)
+	}
+	c.sealed = len(c.Out)
 	for c.sent < len(c.Out) && !c.blocked && !c.connecting && c.fd >= 0 {
 		n, errno := sysWrite(c.fd, c.Out[c.sent:])
 		switch errno {
@@ -230,7 +239,7 @@ func (c *Conn) Flush() {
 		}
 	}
 	if c.sent == len(c.Out) {
-		c.Out, c.sent = c.Out[:0], 0
+		c.Out, c.sent, c.sealed = c.Out[:0], 0, 0
 	}
 }
 
@@ -246,7 +255,7 @@ func (c *Conn) Close() {
 	c.loop.open--
 	_ = unix.Close(c.fd)
 	c.fd = -1
-	c.Out, c.in, c.sent = nil, nil, 0
+	c.Out, c.in, c.sent, c.sealed = nil, nil, 0, 0
 }
 
 // Shrink gives back the buffers of a connection that has nothing under way.
