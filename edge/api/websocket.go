@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 
@@ -52,13 +55,38 @@ func (s *Server) websocket(_ context.Context, c *app.RequestContext) {
 		return
 	}
 	sock.Bind(up)
-	h := &c.Response.Header
-	h.Set("Upgrade", "websocket")
-	h.Set("Connection", "Upgrade")
-	h.Set("Sec-WebSocket-Accept", a.Accept)
-	h.Set("Sec-WebSocket-Protocol", a.Protocol)
-	c.SetStatusCode(101)
+	c.SetStatusCode(101) // for whoever counts answers
+	c.Response.HijackWriter(&switching{conn: k, sock: sock, answer: fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\n"+
+		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: %s\r\nX-Request-ID: %s\r\n\r\n",
+		a.Accept, a.Protocol, c.GetString(keyRequestID))})
 	c.SetHijackHandler(func(network.Conn) { k.upgrade(sock, up) })
+}
+
+// switching answers 101 in place of the engine, which would leave the connection a write buffer
+// that it never needs again.
+type switching struct {
+	conn   *conn
+	sock   *tcp.Socket
+	answer []byte
+}
+
+// Write is for bodies. A 101 has none.
+func (w *switching) Write([]byte) (int, error) { return 0, errors.New("api: 101 has no body") }
+
+// Flush has nothing to do: Finalize writes.
+func (w *switching) Flush() error { return nil }
+
+// Finalize is called by the engine instead of writing the answer.
+func (w *switching) Finalize() error {
+	if w.conn.secure != nil {
+		_, err := w.conn.secure.Write(w.answer)
+		return err
+	}
+	n, err := w.sock.Write(w.answer)
+	if err == nil && n < len(w.answer) {
+		err = io.ErrShortWrite // of a socket that nothing was written to
+	}
+	return err
 }
 
 // upgrade hands the connection over. It is called when the answer was sent, by the goroutine
