@@ -29,6 +29,13 @@ func (c *Conn) Resume() {
 	}
 }
 
+// Widen makes the socket's receive buffer n bytes large.
+func (c *Conn) Widen(n int) {
+	if c.Alive() {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+	}
+}
+
 // Take reads at most n bytes now, whether the connection is paused or not, and gives
 // them to the handler's Input.
 func (c *Conn) Take(n int) {

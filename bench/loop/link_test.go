@@ -43,6 +43,10 @@ func TestPausedConnectionsReadNothing(t *testing.T) {
 	}
 	c.Pause() // twice does no harm
 	c.Resume()
+	c.Widen(64 << 10)
+	if wide, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err != nil || wide <= size {
+		t.Errorf("a receive buffer of %d bytes, then of %d, %v", size, wide, err)
+	}
 	c.Out = append(c.Out, "!"...)
 	c.Flush()
 	pollUntil(t, l, func() bool { return string(c.got) == "hello, who is there?!" })
@@ -71,4 +75,5 @@ func TestPausedConnectionsWriteAndNoticeTheirEnd(t *testing.T) {
 	c.Pause()
 	c.Resume()
 	c.Take(10) // of nothing
+	c.Widen(10)
 }
