@@ -133,6 +133,9 @@ func (h *historyFlags) form(ctx context.Context, c *common, s *servers, name str
 // settleAtMost is how long a server that was started on a new store may work for itself first: it compacts what was filled in.
 const settleAtMost = 60 * time.Second
 
+// memtables is what small ones take, at most.
+const memtables = 16 << 20
+
 // settleFrom is the size of a store, in bytes, that is worth waiting for.
 const settleFrom = 16 << 20
 
@@ -164,8 +167,10 @@ func (h *historyFlags) round(ctx context.Context, c *common, s *servers, data st
 			return nil, environment(err)
 		}
 		res.Limit, res.Store.Bytes = size/2, size
-		l.Env = append(l.Env, fmt.Sprintf("GOMEMLIMIT=%d", res.Limit))
-		l.Raise = append(l.Raise, target.Setting{Name: "storage.cache", Value: strconv.FormatInt(max(res.Limit/4, 1<<20), 10)},
+		// The engine's cache and memtables lie outside of what Go's limit knows.
+		cache := max(res.Limit/4, 1<<20)
+		l.Env = append(l.Env, fmt.Sprintf("GOMEMLIMIT=%d", max(res.Limit-cache-memtables, res.Limit/4)))
+		l.Raise = append(l.Raise, target.Setting{Name: "storage.cache", Value: strconv.FormatInt(cache, 10)},
 			target.Setting{Name: "storage.memtable", Value: "4MiB"})
 		cfg.Warm, cfg.Settle = 0, 0
 	}

@@ -40,7 +40,7 @@ type Filled struct {
 
 // age is how long ago the last message was sent, and step the time between two of them.
 const (
-	age  = 48 * time.Hour
+	age  = msgstore.IDWindow + 24*time.Hour
 	step = time.Minute
 )
 
@@ -133,6 +133,7 @@ func (d *Direct) fill(ctx context.Context, store kv.Store) error {
 				message = packet.AppendMessage(message[:0], n, id.MakeMessageID(now, 0, uint32(k)), sender, tail)
 				h := &c.head
 				h.LastSeq, h.Countable, h.LastTime, h.HandedSeq, h.IDMax = n, n, now, n, now
+				h.IDFloor = (msgstore.IDSecondOf(now) + 1) * 1000 // the ids are swept
 				h.PreviewSeq, h.PreviewType, h.PreviewSender, h.PreviewText = n, 1, sender, tail[content:]
 				tl.Append(tx, c.conv, c.raw, h, []msgstore.Segment{{FirstSeq: n, Count: 1, BaseCountable: n - 1, Countable: []byte{1}, Messages: message}}, nil)
 				c.raw = h.Append(c.raw[:0])

@@ -30,6 +30,7 @@ type fake struct {
 	end         func(seq uint64) frame.Type               // how the connection ends instead of an ack; 0: it doesn't
 	mute        func(seq uint64) bool                     // no answer
 	parts       bool                                      // SYNCED in several parts
+	answers     func(*fakeConn, *frame.Frame)             // REQUESTs, in the place of the fake
 	group       groupFaults
 
 	mu    sync.Mutex
@@ -132,6 +133,9 @@ func (f *fake) login(c *fakeConn, fr *frame.Frame) id.UserID {
 	if err != nil || f.refuseLogin != 0 {
 		c.send(packet.AppendError(nil, 0, false, code.New(f.refuseLogin), id.ConversationID{}))
 		return ""
+	}
+	if m.Token == "" {
+		m.Token = m.ResumeToken // both are the user's name here
 	}
 	beat := max(m.HeartbeatSeconds, 1)
 	ack := &wire.Connack{Version: 1, UserId: m.Token, ServerTime: uint64(time.Now().UnixMilli()), HeartbeatSeconds: beat, HeartbeatMinSeconds: 1,

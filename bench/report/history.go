@@ -39,7 +39,7 @@ func (h *History) write(w io.Writer) {
 	s := &h.Store
 	fmt.Fprintf(w, "  store      %s messages in %s segments, %s, filled in %.0f s\n", count(float64(s.Messages)), count(float64(s.Rows)), size(float64(s.Bytes)), s.Seconds)
 	if h.Limit > 0 {
-		fmt.Fprintf(w, "  cold       a new process with GOMEMLIMIT %s; the files are dropped from the kernel's cache before and four times a second meanwhile\n", size(float64(h.Limit)))
+		fmt.Fprintf(w, "  cold       a new process that may have %s (GOMEMLIMIT and the engine's cache); the files are dropped from the kernel's cache before and four times a second meanwhile\n", size(float64(h.Limit)))
 	}
 	fmt.Fprintf(w, "  pages      %s/s of %s bytes, for %.1f s\n", count(h.Pages), count(h.Bytes), h.Seconds)
 	fmt.Fprintf(w, "  latency    %s\n", quantiles(&h.Page))
