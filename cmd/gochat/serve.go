@@ -111,6 +111,17 @@ func newLogger(cfg node.Log, level *slog.LevelVar, out io.Writer) (*slog.Logger,
 	return slog.New(slog.NewTextHandler(out, opts)), nil
 }
 
+// reachable is an address of this machine under which a server that listens on addr answers:
+// one on all addresses is named by the loopback's.
+func reachable(addr net.Addr) string {
+	a, err := netip.ParseAddrPort(addr.String())
+	if err != nil || !a.Addr().IsUnspecified() {
+		return addr.String()
+	}
+	// A listener on [::] takes IPv4 as well.
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port()).String()
+}
+
 // banner tells where everything is and what to type next.
 func banner(out io.Writer, n *node.Node, cfg node.Config) {
 	flags, scheme := "", "http"
@@ -124,10 +135,10 @@ func banner(out io.Writer, n *node.Node, cfg node.Config) {
 		}
 	}
 	if n.TCPAddr().String() != "127.0.0.1:7070" {
-		flags += " --server " + n.TCPAddr().String()
+		flags += " --server " + reachable(n.TCPAddr())
 	}
 	if n.HTTPAddr().String() != "127.0.0.1:8080" || cfg.HTTP.TLS.On() {
-		flags += " --http " + scheme + "://" + n.HTTPAddr().String()
+		flags += " --http " + scheme + "://" + reachable(n.HTTPAddr())
 	}
 	self := os.Args[0]
 	fmt.Fprintf(out, `

@@ -18,7 +18,9 @@ func tokenCommand() *cobra.Command {
 		Use:   "token USER",
 		Short: "Sign an access token with the key in the data directory",
 		Long: "Signs an access token as the server itself does, for scripts and tests. Whoever holds it is USER until it expires\n" +
-			"or everything of USER is revoked, so treat it as a password.",
+			"or everything of USER is revoked, so treat it as a password. It asks no server, so USER need not be an account: a system of your\n" +
+			"own may name its users as it likes. One who has never registered can sign in, write and be in groups, but nobody can begin to\n" +
+			"write to them; and a name that was deleted or banned is refused when the token is shown.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := flags.load(nil)

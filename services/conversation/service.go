@@ -165,6 +165,25 @@ func New(cfg Config) (*Service, error) {
 // two has to exist first.
 func (s *Service) Bind(seq Sequencer) { s.seq = seq }
 
+// backOff says which of many failures in a row are told: the 1st, 2nd, 4th, 8th, ...
+type backOff struct{ failures, next int }
+
+// note counts an attempt. failures is how many failed in a row, this one included, or, after
+// the first that didn't fail, how many before it.
+func (b *backOff) note(failed bool) (failures int, tell bool) {
+	if !failed {
+		failures, tell = b.failures, b.failures > 0
+		*b = backOff{}
+		return failures, tell
+	}
+	b.failures++
+	if b.failures < b.next {
+		return b.failures, false
+	}
+	b.next = 2 * b.failures
+	return b.failures, true
+}
+
 // shutdownTime bounds the last writing of cursors.
 const shutdownTime = 5 * time.Second
 
@@ -176,6 +195,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.pushLoop(ctx) })
 	t := time.NewTicker(s.cfg.FlushEvery)
 	defer t.Stop()
+	var failing backOff
 	for {
 		select {
 		case <-ctx.Done():
@@ -186,8 +206,15 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-t.C:
 		case <-s.cursors.full:
 		}
-		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("cursors could not be written, trying again", "err", err)
+		err := s.Flush(ctx)
+		if ctx.Err() != nil {
+			continue
+		}
+		switch failures, tell := failing.note(err != nil); {
+		case tell && err != nil:
+			s.log.Warn("cursors could not be written, trying again", "failures", failures, "err", err)
+		case tell:
+			s.log.Info("cursors are written again", "failures", failures)
 		}
 	}
 }
