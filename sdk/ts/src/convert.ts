@@ -33,7 +33,7 @@ export function messageOf(w: WireMessage, conversation: string, me: string, peer
 }
 
 /** What a sender said, of a message or of its SEND. */
-export function contentOf(w: Send): Content & { type: number; text: string } {
+export function contentOf(w: Omit<Send, "conversationId" | "toUserId" | "seenSeq">): Content & { type: number; text: string } {
   const m: Content & { type: number; text: string } = { type: w.msgType, text: w.content };
   if (w.data.length > 0) m.data = w.data;
   if (w.mentions.length > 0) m.mentions = w.mentions;

@@ -68,6 +68,13 @@ export class Peer {
     return { f, s: decode(Send, f.body), resend: (f.flags & Flag.Resend) !== 0 };
   }
 
+  /** The next frame, a SEND or a REQUEST. */
+  async either(): Promise<{ f: Frame; send: Send | undefined }> {
+    while (this.frames.length === 0) await new Promise<void>((resolve) => (this.waiting = resolve));
+    const f = this.frames.shift()!;
+    return { f, send: f.type === FrameType.Send ? decode(Send, f.body) : undefined };
+  }
+
   ack(f: Frame, seq: bigint, more: Init<SendAck> = {}): void {
     this.send(FrameType.SendAck, SendAck, { seq, messageId: seq << 22n, ...more }, f.requestId);
   }

@@ -15,4 +15,4 @@ const only = process.argv.slice(2).filter((a) => !a.startsWith("--"));
 const files = readdirSync(`${here}/.cache/build/${folder}`).filter((f) => f.endsWith(".test.js") && (only.length === 0 || only.some((o) => f.includes(o))));
 const flags = ["--enable-source-maps"];
 if (!globalThis.WebSocket) flags.push("--experimental-websocket");
-run(process.execPath, [...flags, "--test", "--test-concurrency=1", ...files.map((f) => `.cache/build/${folder}/${f}`)]);
+run(process.execPath, [...flags, "--test", "--test-concurrency=1", "--test-timeout=60000", ...files.map((f) => `.cache/build/${folder}/${f}`)]);

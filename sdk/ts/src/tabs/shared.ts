@@ -166,7 +166,7 @@ class SharedChat extends Chat {
   }
 
   /** Does something behind the events that another tab has told before. */
-  private then(fn: () => void | Promise<void>): void {
+  private behind(fn: () => void | Promise<void>): void {
     this.heard = this.heard.then(fn).catch((e) => this.cfg.logger.error("taking in what another tab told", e));
   }
 
@@ -175,14 +175,14 @@ class SharedChat extends Chat {
     const client = this.client;
     switch (m.t) {
       case "event":
-        return this.then(() => this.hear(unpackEvent(m.event)));
+        return this.behind(() => this.hear(unpackEvent(m.event)));
       case "settled":
         return this.receipts.settle(m.id, m.ack, m.error && unpackError(m.error));
       case "standing":
-        return this.then(() => this.stand(m.standing));
+        return this.behind(() => this.stand(m.standing));
       case "welcome":
         if (m.to !== this.tab) return;
-        return this.then(async () => {
+        return this.behind(async () => {
           this.conversations.user(m.standing.user);
           this.conversations.restore(m.list);
           for (const [id, seq] of m.told) if (seq > (this.told.get(id) ?? 0n)) this.told.set(id, seq);
