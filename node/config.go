@@ -142,6 +142,7 @@ type Issuer struct {
 	Issuer    string `koanf:"issuer" doc:"The token's iss."`
 	Audience  string `koanf:"audience" doc:"The token's aud; empty: not checked."`
 	Algorithm string `koanf:"algorithm" doc:"HS256, RS256, ES256 or EdDSA. No other is accepted for this key."`
+	JWKS      string `koanf:"jwks" doc:"Instead of key_file: the https address (http only on this machine), or the path, of the issuer's key set. Fetched when a token needs it, kept for ten minutes; while the issuer is away, for a day."`
 	KeyFile   string `koanf:"key_file" doc:"The public key (PEM), or for HS256 the secret, at least 32 bytes."`
 	Prefix    string `koanf:"prefix" doc:"Put before the token's sub to make the user id; nobody may register an id that begins with it."`
 }
@@ -315,8 +316,8 @@ func (c *Config) Validate() error {
 		}
 	}
 	for i, is := range c.Issuers {
-		if is.Issuer == "" || is.KeyFile == "" {
-			bad("issuers[%d]: issuer and key_file are needed", i)
+		if is.Issuer == "" || (is.KeyFile == "") == (is.JWKS == "") {
+			bad("issuers[%d]: issuer, and either key_file or jwks, are needed", i)
 		}
 		switch is.Algorithm {
 		case "HS256", "RS256", "ES256", "EdDSA":

@@ -455,7 +455,7 @@ func hashesAtOnce(a Accounts) int {
 func issuers(list []Issuer) []account.Issuer {
 	out := make([]account.Issuer, len(list))
 	for i, is := range list {
-		out[i] = account.Issuer{Issuer: is.Issuer, Audience: is.Audience, Algorithm: is.Algorithm, Key: is.KeyFile, Prefix: is.Prefix}
+		out[i] = account.Issuer{Issuer: is.Issuer, Audience: is.Audience, Algorithm: is.Algorithm, Key: is.KeyFile, JWKS: is.JWKS, Prefix: is.Prefix}
 	}
 	return out
 }

@@ -33,6 +33,7 @@ type Issuer struct {
 	Algorithm string // HS256, RS256, ES256 or EdDSA; no other is accepted for this key
 	KeyID     string // kid; empty: the key is tried for any kid of this issuer
 	Key       string // path of the public key or certificate (PEM) or, for HS256, of the secret; or the PEM text itself
+	JWKS      string // instead of Key: the https address, or the path, of a key set (RFC 7517), of which the keys for Algorithm count
 	Prefix    string // every id that begins with it is this issuer's
 }
 
@@ -41,7 +42,8 @@ const minSecret = 32 // bytes of an HS256 secret: as many as its MAC
 // outside is an Issuer with its key read.
 type outside struct {
 	Issuer
-	key any
+	key  any
+	jwks *jwks // nil: key
 }
 
 // claims are what GoChat reads of a token.
@@ -83,11 +85,19 @@ func newVerifier(cfg *Config) (verifier, error) {
 			return v, fmt.Errorf("%s: the prefix can't begin a user id", what)
 		}
 		prefixes[is.Prefix] = is.Issuer
-		key, err := readIssuerKey(is)
+		o := &outside{Issuer: is}
+		var err error
+		switch {
+		case is.JWKS == "":
+			o.key, err = readIssuerKey(is)
+		case is.Key != "":
+			err = errors.New("it has a key and a key set: one of them is enough")
+		default:
+			o.jwks, err = newJWKS(is.JWKS, is.Algorithm, cfg.Now, cfg.Logger)
+		}
 		if err != nil {
 			return v, fmt.Errorf("%s: %w", what, err)
 		}
-		o := &outside{Issuer: is, key: key}
 		v.byIss[is.Issuer] = append(v.byIss[is.Issuer], o)
 		v.all = append(v.all, o)
 	}
@@ -126,6 +136,7 @@ const maxToken = 4 << 10
 
 var (
 	errIssuer = errors.New("no key of this issuer, algorithm and key id")
+	errAway   = errors.New("the issuer's keys can't be had")
 	errCrit   = errors.New("the token has critical header fields")
 )
 
@@ -153,18 +164,31 @@ func (v *verifier) verify(token string) (Identity, *code.Error) {
 			return nil, errIssuer
 		}
 		var keys []jwt.VerificationKey
+		absent := errIssuer
 		for _, o := range v.byIss[c.Issuer] {
 			if o.Algorithm == alg && (o.KeyID == "" || o.KeyID == kid) {
 				from = o
-				keys = append(keys, o.key)
+				if o.jwks == nil {
+					keys = append(keys, o.key)
+					continue
+				}
+				found, away := o.jwks.find(kid)
+				for _, k := range found {
+					keys = append(keys, k)
+				}
+				if away {
+					absent = errAway
+				}
 			}
 		}
 		if len(keys) == 0 {
-			return nil, errIssuer
+			return nil, absent
 		}
 		return jwt.VerificationKeySet{Keys: keys}, nil
 	})
 	switch {
+	case errors.Is(err, errAway): // whether the token is good can't be told now
+		return Identity{}, code.Wrap(code.Unavailable, errAway)
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return Identity{}, code.New(code.TokenExpired)
 	case err != nil:
