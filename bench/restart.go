@@ -98,7 +98,7 @@ func allOfOld(ctx context.Context, c *common, s *servers) error {
 		return err
 	}
 	h := historyFlags{merged: true, unmerged: true, rounds: 1}
-	h.History = load.History{Clients: 500, Conversations: 5000, Messages: 60, Body: 100, Page: 50, Window: 1, Warm: time.Second, Measure: 3 * time.Second}
+	h.History = load.History{Clients: 500, Conversations: 2000, Messages: 60, Body: 100, Page: 50, Window: 1, Warm: time.Second, Measure: 3 * time.Second}
 	if err := h.run(ctx, c, s); err != nil {
 		return err
 	}

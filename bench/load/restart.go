@@ -69,16 +69,16 @@ type restartRun struct {
 	silence time.Duration
 	failed  error
 
-	began            int64 // when the server was told to end; 0: not yet
-	up, returned     int
-	walked           int
-	attempts         []int
-	progress, pulls  int64
-	drained, resent  int64
-	unresumed        int64
-	refusals         map[string]int64
-	plan             loop.Schedule
-	writing, stopped bool
+	began           int64 // when the server was told to end; 0: not yet
+	up, returned    int
+	walked          int
+	attempts        []int
+	progress, pulls int64
+	drained, resent int64
+	unresumed       int64
+	refusals        map[string]int64
+	plan            loop.Schedule
+	writing         bool
 }
 
 func (r *restartRun) fail(err error) {
