@@ -27,6 +27,7 @@ func (n *Node) deleteUser(ctx context.Context, user id.UserID) error {
 	if err := n.accounts.BeginDelete(ctx, user); err != nil {
 		return err
 	}
+	n.log.Info("the deletion of an account begins", "user", user)
 	select {
 	case n.deletions <- struct{}{}:
 	default:
@@ -88,7 +89,7 @@ func (n *Node) goOnDeleting(ctx context.Context) (left bool, err error) {
 				errs = append(errs, err)
 				continue
 			}
-			n.log.Info("everything of a deleted account is done", "user", d.User)
+			n.log.Info("an account was deleted", "user", d.User)
 		}
 	}
 	return left || len(all) == deletesAtOnce, errors.Join(errs...)

@@ -154,7 +154,6 @@ func (s *Service) DeleteAccount(ctx context.Context, u id.UserID) *code.Error {
 	s.known.remove(u)
 	// A look-up that had read the row before may remember it just now.
 	s.settle.later(time.Second, func() { s.known.remove(u) })
-	s.cfg.Logger.Info("account deleted", "user", u)
 	return nil
 }
 
