@@ -37,6 +37,16 @@ func (r Role) String() string {
 	return "not in it"
 }
 
+// roleOf is the role of a name that String returns.
+func roleOf(name string) Role {
+	for _, r := range []Role{Member, Admin, Owner} {
+		if r.String() == name {
+			return r
+		}
+	}
+	return NotIn
+}
+
 // Types of the messages that tell of changes of a group.
 const (
 	TypeMembership = 64 // Message.Membership reads it

@@ -163,7 +163,8 @@ func (l *List) received(m *Message) {
 		v.Peer = m.Peer
 		v.Users = []id.UserID{min(l.me, m.Peer), max(l.me, m.Peer)}
 	}
-	if m.Seq > v.LastSeq {
+	newest := m.Seq > v.LastSeq
+	if newest {
 		v.LastSeq, v.LastTime, v.Hidden = m.Seq, m.Time, false
 		v.PreviewFrom, v.PreviewType, v.Preview = m.Sender, m.Type, m.Text
 		if m.Type >= packet.TypeImage && m.Type <= packet.TypeVideo {
@@ -173,6 +174,15 @@ func (l *List) received(m *Message) {
 	if w, ok := m.Membership(); ok {
 		if (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, l.me) {
 			v.LeftSeq = m.Seq
+			v.Role = NotIn
+		}
+		if w.Do == "role" && newest {
+			switch {
+			case slices.Contains(w.Users, l.me):
+				v.Role = roleOf(w.Role)
+			case m.Own && w.Role == "owner": // who hands the group over
+				v.Role = Admin
+			}
 		}
 	}
 	if w, ok := m.GroupChange(); ok && m.Seq >= v.LastSeq {
