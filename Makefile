@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test cover race e2e bind bench lint gen fuzz dist clean
+.PHONY: help build run test cover race e2e ts bind bench lint gen fuzz dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,10 @@ race: ## the same tests under the race detector (needs a C compiler)
 
 e2e: ## drive the real binary: kills, disk faults, restarts
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
+	@tools/ts.sh e2e
+
+ts: ## types, unit tests and build of the TypeScript SDK (needs Node 20 and npm)
+	@tools/ts.sh
 
 bind: ## have gobind read sdk/go/mobile (fetches golang.org/x/mobile)
 	@tools/bind.sh

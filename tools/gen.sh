@@ -25,3 +25,7 @@ if [ "${1:-}" = check ]; then
 		fi
 	done
 fi
+# The TypeScript SDK's, where there is Node; without, `make ts` looks after it.
+if command -v node >/dev/null 2>&1; then
+	node "$root/sdk/ts/tools/gen.mjs" ${1:+--check}
+fi
