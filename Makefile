@@ -41,6 +41,10 @@ lint: ## formatting, vet, staticcheck, architecture, freshness of generated code
 gen: ## generate the wire messages, the code registry and its tables
 	@tools/gen.sh
 
+web: ## build the web app in web/dist again (needs Node and npm; what is committed is what it builds)
+	cd web && npm ci --no-audit --no-fund && npm run build
+	$(GO) run ./web/stamp
+
 fuzz: ## run every fuzz target for FUZZTIME (default 30s)
 	@tools/fuzz.sh
 

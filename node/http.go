@@ -2,11 +2,13 @@ package node
 
 import (
 	"context"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/backend"
+	"github.com/gochat-im/gochat/edge/pages"
 	"github.com/gochat-im/gochat/edge/rest"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
@@ -17,7 +19,7 @@ import (
 )
 
 // httpRoutes are the routes of the HTTP API that stand on the services.
-func (n *Node) httpRoutes(lim packet.Limits) ([]api.Route, error) {
+func (n *Node) httpRoutes(lim packet.Limits, app fs.FS) ([]api.Route, error) {
 	repeats, err := repeat.New(repeat.Config{Store: n.store, Now: n.clock.Now})
 	if err != nil {
 		return nil, err
@@ -30,10 +32,15 @@ func (n *Node) httpRoutes(lim packet.Limits) ([]api.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rest.Routes(rest.Config{
+	routes, err := rest.Routes(rest.Config{
 		Conversations: n.convs, Methods: methods, Names: n.relations, Repeats: repeats,
 		Limits: lim, Now: n.clock.Now, Version: n.version, More: company,
 	})
+	if err != nil || app == nil {
+		return routes, err
+	}
+	shown, err := pages.Routes(app)
+	return append(routes, shown...), err
 }
 
 func (n *Node) standing(ctx context.Context, u id.UserID) (backend.Standing, error) {

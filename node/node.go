@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -103,6 +104,7 @@ type Program struct {
 	Logger      *slog.Logger
 	Level       *slog.LevelVar // of Logger, to be changed while the node runs; may be nil
 	BeforeSend  hook.Hook      // judges messages before they are stored; nil: none does
+	Web         fs.FS          // the web app's files, served at /; nil: there is none
 	HashCommand []string       // starts a process that calls pwhash.Serve; none: passwords are hashed in this one
 
 	// Load reads the configuration again, for the operator who asks for that; nil: it can't be.
@@ -271,7 +273,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.ws, err = ws.New(ws.Config{Hub: n.hub, Origins: cfg.HTTP.Origins, Logger: logger}); err != nil {
 		return nil, err
 	}
-	routes, err := n.httpRoutes(lim)
+	routes, err := n.httpRoutes(lim, in.Web)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/web"
 )
 
 // exitStorage is the status after a failed write: start the server again, it recovers from its log.
@@ -63,7 +64,7 @@ func serve(ctx context.Context, cfg node.Config, load func() (node.Config, error
 	if err != nil {
 		return fmt.Errorf("finding this program's file: %w", err)
 	}
-	n, err := node.New(cfg, node.Program{Version: version, Logger: logger, Level: level, HashCommand: []string{self, hashCommandName}, Load: load})
+	n, err := node.New(cfg, node.Program{Version: version, Logger: logger, Level: level, Web: web.Files(), HashCommand: []string{self, hashCommandName}, Load: load})
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ var rooms = []room{
 	{"edge/openapi/schematest", 2, 0},
 	{"edge/rest", 2, 4},
 	{"edge/backend", 2, 5},
+	{"edge/pages", 2, 4},
 	{"edge/admin", 2, 0},
 
 	{"node", 4, 0},
@@ -71,6 +72,7 @@ var rooms = []room{
 	{"cmd", 5, 2},
 	{"sdk/go", 5, 0},
 	{"bench", 5, 0},
+	{"web", 5, 0},
 	{"tools", 5, 3},
 }
 
