@@ -1,6 +1,8 @@
 package conn
 
 import (
+	"bytes"
+
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
@@ -90,7 +92,7 @@ func (c *Conn) Acked(p *packet.Pending, ack packet.Ack) {
 }
 
 // Refused implements packet.Replier. What a refusal by a service means to the rest of
-// the lane is that service's to hold; lanes here are for what never reached it.
+// the lane is that service's to hold, unless it says that it doesn't (Pending.Unlaned); lanes here are for what never reached it.
 func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 	c.mu.Lock()
 	c.inflight--
@@ -99,8 +101,10 @@ func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 		return
 	}
 	conv := p.Conversation
+	crowd := false
 	if err.Code.Scope() == code.ScopeLane {
 		conv = c.laneOf(p)
+		crowd = p.Unlaned && !c.block(conv, p.ClientMsgID)
 	}
 	over := c.refuse(p.ReqID, true, p.Trace, err, conv)
 	touch := c.touch()
@@ -109,6 +113,20 @@ func (c *Conn) Refused(p *packet.Pending, err *code.Error) {
 		c.noteSend(p, packet.Ack{Conversation: conv}, err)
 	}
 	c.told(touch, over)
+	if crowd {
+		c.Close(code.New(code.Flooding))
+	}
+}
+
+// Shut implements packet.Laned.
+func (c *Conn) Shut(p *packet.Pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.lanes) == 0 {
+		return false
+	}
+	l, ok := c.lanes[c.laneOf(p)]
+	return ok && bytes.Compare(p.ClientMsgID[:], l.by[:]) > 0
 }
 
 // refuse queues an ERROR and reports whether too much is waiting. mu is held.

@@ -73,6 +73,10 @@ type Pending struct {
 	At          int64       // trace.Now when it came; 0: not known
 	Refusal     *code.Error // why it must not be stored, unless it is already; nil: it may be
 	Reply       Replier
+
+	// Unlaned is set by who refuses p before it comes to a sequencer, and so holds back
+	// nothing of the lane behind it: its Replier has to.
+	Unlaned bool
 }
 
 // Call is what the log says of p.
@@ -90,6 +94,12 @@ type Ack struct {
 	Seq          uint64
 	MessageID    id.MessageID
 	Duplicate    bool
+}
+
+// Laned is a Replier that holds back the lane of what was refused Unlaned.
+type Laned interface {
+	// Shut reports whether p comes behind such a message. It is for what had passed before that was known.
+	Shut(p *Pending) bool
 }
 
 // Replier hears the outcome of a Pending: exactly one call each, from the goroutine

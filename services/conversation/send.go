@@ -76,6 +76,11 @@ func (s *Service) hold(k pair, batch []packet.Pending) {
 	m := &s.making
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	// What was refused under the lock while this was on its way holds it back.
+	if l, ok := batch[0].Reply.(packet.Laned); ok && l.Shut(&batch[0]) {
+		refuse(batch, code.New(code.LaneBlocked))
+		return
+	}
 	// Looked up again under the lock: it is entered there, after what waited was handed on.
 	if conv, ok := s.pairs.get(k.hash(), k); ok {
 		s.seq.Append(conv, batch)
@@ -156,8 +161,10 @@ func (s *Service) create() {
 	m.mu.Unlock()
 }
 
+// refuse refuses batch. No sequencer has seen it, so its connection holds back what follows, if err may be tried again.
 func refuse(batch []packet.Pending, err *code.Error) {
 	for i := range batch {
+		batch[i].Unlaned = true
 		batch[i].Reply.Refused(&batch[i], err)
 	}
 }
