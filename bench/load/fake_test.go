@@ -30,6 +30,7 @@ type fake struct {
 	end         func(seq uint64) frame.Type               // how the connection ends instead of an ack; 0: it doesn't
 	mute        func(seq uint64) bool                     // no answer
 	parts       bool                                      // SYNCED in several parts
+	lanes       bool                                      // what follows a refused SEND is refused, too, until one comes again
 	answers     func(*fakeConn, *frame.Frame)             // REQUESTs, in the place of the fake
 	group       groupFaults
 
@@ -47,6 +48,7 @@ type fakeConn struct {
 }
 
 type fakeConv struct {
+	blocked  uint32 // with lanes: the request that was refused
 	users    []id.UserID
 	messages [][]byte // as they stand in the timeline; nil: left out
 }
@@ -130,8 +132,11 @@ func (f *fake) serve(c *fakeConn) {
 
 func (f *fake) login(c *fakeConn, fr *frame.Frame) id.UserID {
 	m, err := packet.DecodeConnect(fr.Body)
-	if err != nil || f.refuseLogin != 0 {
-		c.send(packet.AppendError(nil, 0, false, code.New(f.refuseLogin), id.ConversationID{}))
+	f.mu.Lock()
+	refuse := f.refuseLogin
+	f.mu.Unlock()
+	if err != nil || refuse != 0 {
+		c.send(packet.AppendError(nil, 0, false, code.New(refuse), id.ConversationID{}))
 		return ""
 	}
 	if m.Token == "" {
@@ -183,8 +188,16 @@ func (f *fake) store(c *fakeConn, user id.UserID, fr *frame.Frame) bool {
 	if f.mute != nil && f.mute(seq) {
 		return true
 	}
+	if cv.blocked != 0 && (fr.Flags&frame.FlagResend == 0 || fr.ReqID > cv.blocked) {
+		c.send(packet.AppendError(nil, fr.ReqID, true, code.New(code.LaneBlocked), s.Conversation))
+		return true
+	}
+	cv.blocked = 0
 	if f.refuse != nil {
 		if k := f.refuse(seq); k != 0 {
+			if f.lanes {
+				cv.blocked = fr.ReqID
+			}
 			c.send(packet.AppendError(nil, fr.ReqID, true, code.New(k), s.Conversation))
 			return true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 )
 
 // archive answers HISTORY as a store does that package fill has filled; wrong may change a page.
-func archive(t *testing.T, h *History, wrong func(*packet.Page, *[]byte)) func(*fakeConn, *frame.Frame) {
+func archive(t *testing.T, h History, wrong func(*packet.Page, *[]byte)) func(*fakeConn, *frame.Frame) {
 	convs := map[id.ConversationID]int{}
 	for k := range h.Conversations {
 		convs[conversation(h.User(k%h.Clients), h.Peer(k))] = k
@@ -75,7 +76,7 @@ func TestHistoryFindsWrongPages(t *testing.T) {
 		h := History{Clients: 3, Conversations: 7, Messages: 9, Page: 4, Body: 20, Salt: 7, Window: 2, Measure: 50 * time.Millisecond}
 		_, target := startFake(t, func(f *fake) {
 			h.Target.Users = "u"
-			f.answers = archive(t, &h, c.wrong)
+			f.answers = archive(t, h, c.wrong)
 		})
 		h.Target = target
 		r, err := h.Run(t.Context())
@@ -186,16 +187,17 @@ func TestRestart(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	// A lane that is refused goes again, in its order.
-	refused := 0
+	var refused atomic.Int32
 	r, err = load(func(f *fake) {
+		f.lanes = true
 		f.refuse = func(seq uint64) code.Code {
-			if refused++; seq == 2 && refused%2 == 0 {
+			if n := refused.Add(1); seq == 2 && n%2 == 0 {
 				return code.Overloaded
 			}
 			return 0
 		}
 	}, drain)
-	if err != nil || !r.Verify.Sound() || r.Verify.Unacked != 0 || refused > 0 && r.Refusals["overloaded"] > 0 && r.Resent == 0 {
+	if err != nil || !r.Verify.Sound() || r.Verify.Unacked != 0 || r.Refusals["overloaded"] > 0 && r.Resent == 0 {
 		t.Errorf("refused: %+v, %v", r, err)
 	}
 	if r, err = load(func(f *fake) { f.stored = func(seq uint64, _ []byte) bool { return seq != 1 } }, drain); err != nil || r.Verify.Sound() {
