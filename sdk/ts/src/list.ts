@@ -25,7 +25,9 @@ const max = (...all: bigint[]): bigint => all.reduce((a, b) => (a > b ? a : b));
 
 /** What a message of type Membership says; undefined for other messages. */
 export function membershipOf(m: Message): Membership | undefined {
-  return m.type === MessageType.Membership ? (object(m.text) as Membership | undefined) : undefined;
+  if (m.type !== MessageType.Membership) return undefined;
+  const w = object(m.text) as Partial<Membership> | undefined;
+  return w && { ...w, do: String(w.do), users: Array.isArray(w.users) ? w.users : [], count: Number(w.count) || 0 };
 }
 
 /** What a message of type Group says; undefined for other messages. */

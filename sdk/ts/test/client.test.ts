@@ -367,3 +367,26 @@ test("a group that isn't known is asked for", async () => {
   await a.until(() => a.client.conversations.get(group)?.name === "Team");
   assert.equal(a.client.conversations.get(group)!.unread, 0);
 });
+
+test("a connection on which nothing is heard is given up; the next asks for a shorter heartbeat", async () => {
+  const a = await actor({ deadAfterMs: 50 });
+  let p = await a.fake.peer();
+  p.deaf = true;
+  const before = await p.welcome({ heartbeatSeconds: 1, heartbeatMinSeconds: 1, heartbeatMaxSeconds: 60 });
+  assert.equal(before.heartbeatSeconds, 0);
+  p = await a.fake.peer();
+  const after = await p.welcome({ heartbeatSeconds: 1 });
+  assert.equal(after.heartbeatSeconds, 1);
+  assert.ok(a.events.some((e) => e.type === "disconnected"));
+});
+
+test("wrong bytes of a server end the connection, not the client", async () => {
+  const a = await actor();
+  let p = await a.fake.peer();
+  await p.welcome();
+  p.send(FrameType.Deliver, { name: "wrong", fields: [{ number: 1, name: "x", kind: "uint32" }] }, { x: 1 } as never);
+  p = await a.fake.peer();
+  await p.welcome();
+  p.deliver(conv, message(1n, "fine"));
+  await a.until(() => a.texts().length === 1);
+});

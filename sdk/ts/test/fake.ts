@@ -22,13 +22,16 @@ export class Peer {
   took(bytes: Uint8Array): void {
     this.reader.push(bytes);
     for (let f; (f = this.reader.next()); ) {
-      if (f.type === FrameType.Ping) this.put(FrameType.Pong);
-      else if (f.type === FrameType.RecvAck) for (const { conversationId, seq } of decode(RecvAck, f.body).acks) this.acked.set(toHex(conversationId), seq);
+      if (f.type === FrameType.Ping) {
+        if (!this.deaf) this.put(FrameType.Pong);
+      } else if (f.type === FrameType.RecvAck) for (const { conversationId, seq } of decode(RecvAck, f.body).acks) this.acked.set(toHex(conversationId), seq);
       else this.frames.push(f);
     }
     this.waiting?.();
   }
 
+  /** PINGs aren't answered. */
+  deaf = false;
   /** What RECVACKs told, by conversation. */
   readonly acked = new Map<string, bigint>();
 
