@@ -6,6 +6,11 @@
 // device, and is sent again, in order and under the same id, until the server answers.
 // What it hears comes as Events, from one goroutine, and a message counts as received
 // when the Handler has returned.
+//
+// What the server refuses is a *code.Error somewhere in the error's chain: errors.As finds it, and errors.Is(err,
+// code.New(code.Forbidden)) compares the code alone. Errors of calls that end with their context wrap its error; those of a
+// client that is closed, or has given up, are ErrClosed and ErrStopped. Calls that ask the server wait for a connection, ask
+// again if that is lost, and may be made again after any error. What they return is the caller's, unless it says otherwise.
 package gochat
 
 import (

@@ -8,7 +8,9 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// Event is what a Handler gets: one of the types below.
+// Event is what a Handler gets: one of the types of this package that say so by their names: Connected, MessageReceived, …
+// They come one at a time, messages of one conversation in the order of their seqs; what is of different conversations, or of
+// different kinds, has no order. What an event holds is the Handler's to keep; slices in a Profile are shared and not to be changed.
 type Event interface{ event() }
 
 // Connected: the session stands. Resumed tells that the resume token did it. It comes without a

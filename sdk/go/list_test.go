@@ -91,6 +91,33 @@ func TestListFolds(t *testing.T) {
 }
 
 // Unread messages are counted up to the cap, however many there are.
+// Roles follow what messages tell, unless they are older than what the server told of.
+func TestListFollowsRoles(t *testing.T) {
+	group := id.ConversationID{0: byte(id.KindGroup), 15: 1}
+	var l List
+	l.Apply(Connected{User: alice})
+	l.Apply(ConversationChanged{Conversation{ID: group, LastSeq: 2, Role: Owner}})
+	for i, step := range []struct {
+		seq  uint64
+		from id.UserID
+		text string
+		want Role
+	}{
+		{2, bob, `{"do":"role","users":["alice"],"count":1,"role":"member"}`, Owner}, // before that
+		{3, alice, `{"do":"role","users":["bob"],"count":1,"role":"admin"}`, Owner},
+		{4, alice, `{"do":"role","users":["bob"],"count":1,"role":"owner"}`, Admin},
+		{5, bob, `{"do":"role","users":["alice"],"count":1,"role":"member"}`, Member},
+		{6, bob, `{"do":"role","users":["alice"],"count":1,"role":"king"}`, NotIn},
+		{7, bob, `{"do":"role","users":["alice"],"count":1,"role":"owner"}`, Owner},
+		{8, alice, `{"do":"leave","users":["alice"],"count":1}`, NotIn},
+	} {
+		l.Apply(MessageReceived{Message{Conversation: group, Seq: step.seq, Sender: step.from, Own: step.from == alice, Content: Content{Type: TypeMembership, Text: step.text}}})
+		if got, _ := l.Get(group); got.Role != step.want {
+			t.Errorf("step %d: %v, want %v", i, got.Role, step.want)
+		}
+	}
+}
+
 func TestListCap(t *testing.T) {
 	var l List
 	l.Apply(Connected{User: alice})
