@@ -3,6 +3,7 @@ package msgstore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -330,17 +331,25 @@ func (x *Relations) PutNames(ctx context.Context, user id.UserID, put, drop []st
 		tx.Delete(x.keys.Name(nil, term, user))
 		txs = append(txs, tx)
 	}
-	if len(txs) == 0 {
-		return nil
-	}
-	x.store.Commit(ctx, txs...)
-	for _, tx := range txs {
-		if tx.Err != nil {
-			return fmt.Errorf("write the index of names: %w", tx.Err)
+	for turn := 0; len(txs) > 0; turn++ {
+		x.store.Commit(ctx, txs...)
+		left := txs[:0]
+		for _, tx := range txs {
+			switch { // even a write that requires nothing may meet another one of its key
+			case tx.Err == nil:
+			case turn < nameTurns && (errors.Is(tx.Err, kv.ErrConflict) || errors.Is(tx.Err, kv.ErrUndetermined)):
+				left = append(left, tx)
+			default:
+				return fmt.Errorf("write the index of names: %w", tx.Err)
+			}
 		}
+		txs = left
 	}
 	return nil
 }
+
+// nameTurns is how often a row of the index of names is written again that somebody else wrote at the same time.
+const nameTurns = 16
 
 // HasNames reports whether user may be found by all of terms.
 func (x *Relations) HasNames(ctx context.Context, user id.UserID, terms []string) (bool, error) {
