@@ -2,11 +2,10 @@
 
 import type { Content, Conversation, Message, Profile } from "./api.js";
 import { GoChatError } from "./errors.js";
-import { fromHex, messageTime, toHex, toUuid, validClientMsgId, validId, conversationKind, fromUuid } from "./ids.js";
+import { fromHex, messageTime, toHex, toUuid, validClientMsgId, validId, conversationKind } from "./ids.js";
 import { Code } from "./wire/codes.gen.js";
-import { utf8, type Init } from "./wire/proto.js";
+import { encode, utf8, type Init } from "./wire/proto.js";
 import { Encryption as EncryptionSchema, type ConversationState, type Encryption, type Message as WireMessage, type Profile as WireProfile, type Send } from "./wire/wire.gen.js";
-import { encode } from "./wire/proto.js";
 
 /** The other of two users, "" if users isn't me and another. */
 export function peerOf(me: string, users: string[]): string {
@@ -103,5 +102,3 @@ export function conversationBytes(conversation: string): Uint8Array {
   if (!conversationKind(conversation)) refuse(Code.BadRequest, `${String(conversation).slice(0, 80)} isn't a conversation id`);
   return fromHex(conversation);
 }
-
-export { fromUuid };
