@@ -106,8 +106,16 @@ func TestDeletion(t *testing.T) {
 						return false
 					}
 				}
-				_, in := ann.members(plain)["bob"]
-				return !in
+				for _, conv := range []id.ConversationID{hers, withAdmin, plain, alone} {
+					m, _, err := msgstore.NewMembers(w.node.store, msgstore.Keys{}).Get(w.ctx, conv, "bob")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if m.Active() {
+						return false
+					}
+				}
+				return true
 			}
 			for !left() {
 				select {
