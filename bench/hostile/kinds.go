@@ -45,7 +45,7 @@ const (
 
 // kinds is everything that is done. The numbers keep to what one machine that also runs
 // the server and the good load can do: what is tested is the answers, and that others don't suffer.
-var kinds = []kind{
+var kinds = append([]kind{
 	{name: "frame over 8 KiB before CONNECT", clients: 2, every: 200 * time.Millisecond,
 		allowed: []string{endTooLarge}, want: []string{endTooLarge}, script: oversizedStranger},
 	{name: "frame over 128 KiB", clients: 2, every: 200 * time.Millisecond,
@@ -119,7 +119,7 @@ var kinds = []kind{
 	// Not hostile: who comes in the midst of all that is served.
 	{name: "(newcomers who behave)", clients: 4, every: 200 * time.Millisecond,
 		allowed: []string{"connack", "sendack", "synced"}, want: []string{"sendack", "synced"}, script: newcomer},
-}
+}, webSockets...)
 
 // Each of the victims is a user with several devices, all of which don't read.
 const (

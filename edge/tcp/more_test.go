@@ -7,8 +7,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-func idOf(u string) id.UserID       { return id.UserID(u) }
-func deviceOf(d string) id.DeviceID { return id.DeviceID(d) }
+func idOf(u string) id.UserID { return id.UserID(u) }
 
 // deliverTo returns a DELIVER of one message with a text.
 func deliverTo(user, text string) []byte {

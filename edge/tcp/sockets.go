@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -90,7 +91,7 @@ func (t *Socket) Catch(read []byte) {
 }
 
 // Readable takes all bytes that wait. It is called by one goroutine at a time, from nc's request callback.
-func (t *Socket) Readable() error { return t.readable(nil, t.nc) }
+func (t *Socket) Readable() error { return t.readable(context.Background(), t.nc) }
 
 // Session is the net.Conn below a server's TLS connection that becomes a Socket's: it is
 // the connection itself, which blocks, up to Socket.Begin, and never blocks from then on.

@@ -81,15 +81,6 @@ func (s *server) dial() *conntest.Client {
 	return &conntest.Client{W: nc}
 }
 
-func (s *server) login(user, device string) *conntest.Client {
-	s.t.Helper()
-	c := s.dial()
-	if _, err := c.Login(user, device); err != nil {
-		s.t.Fatal(err)
-	}
-	return c
-}
-
 func (s *server) next(c *conntest.Client) string {
 	s.t.Helper()
 	f, err := c.Next(patience)
