@@ -15,7 +15,7 @@ func TestPrintedConfigurationReadsBack(t *testing.T) {
 	want.Limits.Heartbeat = 90 * time.Second
 	want.Storage.Cache = 1<<20 + 1
 	want.TCP.ProxyFrom = []string{"10.0.0.0/8", "192.168.0.0/16"}
-	want.HTTP.TrustedProxies = []string{}
+	want.HTTP.TrustedProxies, want.HTTP.Origins = []string{}, []string{}
 	want.Issuers = []Issuer{{Issuer: "https://example.com", Algorithm: "HS256", KeyFile: "/k", Prefix: "ex:"}}
 	want.Drain.Alternatives = []string{"other:7070"}
 	var b bytes.Buffer
