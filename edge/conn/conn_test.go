@@ -235,15 +235,18 @@ func TestLag(t *testing.T) {
 	if st.HeldBytes != 0 {
 		t.Fatalf("%d bytes are held for nobody", st.HeldBytes)
 	}
-	// Ephemeral frames leave no hint.
-	p.Room(0)
-	for range 30 {
-		p.C.Deliver(conntest.Frame(frame.Signal, 0, 0, &wire.Signal{ToUserId: "alice", Kind: 1}))
-		p.C.Flush()
-	}
-	p.Room(-1)
-	if got, err = p.Take(); err != nil || slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "HINT") }) {
-		t.Fatalf("got %q (%v)", got, err)
+	// Ephemeral frames leave no hint; what tells of something stored does.
+	for _, kind := range []uint32{packet.SignalTyping, packet.SignalCursors} {
+		p.Room(0)
+		for range 30 {
+			p.C.Deliver(conntest.Frame(frame.Signal, 0, 0, &wire.Signal{ToUserId: "alice", Kind: kind}))
+			p.C.Flush()
+		}
+		p.Room(-1)
+		hinted := func(s string) bool { return s == "HINT all" }
+		if got, err = p.Take(); err != nil || slices.ContainsFunc(got, hinted) != packet.ServerSignal(kind) {
+			t.Fatalf("kind %d: got %q (%v)", kind, got, err)
+		}
 	}
 }
 

@@ -327,7 +327,11 @@ func (c *Conn) drop(b []byte) {
 		c.lag.all = true
 		return
 	}
-	if f.Type == frame.Signal { // ephemeral
+	if f.Type == frame.Signal { // ephemeral, unless it tells of something stored: then the client looks again
+		if !c.lag.all {
+			m, err := packet.DecodeSignal(f.Body)
+			c.lag.all = err != nil || packet.ServerSignal(m.Kind)
+		}
 		return
 	}
 	if f.Type != frame.Deliver || c.lag.all {
