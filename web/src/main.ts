@@ -1,6 +1,7 @@
 import { createApp } from "vue";
 import App from "./App.vue";
 import { begin } from "./state/session";
+import "./state/drafts";
 import "./state/inbox";
 import "./state/people";
 import "./state/thread";

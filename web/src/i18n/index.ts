@@ -22,14 +22,26 @@ export function choose(l: Language): void {
   write("language", l);
 }
 
+/** Signs that change in which direction what stands around them is read. */
+const turning = /[\u0590-\u08FF\u200E\u200F\u202A-\u202E\u2066-\u2069\uFB1D-\uFDFF\uFE70-\uFEFC]/u;
+
+/** A text such that its direction ends where it ends. */
+export const apart = (text: string): string => (turning.test(text) ? `\u2068${text}\u2069` : text);
+
 /** The words for key, with {name} replaced by what values has under it. */
 export function t(key: Key, values: Record<string, string | number> = {}): string {
-  return words[language.value][key].replace(/\{(\w+)\}/g, (all, name: string) => String(values[name] ?? all));
+  return words[language.value][key].replace(/\{(\w+)\}/g, (all, name: string) => apart(String(values[name] ?? all)));
+}
+
+/** What an error of this name of the registry says; undefined: what the server told says more. */
+export function errorWords(name: string): string | undefined {
+  const key = `err.${name}`;
+  return key in en ? t(key as Key) : undefined;
 }
 
 /** An hour and a minute, as one writes them in the language. */
 export function clock(ms: number): string {
-  return new Intl.DateTimeFormat(language.value, { hour: "2-digit", minute: "2-digit" }).format(ms);
+  return new Intl.DateTimeFormat(language.value, { hour: "numeric", minute: "2-digit" }).format(ms);
 }
 
 const startOfDay = (ms: number) => new Date(ms).setHours(0, 0, 0, 0);

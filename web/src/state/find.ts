@@ -13,6 +13,7 @@ let waiting: ((go: boolean) => void) | undefined;
 /** Whoever is called, or whose id begins, like that; nobody while words are still being typed, and where the server doesn't tell. */
 export async function findPeople(words: string): Promise<Profile[]> {
   words = words.trim();
+  if (new TextEncoder().encode(words).length > 64) words = ""; // longer than any name
   waiting?.(false);
   clearTimeout(timer);
   if (words.length < 2 && !/\p{Script=Han}/u.test(words)) return [];

@@ -92,7 +92,12 @@ function announce(m: Message): void {
   const mentioned = m.mentionAll || m.mentions?.includes(user.value);
   if (c.muted && !mentioned) return;
   const who = nameOf(m.sender);
-  const n = new Notification(isGroup(c.id) ? `${titleOf(c)} · ${who}` : who, { body: preview(m.type, m.text), tag: m.conversation, icon: "/icon.svg" });
+  let n: Notification;
+  try {
+    n = new Notification(isGroup(c.id) ? `${titleOf(c)} · ${who}` : who, { body: preview(m.type, m.text), tag: m.conversation, icon: "/icon.svg" });
+  } catch {
+    return; // some phones show notifications of installed apps only
+  }
   n.onclick = () => {
     window.focus();
     show(m.conversation);

@@ -1,9 +1,9 @@
 // Who is signed in, and the client that belongs to them.
 
-import { Account, Code, DeviceKind, GoChatError, IndexedDBStore, localGrants, newDeviceId, open, type Chat, type ConnectionState } from "@gochat/client";
+import { Account, Code, ConnectionError, DeviceKind, GoChatError, IndexedDBStore, localGrants, MemoryStore, newDeviceId, open, type Chat, type ConnectionState } from "@gochat/client";
 import { ref, shallowRef } from "vue";
-import { t } from "../i18n";
-import { read, say, write } from "./settings";
+import { errorWords, t } from "../i18n";
+import { forget, read, say, write } from "./settings";
 
 /** undefined: it isn't known yet. */
 export const chat = shallowRef<Chat>();
@@ -28,7 +28,10 @@ export function whileSignedIn(fn: Part): void {
 
 /** Words for an error, for people. */
 export function reason(e: unknown): string {
-  return e instanceof Error ? e.message : String(e);
+  const name = e instanceof GoChatError ? e.name : e instanceof ConnectionError ? "connection" : "";
+  const words = errorWords(name) ?? (e instanceof Error ? e.message : String(e));
+  const wait = e instanceof GoChatError && e.code === Code.RateLimited ? Math.ceil(e.retryAfterMs / 1000) : 0;
+  return wait > 1 ? `${words} ${t("err.wait", { n: wait })}` : words;
 }
 
 /** Runs what a click asked for, and says so if it fails. */
@@ -44,8 +47,26 @@ export async function attempt<T>(work: Promise<T>): Promise<T | undefined> {
 /** Finds out who is signed in. */
 export async function begin(): Promise<void> {
   account = await Account.open("", localGrants());
-  if (account.grant) await enter();
-  ready.value = true;
+  try {
+    if (account.grant) await enter();
+  } finally {
+    ready.value = true;
+  }
+  // Another tab signed out, or in as somebody else: this one begins again, as what is so now.
+  const known = account;
+  window.addEventListener("storage", (e) => {
+    if (e.key !== "gochat.grant" || grantedUser(e.newValue) === (known.grant?.user ?? "")) return;
+    for (const end of ends.splice(0)) end();
+    location.reload();
+  });
+}
+
+function grantedUser(grant: string | null): string {
+  try {
+    return String((JSON.parse(grant ?? "null") as { user?: string } | null)?.user ?? "");
+  } catch {
+    return "";
+  }
 }
 
 /** Every installation has one id, whoever signs in. */
@@ -72,10 +93,15 @@ export async function fetchJson<T>(path: string): Promise<T> {
   return body;
 }
 
+const database = (user: string) => `gochat.${user}`;
+
+/** The browser's database; where there is none (windows that keep nothing) memory, which forgets with the page. */
+const openStore = (user: string) => (typeof indexedDB === "undefined" ? new MemoryStore() : IndexedDBStore.open(database(user)));
+
 async function enter(): Promise<void> {
   const grant = account.grant!;
   const c = await open({
-    url: "/ws", token: account.token, device: grant.device, kind: DeviceKind.Web, client: "gochat-web", store: () => IndexedDBStore.open(`gochat.${grant.user}`),
+    url: "/ws", token: account.token, device: grant.device, kind: DeviceKind.Web, client: "gochat-web", store: () => openStore(grant.user),
   });
   user.value = grant.user;
   trouble.value = "";
@@ -100,18 +126,19 @@ async function stopped(error: Error): Promise<void> {
   say(t("sign.ended", { reason: reason(error) }), true);
 }
 
-/** Ends the session and forgets it. */
+/** Ends the session, and forgets it and all that this browser kept of it. */
 async function leave(): Promise<void> {
   const c = chat.value;
+  const who = user.value;
   chat.value = undefined;
-  for (const end of ends.splice(0)) end();
-  await c?.close();
-  try {
-    await account.logout();
-  } catch {
-    // the server hears of it when the token isn't refreshed any more
-  }
   user.value = "";
+  for (const end of ends.splice(0)) end();
+  history.replaceState(null, "", "#/");
+  const told = account.logout().catch(() => {}); // the server hears of it when the token isn't refreshed any more
+  forget(`people.${who}`, `drafts.${who}`);
+  await c?.close();
+  if (typeof indexedDB !== "undefined") IndexedDBStore.delete(database(who)).catch(() => {}); // deleted once other tabs have let go of it
+  await told;
 }
 
 export const signOut = leave;

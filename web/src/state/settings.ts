@@ -19,6 +19,14 @@ export function write(name: string, value: string): void {
   }
 }
 
+export function forget(...names: string[]): void {
+  try {
+    for (const n of names) localStorage.removeItem(`gochat.${n}`);
+  } catch {
+    // then there was nothing
+  }
+}
+
 export type Theme = "auto" | "light" | "dark";
 const themes: Theme[] = ["auto", "light", "dark"];
 export const theme = ref<Theme>(themes.find((t) => t === read("theme")) ?? "auto");

@@ -25,6 +25,10 @@ export const typing = reactive(new Map<string, string[]>());
 export const thread = shallowRef<Thread>();
 
 const page = 50;
+/** A thread whose end is in sight keeps this many messages at most, and then the newest half of them. */
+const most = 600;
+/** How many pages are loaded at most to get to an older message that was asked for. */
+const farthest = 100;
 
 whileSignedIn((c) => {
   void c.outbox().then((all) => { // written before this page was loaded
@@ -52,9 +56,10 @@ whileSignedIn((c) => {
       const who = typing.get(conversation) ?? [];
       if (!who.includes(user)) typing.set(conversation, [...who, user]);
     }),
-    c.on("resynced", () => thread.value?.load()),
-    c.on("gone", ({ conversation }) => {
-      if (thread.value?.conversation === conversation) void thread.value.load();
+    c.on("resynced", () => thread.value?.reload()),
+    c.on("connected", () => void thread.value?.load()),
+    c.on("conversation", ({ id }) => {
+      if (thread.value?.conversation === id) void thread.value.load();
     }),
   ];
   return () => {
@@ -86,6 +91,8 @@ export class Thread {
   /** How far the user had read when the conversation was opened. */
   readonly opened: bigint;
   private marked = 0n;
+  private beginning: Promise<void> | undefined;
+  private going: Promise<void> | undefined;
 
   constructor(
     private readonly chat: Chat,
@@ -99,24 +106,53 @@ export class Thread {
   /** The user's own that are under way. */
   readonly waiting = computed(() => pending.filter((p) => p.conversation === this.conversation));
 
-  /** Begins with the newest messages: what this device has at once, then what the server says. */
-  async load(): Promise<void> {
+  /** Begins with the newest messages: what this device has at once, then what the server says. Does nothing if there are any. */
+  load(): Promise<void> {
+    return (this.beginning ??= this.begin().finally(() => (this.beginning = undefined)));
+  }
+
+  private async begin(): Promise<void> {
+    if (this.messages.length > 0) return;
     const known = this.chat.conversations.get(this.conversation);
     if (!known || known.lastSeq === 0n) {
-      this.more.value = false;
+      this.more.value = false; // it isn't made yet, or this device hasn't heard of it
       return;
     }
+    this.more.value = true;
     const cached = await this.chat.cached(this.conversation, 0n, page);
     if (this.messages.length === 0) this.messages.push(...tail(cached));
-    const top = this.messages[0];
-    if (top && top.seq > 1n && this.messages.length < page) await this.older();
-    else if (!top) await this.older();
-    else this.more.value = top.seq > 1n;
+    this.more.value = (this.messages[0]?.seq ?? 2n) > 1n;
+    if (this.messages.length < page) await this.older();
+    // What is unread is to be seen from its beginning.
+    while (this.opened > 0n && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > this.opened + 1n && this.messages.length < 4 * page) await this.older();
+  }
+
+  /** Forgets all, and begins again. */
+  async reload(): Promise<void> {
+    this.messages.splice(0);
+    this.marked = 0n;
+    await this.load();
+  }
+
+  /** Loads what is older until a message is there. Returns it; undefined if it is out of reach. */
+  async reach(seq: bigint): Promise<Message | undefined> {
+    for (let n = 0; n < farthest && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > seq; n++) await this.older();
+    return this.find(seq);
+  }
+
+  /** Lets go of what is far above the end, which is in sight. */
+  trim(): void {
+    if (this.messages.length <= most || this.loading.value) return;
+    this.messages.splice(0, this.messages.length - most / 2);
+    this.more.value = true;
   }
 
   /** Loads what came before the first message here. */
   async older(): Promise<void> {
-    if (this.loading.value || !this.more.value) return;
+    if (this.more.value) await (this.going ??= this.page().finally(() => (this.going = undefined)));
+  }
+
+  private async page(): Promise<void> {
     this.loading.value = true;
     this.failed.value = false;
     try {
@@ -135,21 +171,24 @@ export class Thread {
   /** Takes in a message that came. */
   add(m: Message): void {
     const last = this.messages.at(-1);
-    if (!last || m.seq > last.seq) this.messages.push(m);
+    if (last && m.seq <= last.seq) return;
+    if (!last) this.more.value = m.seq > 1n;
+    this.messages.push(m);
   }
 
   find(seq: bigint): Message | undefined {
     return this.messages.find((m) => m.seq === seq);
   }
 
-  /** The user has seen all that is here. */
-  read(): void {
+  /** The user has seen what is here up to seq. */
+  read(seq: bigint): void {
     const c = this.chat.conversations.get(this.conversation);
-    const last = this.messages.at(-1);
-    if (!c || !last || last.seq <= c.readSeq || last.seq <= this.marked || document.visibilityState !== "visible") return;
+    if (!c || seq <= c.readSeq || seq <= this.marked || document.visibilityState !== "visible") return;
     const before = this.marked;
-    this.marked = last.seq;
-    this.chat.markRead(this.conversation, last.seq).catch(() => (this.marked = before));
+    this.marked = seq;
+    this.chat.markRead(this.conversation, seq).catch(() => {
+      if (this.marked === seq) this.marked = before;
+    });
   }
 
   async send(text: string, replyToSeq?: bigint, mentions?: string[]): Promise<void> {
@@ -161,8 +200,8 @@ export class Thread {
   }
 
   async retry(p: Pending): Promise<void> {
-    settle(p.id);
     await this.send(p.text, p.replyToSeq, p.mentions);
+    settle(p.id);
   }
 
   discard(p: Pending): void {

@@ -1,7 +1,7 @@
 // Messages in words.
 
 import { groupChangeOf, membershipOf, MessageType, nicknameOf, type Message } from "@gochat/client";
-import { t, type Key } from "../i18n";
+import { apart, t, type Key } from "../i18n";
 import { nameOf } from "./people";
 
 const media: Record<number, Key> = { [MessageType.Image]: "type.image", [MessageType.File]: "type.file", [MessageType.Voice]: "type.voice", [MessageType.Video]: "type.video" };
@@ -20,7 +20,7 @@ export function systemLine(m: Message): string {
   const who = nameOf(m.sender);
   const change = membershipOf(m);
   if (change) {
-    const some = change.users?.slice(0, 3).map(nameOf).join(", ") ?? "";
+    const some = change.users?.slice(0, 3).map((u) => apart(nameOf(u))).join(", ") ?? "";
     const rest = Math.max(change.count ?? 0, change.users?.length ?? 0) - 3;
     const users = rest > 0 ? t("sys.more", { users: some, n: rest }) : some;
     const role = t(roleKey(change.role));
