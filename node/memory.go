@@ -51,6 +51,9 @@ func (n *Node) trimMemory(ctx context.Context) error {
 		if err := n.store.Relax(); err != nil {
 			n.log.Warn("giving memory back", "err", err)
 		}
+		if err := n.store.Settle(ctx); err != nil {
+			n.log.Warn("putting the store in order", "err", err)
+		}
 		debug.FreeOSMemory()
 		trimmed = now
 	}

@@ -65,6 +65,9 @@ func (d *Direct) Write(ctx context.Context, data string) (Filled, error) {
 	if err == nil && d.Merge {
 		err = d.merge(ctx, store)
 	}
+	if err == nil { // as a server does when it is quiet
+		err = store.Settle(ctx)
+	}
 	if err == nil {
 		f.Rows, err = d.rows(ctx, store)
 	}

@@ -2,6 +2,7 @@ package pebblekv_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -334,6 +335,59 @@ func TestRelax(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Relax(); err != nil {
+		t.Errorf("of a closed store: %v", err)
+	}
+}
+
+// Settle leaves no tables that lie over one another, and changes nothing that is stored, while others commit.
+func TestSettle(t *testing.T) {
+	s := open(t, pebblekv.Config{Dir: "store", FS: vfs.NewMem(), MemTableBytes: 1 << 20})
+	const keys, size = 2000, 1024
+	value := func(i, round int) []byte { return bytes.Repeat([]byte{byte(i), byte(round)}, size/2) }
+	write := func(from, to, round int) {
+		for i := from; i < to; i++ {
+			tx := new(kv.Tx)
+			tx.Set(fmt.Appendf(nil, "key %04d", i), value(i, round))
+			if s.Commit(t.Context(), tx); tx.Err != nil {
+				t.Errorf("commit %d: %v", i, tx.Err)
+			}
+		}
+	}
+	const rounds = 5
+	for round := range rounds {
+		write(0, keys, round)
+	}
+	if n := s.Metrics().L0Tables; n < 2 {
+		t.Fatalf("%d tables in the uppermost level: nothing to do", n)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := s.Settle(ended); err != nil {
+		t.Errorf("when it is too late: %v", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { write(keys, keys+100, 0) })
+	if err := s.Settle(t.Context()); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if n := s.Metrics().L0Tables; n > 1 {
+		t.Errorf("%d tables are left in the uppermost level", n)
+	}
+	for i := range keys + 100 {
+		round := rounds - 1
+		if i >= keys {
+			round = 0
+		}
+		v, err := s.Get(t.Context(), fmt.Appendf(nil, "key %04d", i))
+		if err != nil || !bytes.Equal(v, value(i, round)) {
+			t.Fatalf("key %d: %d bytes, %v", i, len(v), err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Settle(t.Context()); !errors.Is(err, kv.ErrClosed) {
 		t.Errorf("of a closed store: %v", err)
 	}
 }
