@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ type person struct {
 	s      *server
 	name   id.UserID
 	client *gochat.Client
+	dial   func(ctx context.Context, address string) (net.Conn, error) // nil: TCP
 
 	mu       sync.Mutex
 	grant    auth.Grant
@@ -50,7 +52,7 @@ func signUp(s *server, name string) *person {
 func (p *person) connect(store gochat.Store) {
 	p.t.Helper()
 	c, err := gochat.Open(gochat.Config{
-		Address: p.s.tcp, Token: p.token, Device: "phone", Store: store, Handler: p.handle,
+		Address: p.s.tcp, Dial: p.dial, Token: p.token, Device: "phone", Store: store, Handler: p.handle,
 		MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 	})
 	if err != nil {

@@ -9,3 +9,5 @@ import "./style/base.css";
 
 createApp(App).mount("#app");
 void begin();
+// Browsers have them for pages that came over TLS, or from localhost.
+if (import.meta.env.PROD && "serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js").catch(() => {});

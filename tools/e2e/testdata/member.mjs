@@ -40,6 +40,8 @@ ws.on('message', (data, binary) => {
     case 'message':
       heard.set(Number(p.data.seq), [p.data.sender_id, p.data.content])
       break
+    case 'signal': // somebody types
+      break
     default:
       fail(String(data))
   }

@@ -92,7 +92,7 @@ export const en = {
   "new.title": "New chat",
   "new.find": "Name or user id",
   "new.start": "Start",
-  "new.exact": "Write to “{id}”",
+  "new.exact": "User id “{id}”",
   "new.groupTitle": "New group",
   "new.groupName": "Name of the group",
   "new.groupUsers": "Members",

@@ -93,7 +93,7 @@ export const zh: Record<Key, string> = {
   "new.title": "新聊天",
   "new.find": "名字或用户 ID",
   "new.start": "开始",
-  "new.exact": "写给“{id}”",
+  "new.exact": "用户 ID“{id}”",
   "new.groupTitle": "新建群",
   "new.groupName": "群名称",
   "new.groupUsers": "成员",

@@ -1,6 +1,6 @@
 // The list of conversations, and which one is open.
 
-import { ConversationKind, conversationKind, MessageType, type Conversation, type Message } from "@gochat/client";
+import { ConversationKind, conversationKind, directConversation, MessageType, validId, type Conversation, type Message } from "@gochat/client";
 import { computed, ref, shallowRef, watchEffect } from "vue";
 import { t } from "../i18n";
 import { nameOf } from "./people";
@@ -23,7 +23,7 @@ whileSignedIn((c) => {
   const unwatch = c.conversations.watch(() => {
     if (!due) requestAnimationFrame(show), (due = true);
   });
-  const off = [c.on("message", (m) => announce(m)), c.on("connected", () => follow())];
+  const off = [c.on("message", (m) => announce(m))];
   show();
   follow();
   return () => {
@@ -70,13 +70,16 @@ function follow(): void {
   let id = "";
   let peer = "";
   try {
-    if (kind === "u" && name) id = chat.value?.direct((peer = decodeURIComponent(name))) ?? "";
+    if (kind === "u" && name) {
+      peer = decodeURIComponent(name);
+      id = user.value && validId(peer) ? directConversation(user.value, peer) : "";
+    }
     else if (kind === "c" && name && conversationKind(name) > 0) id = name;
   } catch {
     // an address that somebody mistyped
   }
   open.value = id;
-  peerOpen.value = peer || (id ? (chat.value?.conversations.get(id)?.peer ?? "") : "");
+  peerOpen.value = (id && peer) || (id ? (chat.value?.conversations.get(id)?.peer ?? "") : "");
 }
 window.addEventListener("hashchange", follow);
 watchEffect(() => chat.value && follow());

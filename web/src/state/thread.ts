@@ -35,7 +35,7 @@ whileSignedIn((c) => {
     for (const { id, conversation, to, time, content } of all) {
       if (chat.value === c && !pending.some((p) => p.id === id)) pending.push({ id, conversation, target: to, text: content.text ?? "", replyToSeq: content.replyToSeq, mentions: content.mentions, time, failed: "" });
     }
-  });
+  }).catch(() => {}); // the session ended, or the store can't be read: the banner tells
   const off = [
     c.on("message", (m) => {
       settle(m.clientMsgId);
@@ -57,9 +57,9 @@ whileSignedIn((c) => {
       if (!who.includes(user)) typing.set(conversation, [...who, user]);
     }),
     c.on("resynced", () => thread.value?.reload()),
-    c.on("connected", () => void thread.value?.load()),
-    c.on("conversation", ({ id }) => {
-      if (thread.value?.conversation === id) void thread.value.load();
+    c.conversations.watch((id) => { // it may be heard of only after it was opened
+      const th = thread.value;
+      if (th && th.messages.length === 0 && (id === "" || id === th.conversation)) void th.load();
     }),
   ];
   return () => {
@@ -88,8 +88,8 @@ export class Thread {
   readonly failed = ref(false);
   /** Whether there are older ones. */
   readonly more = ref(true);
-  /** How far the user had read when the conversation was opened. */
-  readonly opened: bigint;
+  /** How far the user had read when the conversation was opened; 0: nothing, or it isn't known. */
+  readonly opened = shallowRef(0n);
   private marked = 0n;
   private beginning: Promise<void> | undefined;
   private going: Promise<void> | undefined;
@@ -99,7 +99,6 @@ export class Thread {
     readonly conversation: string,
     readonly target: Target,
   ) {
-    this.opened = chat.conversations.get(conversation)?.readSeq ?? 0n;
     void this.load();
   }
 
@@ -119,12 +118,13 @@ export class Thread {
       return;
     }
     this.more.value = true;
-    const cached = await this.chat.cached(this.conversation, 0n, page);
+    this.opened.value ||= known.readSeq;
+    const cached = await this.chat.cached(this.conversation, 0n, page).catch(() => []);
     if (this.messages.length === 0) this.messages.push(...tail(cached));
     this.more.value = (this.messages[0]?.seq ?? 2n) > 1n;
     if (this.messages.length < page) await this.older();
     // What is unread is to be seen from its beginning.
-    while (this.opened > 0n && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > this.opened + 1n && this.messages.length < 4 * page) await this.older();
+    while (this.opened.value > 0n && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > this.opened.value + 1n && this.messages.length < 4 * page) await this.older();
   }
 
   /** Forgets all, and begins again. */
