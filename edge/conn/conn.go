@@ -55,6 +55,9 @@ type Conn struct {
 	beat     uint16 // seconds of silence allowed; 0 before CONNACK
 	reason   uint16 // code that Close was called with
 
+	writes uint8 // since the last Sweep; not counted beyond busyWrites+1
+
+	busy       bool // there were busyWrites between the last two calls of Sweep
 	touched    bool // on the hub's list
 	flushing   bool // a goroutine is in drain
 	blocked    bool // the transport is full; Writable will come
@@ -175,7 +178,8 @@ func (c *Conn) Sweep() {
 	now := e.second()
 	c.mu.Lock()
 	state, since, blocked, beat := c.state.Load(), c.since, c.blocked, c.beat
-	waiting := c.background && c.out != nil && !c.touched
+	waiting := c.out != nil && !c.touched
+	c.busy, c.writes = c.writes >= busyWrites, 0
 	c.mu.Unlock()
 	if waiting {
 		c.Flush()

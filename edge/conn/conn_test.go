@@ -250,6 +250,33 @@ func TestLag(t *testing.T) {
 	}
 }
 
+// What can wait goes with the next thing that is written, if there is one all the time, and with the sweep if not.
+func TestDeliverLazily(t *testing.T) {
+	b := newBench(t, conn.Config{})
+	p := b.login("alice", "d")
+	lazily := func() {
+		p.C.DeliverLazily(conntest.Frame(frame.Signal, 0, 0, &wire.Signal{ToUserId: "alice", Kind: 3}))
+		b.host.Flush()
+	}
+	lazily() // to a quiet connection it isn't late
+	b.expect(p, "SIGNAL")
+	for range 20 {
+		p.C.Input(frame.Append(nil, frame.Ping, 0, 0, nil))
+		b.expect(p, "PONG")
+	}
+	p.C.Sweep() // it is known for busy now
+	lazily()
+	b.expect(p)
+	p.C.Input(frame.Append(nil, frame.Ping, 0, 0, nil))
+	b.expect(p, "SIGNAL", "PONG")
+	lazily()
+	b.expect(p)
+	p.C.Sweep() // nothing else came
+	b.expect(p, "SIGNAL")
+	lazily()
+	b.expect(p, "SIGNAL")
+}
+
 func TestAsksWithoutReading(t *testing.T) {
 	b := newBench(t, conn.Config{QueueBytes: 4 << 10, ReplyBytes: 16 << 10, SendsPerSecond: 1e6, FramesPerSecond: 1e6, BytesPerSecond: 1e9})
 	p := b.login("alice", "d")

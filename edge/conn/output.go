@@ -33,7 +33,16 @@ func (c *Conn) touch() bool {
 // Deliver queues a whole frame that the client can do without: it is dropped, and
 // told by a HINT later, while too much is waiting. frame is copied. The next Flush writes it, or for
 // a client in the background the next Sweep.
-func (c *Conn) Deliver(frame []byte) {
+func (c *Conn) Deliver(frame []byte) { c.deliver(frame, false) }
+
+// DeliverLazily is Deliver of what can wait a moment: if the connection is written to all the
+// time, frame goes with what comes next, at the latest with the next Sweep.
+func (c *Conn) DeliverLazily(frame []byte) { c.deliver(frame, true) }
+
+// busyWrites is how many writes a second make a connection one that is written to all the time.
+const busyWrites = 8
+
+func (c *Conn) deliver(frame []byte, lazily bool) {
 	c.mu.Lock()
 	if c.state.Load() > stateConnected {
 		c.mu.Unlock()
@@ -58,7 +67,7 @@ func (c *Conn) Deliver(frame []byte) {
 		o.signals++
 	}
 	c.hold(len(frame))
-	touch := (!c.background || len(o.b) >= backgroundBytes) && c.touch()
+	touch := (!c.background || len(o.b) >= backgroundBytes) && !(lazily && c.busy) && c.touch()
 	c.mu.Unlock()
 	if touch {
 		c.edge.host.Touch(c)
@@ -258,6 +267,7 @@ func (c *Conn) drain() {
 			}
 			c.writing, c.out = c.out, nil
 			w = c.writing
+			c.writes = min(c.writes, busyWrites) + 1
 		}
 		c.mu.Unlock()
 		n, err := c.t.Write(w.b[w.off:])

@@ -190,6 +190,13 @@ func (h *Hub) Deliver(incarnation uint64, frame []byte) {
 	}
 }
 
+// DeliverLazily is Deliver of what can wait for the next thing that is written, or a second.
+func (h *Hub) DeliverLazily(incarnation uint64, frame []byte) {
+	if c := h.table.get(incarnation); c != nil {
+		c.DeliverLazily(frame)
+	}
+}
+
 // Close closes a connection, if it is still there, and tells the client why.
 func (h *Hub) Close(incarnation uint64, reason *code.Error) {
 	if c := h.table.get(incarnation); c != nil {

@@ -19,6 +19,9 @@ type Devices interface {
 
 	// Push hands s, of which it keeps nothing, to the connections of user other than but.
 	Push(user id.UserID, but uint64, s *wire.Signal)
+
+	// PushLazily is Push of what can wait a second where more is to be written anyway.
+	PushLazily(user id.UserID, but uint64, s *wire.Signal)
 }
 
 // BindDevices sets who is told of cursors and settings that moved. Without it nobody is.
@@ -104,26 +107,30 @@ func (s *Service) pushMoves(ctx context.Context) {
 			continue
 		}
 		if peer := r.peer(k.user); peer != "" && s.devices.Reaches(peer, 0) {
-			s.pushCursors(peer, k, &wire.Cursors{ReadSeq: m.read, RecvSeq: m.recv})
+			push := s.devices.Push
+			if !m.moved { // received alone: as many as there are messages
+				push = s.devices.PushLazily
+			}
+			s.pushCursors(push, peer, k, &wire.Cursors{ReadSeq: m.read, RecvSeq: m.recv})
 		}
 		if !m.moved || !s.devices.Reaches(k.user, 0) {
 			continue
 		}
 		if c, err := s.counted(ctx, k, m, who); err == nil {
-			s.pushCursors(k.user, k, c)
+			s.pushCursors(s.devices.Push, k.user, k, c)
 		} else if ctx.Err() == nil {
 			s.log.Warn("unread could not be counted for a push", "conversation", k.conv.String(), "err", err)
 		}
 	}
 }
 
-func (s *Service) pushCursors(to id.UserID, k cursorKey, c *wire.Cursors) {
+func (s *Service) pushCursors(push func(user id.UserID, but uint64, s *wire.Signal), to id.UserID, k cursorKey, c *wire.Cursors) {
 	data, err := c.Marshal(nil)
 	if err != nil {
 		s.log.Error("encoding cursors", "err", err)
 		return
 	}
-	s.devices.Push(to, 0, &wire.Signal{ConversationId: k.conv[:], Kind: packet.SignalCursors, Data: data, SenderId: string(k.user)})
+	push(to, 0, &wire.Signal{ConversationId: k.conv[:], Kind: packet.SignalCursors, Data: data, SenderId: string(k.user)})
 }
 
 // pushState tells user's connections but one how conv stands for them now.

@@ -25,6 +25,8 @@ func (d *devices) Reaches(user id.UserID, but uint64) bool {
 	return slices.ContainsFunc(d.conns[user], func(c uint64) bool { return c != but })
 }
 
+func (d *devices) PushLazily(user id.UserID, but uint64, s *wire.Signal) { d.Push(user, but, s) }
+
 func (d *devices) Push(user id.UserID, but uint64, s *wire.Signal) {
 	line := fmt.Sprintf("to %s but %d, of %s:", user, but, s.SenderId)
 	switch s.Kind {

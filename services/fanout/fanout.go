@@ -57,6 +57,9 @@ type Deliverer interface {
 	// the caller again when Flush returns: whoever keeps it longer copies it.
 	Deliver(conn uint64, frame []byte)
 
+	// DeliverLazily is Deliver of what can wait for the next thing that is written to conn, or a second.
+	DeliverLazily(conn uint64, frame []byte)
+
 	// Flush begins to write what was delivered since the last one.
 	Flush()
 }
@@ -212,16 +215,22 @@ func (h *Handler) Stats() Stats {
 // A sender delivers one frame to the sessions of users, all but one connection. The
 // callback is made once, so that handing it to Sessions.Each allocates nothing.
 type sender struct {
-	each  func(conn uint64, device id.DeviceID)
-	frame []byte
-	skip  uint64
-	n     uint64
+	each   func(conn uint64, device id.DeviceID)
+	frame  []byte
+	skip   uint64
+	lazily bool
+	n      uint64
 }
 
 func (s *sender) init(d Deliverer) {
 	s.each = func(conn uint64, _ id.DeviceID) {
-		if conn != s.skip {
-			s.n++
+		if conn == s.skip {
+			return
+		}
+		s.n++
+		if s.lazily {
+			d.DeliverLazily(conn, s.frame)
+		} else {
 			d.Deliver(conn, s.frame)
 		}
 	}
