@@ -144,6 +144,10 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 		if head, _, err := s.timeline.Head(ctx, conv); err != nil || !head.Exists() {
 			return nil, err
 		}
+		// It was made between the two reads, or nobody is left in it.
+		if r.members, err = s.members.Scan(ctx, conv, "", maxMembers); err != nil {
+			return nil, err
+		}
 	}
 	for i := range r.members {
 		if r.members[i].Active() {
