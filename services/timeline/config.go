@@ -120,7 +120,8 @@ const (
 	slabBytes        = 256 << 10       // of encoded messages allocated at once
 	idleTick         = 10 * time.Second
 	loadTimeout      = 5 * time.Second
-	keepTx           = 256 << 10 // transactions that grew larger are not reused
+	keepTx           = 256 << 10       // transactions that grew larger are not reused
+	keepRound        = 5 * time.Second // without a message: then a round's memory is given back
 	maxBackoff       = time.Second
 	markScanPage     = 256
 	sweepAtOnce      = 32

@@ -50,6 +50,9 @@ func (s *Sequencer) evictSome(now int64) {
 func (s *Sequencer) evict(now int64) {
 	s.evictSome(now)
 	s.forget(now, s.recent.n, true)
+	if now-s.round.now > keepRound.Milliseconds() { // its transactions have grown with the largest round that there was
+		s.round = round{now: now}
+	}
 }
 
 // CacheStats are counts of something kept in memory. Look-ups are counted since the start.
