@@ -31,6 +31,9 @@ type listed struct {
 	Conversation
 	asOf  uint64
 	above []arrival // unread messages above asOf that count, ascending, the newest UnreadCap
+
+	// The messages that told of these: what the server said before doesn't take it back.
+	nameAt, avatarAt, nickAt, roleAt uint64
 }
 
 type arrival struct {
@@ -144,6 +147,18 @@ func (l *List) changed(c Conversation) {
 		next.LeftSeq = old.LeftSeq
 		next.Hidden = false // there was a message since
 	}
+	if c.LastSeq < v.nameAt {
+		next.Name = old.Name
+	}
+	if c.LastSeq < v.avatarAt {
+		next.Avatar = old.Avatar
+	}
+	if c.LastSeq < v.nickAt {
+		next.Nickname = old.Nickname
+	}
+	if c.LastSeq < v.roleAt {
+		next.Role = old.Role
+	}
 	if c.SettingsVersion < old.SettingsVersion {
 		next.Pinned, next.Muted, next.SettingsVersion = old.Pinned, old.Muted, old.SettingsVersion
 		next.Hidden = old.Hidden && next.LastSeq == old.LastSeq
@@ -174,24 +189,27 @@ func (l *List) received(m *Message) {
 	if w, ok := m.Membership(); ok {
 		if (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, l.me) {
 			v.LeftSeq = m.Seq
-			v.Role = NotIn
+			v.Role, v.roleAt = NotIn, m.Seq
 		}
 		if w.Do == "role" && newest {
 			switch {
 			case slices.Contains(w.Users, l.me):
-				v.Role = roleOf(w.Role)
+				v.Role, v.roleAt = roleOf(w.Role), m.Seq
 			case m.Own && w.Role == "owner": // who hands the group over
-				v.Role = Admin
+				v.Role, v.roleAt = Admin, m.Seq
 			}
 		}
 	}
 	if w, ok := m.GroupChange(); ok && m.Seq >= v.LastSeq {
 		if w.Name != nil {
-			v.Name = *w.Name
+			v.Name, v.nameAt = *w.Name, m.Seq
 		}
 		if w.Avatar != nil {
-			v.Avatar = *w.Avatar
+			v.Avatar, v.avatarAt = *w.Avatar, m.Seq
 		}
+	}
+	if nick, ok := m.Nickname(); ok && m.Own && newest {
+		v.Nickname, v.nickAt = nick, m.Seq
 	}
 	if m.Seq <= v.asOf || m.Seq <= v.ReadSeq || m.Own || !packet.Counts(m.Type, m.NoCount) {
 		return

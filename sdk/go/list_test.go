@@ -90,7 +90,6 @@ func TestListFolds(t *testing.T) {
 	}
 }
 
-// Unread messages are counted up to the cap, however many there are.
 // Roles follow what messages tell, unless they are older than what the server told of.
 func TestListFollowsRoles(t *testing.T) {
 	group := id.ConversationID{0: byte(id.KindGroup), 15: 1}
@@ -118,6 +117,43 @@ func TestListFollowsRoles(t *testing.T) {
 	}
 }
 
+// A state that a message overtook takes back nothing that the message told.
+func TestListFollowsNames(t *testing.T) {
+	group := id.ConversationID{0: byte(id.KindGroup), 15: 1}
+	var l List
+	state := func(seq uint64) Event {
+		return ConversationChanged{Conversation{ID: group, LastSeq: seq, Name: "old", Avatar: "old", Nickname: "old", Role: Admin}}
+	}
+	told := func(seq uint64, from id.UserID, kind uint32, text string) Event {
+		return MessageReceived{Message{Conversation: group, Seq: seq, Sender: from, Own: from == alice, Content: Content{Type: kind, Text: text}}}
+	}
+	for i, step := range []struct {
+		event Event
+		want  string
+	}{
+		{Connected{User: alice}, `"" "" "" 0`},
+		{state(2), `"old" "old" "old" 2`},
+		{told(2, alice, TypeNickname, `{"nickname":"Al"}`), `"old" "old" "old" 2`}, // before that
+		{told(3, alice, TypeNickname, `{"nickname":"Al"}`), `"old" "old" "Al" 2`},
+		{told(4, bob, TypeNickname, `{"nickname":"B"}`), `"old" "old" "Al" 2`},
+		{told(5, bob, TypeGroup, `{"name":"new"}`), `"new" "old" "Al" 2`},
+		{told(6, bob, TypeGroup, `{"avatar":"new"}`), `"new" "new" "Al" 2`},
+		{told(7, bob, TypeMembership, `{"do":"role","users":["alice"],"count":1,"role":"member"}`), `"new" "new" "Al" 1`},
+		{state(2), `"new" "new" "Al" 1`},
+		{state(4), `"new" "new" "old" 1`},
+		{state(5), `"old" "new" "old" 1`},
+		{state(7), `"old" "old" "old" 2`},
+		{told(8, alice, TypeNickname, `{"nickname":""}`), `"old" "old" "" 2`},
+	} {
+		l.Apply(step.event)
+		c, _ := l.Get(group)
+		if got := fmt.Sprintf("%q %q %q %d", c.Name, c.Avatar, c.Nickname, c.Role); got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
+		}
+	}
+}
+
+// Unread messages are counted up to the cap, however many there are.
 func TestListCap(t *testing.T) {
 	var l List
 	l.Apply(Connected{User: alice})
