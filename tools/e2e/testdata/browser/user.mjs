@@ -154,3 +154,47 @@ export function amiss (page) {
     return found
   })
 }
+
+export const focus = (page, selector) => page.locator(selector).first().focus()
+export const waitFocus = async (page, selector) => void await page.waitForFunction(s => document.activeElement?.matches(s), selector)
+export const clickSeq = (page, seq, selector) => page.locator(`[data-seq="${seq}"] ${selector}`).click()
+
+/** Waits until a message is in sight. */
+export const inSight = async (page, seq) => void await page.waitForFunction(s => {
+  const log = document.querySelector('[role=log]').getBoundingClientRect()
+  const row = document.querySelector(`[data-seq="${s}"]`)?.getBoundingClientRect()
+  return row && row.top >= log.top - 1 && row.bottom <= log.bottom + 1
+}, seq)
+
+export const scrollEnd = page => page.evaluate(() => {
+  const log = document.querySelector('[role=log]')
+  log.scrollTop = log.scrollHeight
+})
+
+/** The first message that is wholly in sight, and where it stands. */
+export const firstInSight = page => page.evaluate(() => {
+  const top = document.querySelector('[role=log]').getBoundingClientRect().top
+  const row = [...document.querySelectorAll('[data-seq]')].find(r => r.getBoundingClientRect().top >= top)
+  return `${row.dataset.seq} at ${Math.round(row.getBoundingClientRect().top - top)}`
+})
+
+/** Scrolls up to the beginning as a wheel does, and returns how often what was in sight stood elsewhere after a step than that step takes. */
+export const scrollToBeginning = page => page.evaluate(async () => {
+  const log = document.querySelector('[role=log]')
+  const frame = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)))
+  const jumps = []
+  const step = 250
+  for (let n = 0; n < 2000; n++) {
+    if (log.scrollTop === 0 && !document.querySelector('.column > .note')?.textContent.includes('Loading')) break
+    const top = log.getBoundingClientRect().top
+    const row = [...document.querySelectorAll('[data-seq]')].find(r => r.getBoundingClientRect().bottom > top)
+    const before = row.getBoundingClientRect().top
+    const room = log.scrollTop
+    log.scrollTop -= step
+    await frame()
+    const went = row.getBoundingClientRect().top - before
+    // Where there was less room than a step, it went as far as there was, or further if more came above meanwhile.
+    if (row.isConnected && room >= step && Math.abs(went - step) > 2) jumps.push(`${row.dataset.seq}: ${Math.round(went)}`)
+  }
+  return { jumps }
+})
