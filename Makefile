@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test cover race e2e ts bind bench lint gen fuzz dist clean
+.PHONY: help build run test cover race e2e ts web screens bind bench lint gen fuzz dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,7 +22,7 @@ test: ## all tests that need Go alone, with statement coverage
 race: ## the same tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 
-e2e: ## drive the real binary: kills, disk faults, restarts
+e2e: ## drive the real binary, and the web app in Chromium: kills, disk faults, restarts
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
 	@tools/ts.sh e2e
 
@@ -44,6 +44,9 @@ gen: ## generate the wire messages, the code registry and its tables
 web: ## build the web app in web/dist again (needs Node and npm; what is committed is what it builds)
 	cd web && npm ci --no-audit --no-fund && npm run build
 	$(GO) run ./web/stamp
+
+screens: ## take the pictures of docs/WEB.md again (needs Node, npm and Chromium)
+	SCREENS=$(CURDIR)/docs/screens $(GO) test -tags e2e -count=1 -run TestScreens ./tools/e2e
 
 fuzz: ## run every fuzz target for FUZZTIME (default 30s)
 	@tools/fuzz.sh

@@ -180,10 +180,6 @@ func (v *view) do(what string, args ...any) any {
 	}
 	value, err := v.ask(v.name, what, args...)
 	if err != nil {
-		dir := os.Getenv("SCREENS")
-		if dir != "" {
-			_, _ = v.ask(v.name, "shot", filepath.Join(dir, v.name+"-failed.png"))
-		}
 		shown, _ := v.ask(v.name, "text", "body")
 		v.t.Fatalf("%s: %s %v: %v\nthe window shows:\n%v", v.name, what, args, err, shown)
 	}
