@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -150,7 +151,7 @@ func (p *profile) signUp(ctx context.Context, password string) (registered bool,
 func (p *profile) signInWith(ctx context.Context, name, password string, keep bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	body := auth.Credentials{Name: name, Password: password, DeviceID: "cli-" + rand.Text()[:12], DeviceKind: deviceBot}
+	body := auth.Credentials{Name: name, Password: password, DeviceID: cmp.Or(p.cred.DeviceID, "cli-"+rand.Text()[:12]), DeviceKind: deviceBot}
 	if err := p.post(ctx, "login", body, &p.cred.Grant); err != nil {
 		return err
 	}
@@ -170,6 +171,18 @@ func (p *profile) Token(ctx context.Context) (string, error) {
 		return p.cred.AccessToken, nil
 	}
 	return p.renew(ctx)
+}
+
+// ended is told why the client stopped. If the server ended the sign-in, it is dropped, so that the next command signs in
+// anew, as far as it can.
+func (p *profile) ended(why error) error {
+	if !errors.Is(why, code.New(code.SessionRevoked)) && !errors.Is(why, code.New(code.Banned)) && !errors.Is(why, code.New(code.Unauthenticated)) {
+		return why
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cred.Grant = auth.Grant{UserID: p.cred.UserID, DeviceID: p.cred.DeviceID}
+	return errors.Join(why, p.save())
 }
 
 // known reports whether the server still knows this sign-in. One that can't be asked is taken to.

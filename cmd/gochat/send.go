@@ -23,10 +23,17 @@ import (
 const exitKept = 4
 
 // keptError is what a script may treat as done, later.
-type keptError struct{ left int }
+type keptError struct {
+	left int
+	why  error // nil: no answer in time
+}
 
 func (e keptError) Error() string {
-	return fmt.Sprintf("%d messages are not stored yet: they wait here, and the next `gochat send` of this profile sends them first", e.left)
+	text := fmt.Sprintf("%d messages are not stored yet: they wait here, and the next `gochat send` of this profile sends them first", e.left)
+	if e.why != nil {
+		return e.why.Error() + "; " + text
+	}
+	return text
 }
 
 // sending is what `gochat send` was asked to do.
@@ -47,8 +54,9 @@ func sendCommand() *cobra.Command {
 		Short: "Send a message, from a script",
 		Long: "Sends one message, its text from the arguments or else from the input, and returns when the server has stored it.\n\n" +
 			"It is a device of its own, so it works while `gochat chat` or `gochat tail` are open under the same profile.\n" +
-			"Ends with status 0 when everything is stored, 1 if something was refused, and 4 if the server didn't answer in time:\n" +
-			"then the message waits on this machine, and the next `gochat send` of the profile sends it first.",
+			"Ends with status 0 when everything is stored, 1 if something was refused, and 4 if the server didn't answer in time,\n" +
+			"or had signed this device out: then the message waits on this machine, and the next `gochat send` of the profile signs in anew, if it\n" +
+			"can, and sends it first.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.run(cmd.Context(), &f, args, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
@@ -133,9 +141,9 @@ func (s *sending) run(ctx context.Context, f *clientFlags, args []string, in io.
 		ack, err := r.Wait(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return keptError{len(receipts) - i}
+			return keptError{left: len(receipts) - i}
 		case errors.Is(err, gochat.ErrStopped):
-			return <-stopped
+			return keptError{len(receipts) - i, p.ended(<-stopped)}
 		case err != nil:
 			return fmt.Errorf("not sent: %w", err)
 		}

@@ -105,7 +105,7 @@ func (t *tailing) run(ctx context.Context, f *clientFlags, out io.Writer) error 
 				select {} // what wasn't printed must not count as received: the process ends without the client knowing
 			}
 		case gochat.Stopped:
-			end(e.Err)
+			end(p.ended(e.Err))
 		case gochat.Disconnected:
 			fmt.Fprintf(os.Stderr, "disconnected: %v; again in %v\n", e.Err, e.Retry.Round(100*time.Millisecond))
 		}

@@ -150,6 +150,16 @@ func TestScriptsSendAndTail(t *testing.T) {
 	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "nobody", "x"); status != 1 || !strings.Contains(out, "no such user") {
 		t.Errorf("status %d: %s", status, out)
 	}
+	// The device was signed out: it says so once, and then signs in anew and sends what waits.
+	if raw, err := exec.Command(binary, "admin", "sign-out", "bob", "--data", s.data).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "carol", "kept"); status != 4 || !strings.Contains(out, "signed out") {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "carol", "--json", "next"); status != 0 || !strings.Contains(out, `"seq":"2"`) {
+		t.Errorf("status %d: %s", status, out)
+	}
 	// The server is away: what was to be sent waits, and goes first next time.
 	s.kill()
 	if out, status := client(t, s, profiles, "", "send", "--profile", "bob", "--to", "alice", "--timeout", "500ms", "late"); status != 4 {
