@@ -56,11 +56,23 @@ type Span struct {
 	Limit      int    // at most so many pairs; 0: no limit
 }
 
+// View shows the pairs of a span as of one moment, until the function that it was given to
+// returns. Keys outside of the span are as good as absent. It does one thing at a time: the callback of
+// its Scan doesn't use it.
+type View interface {
+	// Get returns the value of key, or nil if it has none. The value is valid until the
+	// View is used again.
+	Get(key []byte) ([]byte, error)
+
+	// Scan is Store.Scan.
+	Scan(span Span, fn func(key, value []byte) (more bool, err error)) error
+}
+
 // Store is an ordered key-value store with optimistic transactions.
 //
 // Reads see only what is durable: a pair that a crash could still take back is
 // never returned. A read that begins after a Commit returned sees what it stored.
-// The pairs of one MultiGet or Scan belong to one moment.
+// The pairs of one MultiGet, Scan or View belong to one moment.
 //
 // Slices passed in are the caller's again when the call returns. Slices returned
 // by Get and MultiGet are the caller's to keep; those given to a Scan callback
@@ -81,6 +93,11 @@ type Store interface {
 	// Scan calls fn for each pair of span in key order (or its reverse) until fn
 	// returns false or an error, which Scan returns.
 	Scan(ctx context.Context, span Span, fn func(key, value []byte) (more bool, err error)) error
+
+	// View calls fn with a view of the keys in [start, end), as of one moment, and returns fn's
+	// error; end nil: to the end of the store. It is for several reads that lie close together: they
+	// cost less than by themselves, and agree. fn may use the Store, too.
+	View(ctx context.Context, start, end []byte, fn func(v View) error) error
 
 	// Commit runs each transaction by itself (atomic, and isolated from the others)
 	// and sets its Err; it returns when all are decided. The store commits together

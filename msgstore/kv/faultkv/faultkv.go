@@ -237,21 +237,49 @@ func (s *Store) MultiGet(ctx context.Context, keys [][]byte) ([][]byte, error) {
 
 // Scan passes through, or fails at once or after a few pairs.
 func (s *Store) Scan(ctx context.Context, span kv.Span, fn func(key, value []byte) (bool, error)) error {
+	return s.scan(span, fn, func(span kv.Span, fn func(key, value []byte) (bool, error)) error {
+		return s.inner.Scan(ctx, span, fn)
+	})
+}
+
+func (s *Store) scan(span kv.Span, fn func(key, value []byte) (bool, error),
+	inner func(span kv.Span, fn func(key, value []byte) (bool, error)) error) error {
 	after, yes := s.breaks()
 	if !yes {
-		return s.inner.Scan(ctx, span, fn)
+		return inner(span, fn)
 	}
 	if after == 0 {
 		return readError("scan")
 	}
-	err := s.inner.Scan(ctx, span, func(k, v []byte) (bool, error) {
+	return inner(span, func(k, v []byte) (bool, error) {
 		if after == 0 {
 			return false, readError("scan")
 		}
 		after--
 		return fn(k, v)
 	})
-	return err
+}
+
+// View passes through; the reads of the view fail as others do.
+func (s *Store) View(ctx context.Context, start, end []byte, fn func(v kv.View) error) error {
+	return s.inner.View(ctx, start, end, func(v kv.View) error { return fn(view{v, s}) })
+}
+
+// view is a kv.View that fails.
+type view struct {
+	inner kv.View
+	store *Store
+}
+
+func (v view) Get(key []byte) ([]byte, error) {
+	if _, yes := v.store.breaks(); yes {
+		return nil, readError("get")
+	}
+	return v.inner.Get(key)
+}
+
+func (v view) Scan(span kv.Span, fn func(key, value []byte) (bool, error)) error {
+	return v.store.scan(span, fn, v.inner.Scan)
 }
 
 // Commit gives each transaction its fault and passes the others on, in their order.

@@ -167,6 +167,22 @@ func TestReads(t *testing.T) {
 	if v, err := s.Get(ctx, []byte("k1")); err != nil || string(v) != "v" {
 		t.Errorf("then: %q, %v", v, err)
 	}
+	s.FailReads(2)
+	err := s.View(ctx, nil, nil, func(v kv.View) error {
+		if _, err := v.Get([]byte("k1")); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("get in a view: %v", err)
+		}
+		if err := v.Scan(kv.Span{}, func(k, v []byte) (bool, error) { return true, nil }); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("scan in a view: %v", err)
+		}
+		if v, err := v.Get([]byte("k1")); err != nil || string(v) != "v" {
+			t.Errorf("then, in the view: %q, %v", v, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("view: %v", err)
+	}
 	partial := 0
 	for range 30 {
 		s.FailReads(1)

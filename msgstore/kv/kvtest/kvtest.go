@@ -22,6 +22,8 @@ func Run(t *testing.T, open func(t *testing.T) kv.Store) {
 		{"Scan", testScan},
 		{"ScanStops", testScanStops},
 		{"OneMoment", testOneMoment},
+		{"View", testView},
+		{"ViewOneMoment", testViewOneMoment},
 		{"Atomic", testAtomic},
 		{"OrderInTx", testOrderInTx},
 		{"OrderInCommit", testOrderInCommit},

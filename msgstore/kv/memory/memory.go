@@ -111,10 +111,14 @@ func (s *Store) MultiGet(ctx context.Context, keys [][]byte) ([][]byte, error) {
 
 // Scan walks span as of one moment, giving fn copies.
 func (s *Store) Scan(ctx context.Context, span kv.Span, fn func(key, value []byte) (bool, error)) error {
-	v, err := s.view(ctx)
+	t, err := s.view(ctx)
 	if err != nil {
 		return err
 	}
+	return scan(ctx, t, span, fn)
+}
+
+func scan(ctx context.Context, t *btreemap.BTreeMap[[]byte, []byte], span kv.Span, fn func(key, value []byte) (bool, error)) (err error) {
 	end := btreemap.Max[[]byte]()
 	if span.End != nil {
 		end = btreemap.LT(bytes.Clone(span.End))
@@ -134,11 +138,55 @@ func (s *Store) Scan(ctx context.Context, span kv.Span, fn func(key, value []byt
 		return err == nil && more && n != span.Limit
 	}
 	if span.Reverse {
-		v.DescendFunc(end, start, visit)
+		t.DescendFunc(end, start, visit)
 	} else {
-		v.AscendFunc(start, end, visit)
+		t.AscendFunc(start, end, visit)
 	}
 	return err
+}
+
+// View calls fn with what is there now of the keys in [start, end).
+func (s *Store) View(ctx context.Context, start, end []byte, fn func(v kv.View) error) error {
+	t, err := s.view(ctx)
+	if err != nil {
+		return err
+	}
+	return fn(&view{ctx: ctx, tree: t, start: bytes.Clone(start), end: bytes.Clone(end)})
+}
+
+// view is a kv.View.
+type view struct {
+	ctx        context.Context
+	tree       *btreemap.BTreeMap[[]byte, []byte]
+	start, end []byte
+	value      []byte // what Get returned last: a caller that keeps it is found out
+}
+
+// Get implements kv.View.
+func (v *view) Get(key []byte) ([]byte, error) {
+	for i := range v.value {
+		v.value[i] = 0xEE
+	}
+	if bytes.Compare(key, v.start) < 0 || v.end != nil && bytes.Compare(key, v.end) >= 0 {
+		return nil, nil
+	}
+	_, value, _ := v.tree.Get(key)
+	v.value = bytes.Clone(value)
+	return v.value, nil
+}
+
+// Scan implements kv.View.
+func (v *view) Scan(span kv.Span, fn func(key, value []byte) (bool, error)) error {
+	for i := range v.value {
+		v.value[i] = 0xEE
+	}
+	if bytes.Compare(span.Start, v.start) < 0 {
+		span.Start = v.start
+	}
+	if span.End == nil || v.end != nil && bytes.Compare(span.End, v.end) > 0 {
+		span.End = v.end
+	}
+	return scan(v.ctx, v.tree, span, fn)
 }
 
 // Commit stores each transaction by itself, in order.

@@ -273,51 +273,6 @@ func get(r getter, key []byte) ([]byte, error) {
 	return out, nil
 }
 
-// scanCheck is after how many pairs a scan looks whether its context ended.
-const scanCheck = 256
-
-// Scan walks span as of one moment. The slices that fn gets are Pebble's.
-func (s *Store) Scan(ctx context.Context, span kv.Span, fn func(key, value []byte) (bool, error)) error {
-	return s.read(ctx, "scan", func(snap *pebble.Snapshot) (err error) {
-		end := span.End
-		if end == nil || bytes.Compare(end, reservedFrom) > 0 {
-			end = reservedFrom
-		}
-		if bytes.Compare(span.Start, end) >= 0 {
-			return nil
-		}
-		it, err := snap.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: end})
-		if err != nil {
-			return fmt.Errorf("scan from %x: %w", span.Start, err)
-		}
-		defer func() {
-			if cerr := it.Close(); err == nil && cerr != nil {
-				err = fmt.Errorf("scan from %x: %w", span.Start, cerr)
-			}
-		}()
-		first, next := it.First, it.Next
-		if span.Reverse {
-			first, next = it.Last, it.Prev
-		}
-		for n, ok := 1, first(); ok; n, ok = n+1, next() {
-			value, err := it.ValueAndErr()
-			if err != nil {
-				return fmt.Errorf("scan at %x: %w", it.Key(), err)
-			}
-			if more, err := fn(it.Key(), value); err != nil || !more {
-				return err
-			}
-			if n == span.Limit {
-				return nil
-			}
-			if n%scanCheck == 0 && ctx.Err() != nil {
-				return fmt.Errorf("scan: %w", ctx.Err())
-			}
-		}
-		return nil
-	})
-}
-
 // Stamps tells that SetStamped works here.
 func (s *Store) Stamps() bool { return true }
 
