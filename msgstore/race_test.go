@@ -34,6 +34,26 @@ func (b *between) Scan(ctx context.Context, span kv.Span, fn func(key, value []b
 	return b.Store.Scan(ctx, span, fn)
 }
 
+func (b *between) View(ctx context.Context, start, end []byte, fn func(v kv.View) error) error {
+	b.tick()
+	return b.Store.View(ctx, start, end, func(v kv.View) error { return fn(betweenView{v, b}) })
+}
+
+type betweenView struct {
+	kv.View
+	b *between
+}
+
+func (v betweenView) Get(key []byte) ([]byte, error) {
+	v.b.tick()
+	return v.View.Get(key)
+}
+
+func (v betweenView) Scan(span kv.Span, fn func(key, value []byte) (bool, error)) error {
+	v.b.tick()
+	return v.View.Scan(span, fn)
+}
+
 // What others store between the reads that a page is made of neither shows as a hole nor
 // brings anything outside of what was asked for.
 func TestReadsBetweenWrites(t *testing.T) {

@@ -3,19 +3,17 @@ package msgstore
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
-	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // Timeline reads and writes the logs of conversations. It keeps nothing in memory and
 // is safe for concurrent use.
 //
-// Its reads see what is durable. Messages that are missing between the head's FirstSeq
+// Its reads see what is durable, each as of one moment. Messages that are missing between the head's FirstSeq
 // and LastSeq are ErrCorrupt: no read steps over a hole.
 type Timeline struct {
 	store kv.Store
@@ -78,19 +76,25 @@ func multiGet(ctx context.Context, store kv.Store, n int, key func(dst []byte, i
 	return store.MultiGet(ctx, keys)
 }
 
-// Range returns messages of [from, to] in ascending order as the repeated field, and the
-// range it answers for, first to last: what is not returned of that was removed by
-// retention. first is from (at least 1). last is below to where limit (messages),
-// maxBytes or the conversation's end cut the answer, and first-1 if it answers for
-// nothing. One message is returned however large it is. limit and maxBytes 0: no limit.
-// The returned bytes are the caller's.
+// Range is Log.Range in a log of its own.
 func (t *Timeline) Range(ctx context.Context, c id.ConversationID, from, to uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error) {
-	first, to = max(from, 1), min(to, math.MaxUint64-1)
-	messages, last, err = t.rangeUp(ctx, c, first, to, orMax(limit), orMax(maxBytes))
-	if err != nil {
-		return nil, first, first - 1, fmt.Errorf("read messages %d to %d of %s: %w", first, to, c, err)
-	}
-	return messages, first, last, nil
+	first = max(from, 1)
+	last = first - 1
+	err = t.Read(ctx, c, func(l *Log) (err error) {
+		messages, first, last, err = l.Range(nil, from, to, limit, maxBytes)
+		return err
+	})
+	return messages, first, last, err
+}
+
+// Before is Log.Before in a log of its own.
+func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error) {
+	first = 1
+	err = t.Read(ctx, c, func(l *Log) (err error) {
+		messages, first, last, err = l.Before(nil, before, limit, maxBytes)
+		return err
+	})
+	return messages, first, last, err
 }
 
 func orMax(n int) int {
@@ -100,274 +104,10 @@ func orMax(n int) int {
 	return n
 }
 
-func (t *Timeline) rangeUp(ctx context.Context, c id.ConversationID, from, to uint64, limit, maxBytes int) (messages []byte, last uint64, err error) {
-	next, missed := from, uint64(0)
-	for next <= to {
-		var gap uint64 // where the messages go on, if next is missing
-		done, held := false, len(messages)
-		err := t.ascend(ctx, c, next, func(s Segment) (bool, error) {
-			if s.FirstSeq > next {
-				gap = s.FirstSeq
-				return false, nil
-			}
-			if messages == nil {
-				messages = room(s, limit, to-next, maxBytes)
-			}
-			n := 0
-			var err error
-			messages, n, err = appendPart(messages, s, next, to, limit, maxBytes)
-			next += uint64(n)
-			limit -= n
-			done = next > to || next <= s.LastSeq() || limit == 0 || len(messages) >= maxBytes
-			return !done, err
-		})
-		if err != nil {
-			return nil, 0, err
-		}
-		if done {
-			break
-		}
-		if gap != 0 && len(messages) > held {
-			return nil, 0, fmt.Errorf("messages %d to %d are missing: %w", next, gap-1, ErrCorrupt)
-		}
-		// The scan alone can't tell retention, the conversation's end, and a hole apart. The
-		// head can: it is read later, and its two ends only go up.
-		h, _, err := t.Head(ctx, c)
-		if err != nil {
-			return nil, 0, err
-		}
-		switch {
-		case gap != 0 && h.FirstSeq < gap:
-			return nil, 0, fmt.Errorf("messages %d to %d are missing: %w", next, gap-1, ErrCorrupt)
-		case gap == 0 && h.LastSeq < next:
-			return messages, next - 1, nil // the end
-		case gap != 0 || h.FirstSeq > next: // retention
-			if len(messages) > 0 {
-				return messages, next - 1, nil // no gap among what is returned
-			}
-			next = min(max(gap, h.FirstSeq), to+1)
-		case missed == next:
-			return nil, 0, fmt.Errorf("message %d is missing: %w", next, ErrCorrupt)
-		default:
-			missed = next // appended after the scan: the next one must see it
-		}
-	}
-	return messages, next - 1, nil
-}
-
-// mostRoom bounds what is set aside for messages that aren't read yet.
-const mostRoom = 64 << 10
-
-// room returns an empty slice for up to limit messages, of which more follow the next one at
-// most, if they are of about the size of those in s: it then doesn't have to grow.
-func room(s Segment, limit int, more uint64, maxBytes int) []byte {
-	n := limit
-	if more < uint64(n) {
-		n = int(more) + 1
-	}
-	each := len(s.Messages)/s.Count + 1
-	if n > mostRoom/each {
-		n = mostRoom / each
-	}
-	return make([]byte, 0, max(min(n*(each+each/8), maxBytes), min(len(s.Messages), mostRoom)))
-}
-
-// Before returns the newest messages below before, at most limit and maxBytes of them,
-// in ascending order as the repeated field; first and last are the seqs of the first and
-// the last returned, last is first-1 if there are none. before 0: from the conversation's
-// end. One message is returned however large it is. limit and maxBytes 0: no limit. The
-// returned bytes are the caller's.
-func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error) {
-	top := before - 1 // 0 wraps to the top
-	top = min(top, math.MaxUint64-1)
-	if limit > 0 && before != 0 {
-		if messages, first, ok := t.pageUp(ctx, c, top, limit, orMax(maxBytes)); ok {
-			return messages, first, top, nil
-		}
-	}
-	for tries := 0; ; tries++ {
-		p := pageDown{top: top, limit: orMax(limit), maxBytes: orMax(maxBytes)}
-		err = t.pageDown(ctx, c, &p)
-		// A page is read in two moments. What was merged or cut between them looks like a
-		// hole, but only once.
-		if errors.Is(err, ErrCorrupt) && tries < 2 {
-			continue
-		}
-		if err != nil {
-			return nil, 1, 0, fmt.Errorf("read messages of %s before %d: %w", c, before, err)
-		}
-		if p.low == 0 {
-			return nil, 1, 0, nil
-		}
-		return p.ascending(), p.low, p.high, nil
-	}
-}
-
-// pageUp reads the limit messages up to top from the oldest on, which takes one scan and no
-// turning round: half of what going down costs. ok is false if they don't fit, or top isn't there: only
-// going down finds the newest ones that do.
-func (t *Timeline) pageUp(ctx context.Context, c id.ConversationID, top uint64, limit, maxBytes int) (messages []byte, first uint64, ok bool) {
-	from := uint64(1)
-	if top > uint64(limit) {
-		from = top - uint64(limit) + 1
-	}
-	messages, last, err := t.rangeUp(ctx, c, from, top, limit, maxBytes)
-	if err != nil || last != top || len(messages) == 0 {
-		return nil, 0, false
-	}
-	v, _, verr := packet.NextMessage(messages)
-	return messages, v.Seq, verr == nil
-}
-
-// pageDown gathers messages from the newest down.
-type pageDown struct {
-	top             uint64 // nothing above is wanted
-	limit, maxBytes int
-	low, high       uint64 // of what was taken; 0: nothing yet
-	buf             []byte // of each segment, its messages in ascending order; the newest segment first
-	ends            []int  // where each segment's part ends
-}
-
-// take takes what is wanted of s, which must end right below what was taken before.
-func (p *pageDown) take(s Segment) (more bool, err error) {
-	if p.low != 0 && s.LastSeq() != p.low-1 {
-		return false, fmt.Errorf("messages %d to %d are missing: %w", s.LastSeq()+1, p.low-1, ErrCorrupt)
-	}
-	n := s.Count // messages of s that are low enough
-	if s.LastSeq() > p.top {
-		n = int(p.top - s.FirstSeq + 1)
-	}
-	var starts [MaxSegmentMessages + 1]int32
-	if err := elements(s, starts[:]); err != nil {
-		return false, err
-	}
-	end := int(starts[n])
-	i := n
-	for i > 0 && p.limit > 0 && (end-int(starts[i-1])+len(p.buf) <= p.maxBytes || i == n && len(p.buf) == 0) {
-		i--
-		p.limit--
-	}
-	if i < n {
-		if p.high == 0 {
-			p.high = s.FirstSeq + uint64(n) - 1
-		}
-		p.low = s.FirstSeq + uint64(i)
-		p.buf = append(p.buf, s.Messages[starts[i]:end]...)
-		p.ends = append(p.ends, len(p.buf))
-	}
-	return i == 0 && p.limit > 0 && len(p.buf) < p.maxBytes, nil
-}
-
-// ascending puts the parts into the order of their seqs.
-func (p *pageDown) ascending() []byte {
-	if len(p.ends) == 1 {
-		return p.buf
-	}
-	out := make([]byte, 0, len(p.buf))
-	for i := len(p.ends) - 1; i >= 0; i-- {
-		start := 0
-		if i > 0 {
-			start = p.ends[i-1]
-		}
-		out = append(out, p.buf[start:p.ends[i]]...)
-	}
-	return out
-}
-
-func (t *Timeline) pageDown(ctx context.Context, c id.ConversationID, p *pageDown) error {
-	// Segments lie under their last seq: a forward seek finds the one that holds top,
-	// which may end far above it; everything else lies below.
-	var above uint64 // FirstSeq of the segment found
-	more := true
-	span := t.segmentSpan(c, p.top, 1)
-	err := t.scan(ctx, span, func(s Segment) (bool, error) {
-		above = s.FirstSeq
-		if s.FirstSeq > p.top {
-			return false, nil
-		}
-		var err error
-		more, err = p.take(s)
-		return false, err
-	})
-	if err != nil {
-		return err
-	}
-	if above > p.top {
-		return t.checkTrimmed(ctx, c, above)
-	}
-	if !more {
-		return nil
-	}
-	down := kv.Span{Start: t.keys.Segments(nil, c), End: span.End, Reverse: true}
-	if above != 0 {
-		down.End = t.keys.Segment(nil, c, above)
-	}
-	full := false
-	err = t.scan(ctx, down, func(s Segment) (bool, error) {
-		if s.FirstSeq > p.top { // appended since the seek
-			return true, nil
-		}
-		more, err := p.take(s)
-		full = !more
-		return more, err
-	})
-	if err != nil {
-		return err
-	}
-	if !full && p.low != 1 {
-		low := p.low
-		if low == 0 {
-			low = p.top + 1
-		}
-		if err := t.checkTrimmed(ctx, c, low); err != nil {
-			return err
-		}
-	}
-	if above == 0 && p.high < p.top {
-		return t.checkEnd(ctx, c, p.high, p.top)
-	}
-	return nil
-}
-
-// checkTrimmed returns ErrCorrupt if messages below first should be there: the store was
-// seen to hold none.
-func (t *Timeline) checkTrimmed(ctx context.Context, c id.ConversationID, first uint64) error {
-	h, _, err := t.Head(ctx, c)
-	if err != nil || !h.Exists() || h.FirstSeq >= first || h.LastSeq < h.FirstSeq {
-		return err
-	}
-	if first > h.LastSeq {
-		return nil // nothing was found at all: the conversation's end is looked at by itself
-	}
-	return fmt.Errorf("messages %d to %d are missing: %w", h.FirstSeq, first-1, ErrCorrupt)
-}
-
-// checkEnd returns ErrCorrupt if a message above last, up to top, should be there. The
-// store was seen to hold none; what was appended since is there now.
-func (t *Timeline) checkEnd(ctx context.Context, c id.ConversationID, last, top uint64) error {
-	h, _, err := t.Head(ctx, c)
-	if err != nil || h.LastSeq <= last || h.FirstSeq > last+1 && h.FirstSeq > top {
-		return err
-	}
-	want := max(last+1, h.FirstSeq)
-	if want > h.LastSeq {
-		return nil
-	}
-	found := false
-	err = t.ascend(ctx, c, want, func(s Segment) (bool, error) {
-		found = s.FirstSeq <= want
-		return false, nil
-	})
-	if err == nil && !found {
-		err = fmt.Errorf("message %d is missing: %w", want, ErrCorrupt)
-	}
-	return err
-}
-
 // ascend calls fn with the segment that holds from, or the first above it, and those that
 // follow. The segments alias memory that is valid until fn returns.
 func (t *Timeline) ascend(ctx context.Context, c id.ConversationID, from uint64, fn func(Segment) (more bool, err error)) error {
-	return t.scan(ctx, t.segmentSpan(c, from, 0), fn)
+	return t.store.Scan(ctx, t.segmentSpan(c, from, 0), segments(fn))
 }
 
 // segmentSpan is the segments from the one that holds from upward.
@@ -380,14 +120,15 @@ func (t *Timeline) segmentSpan(c id.ConversationID, from uint64, limit int) kv.S
 	}
 }
 
-func (t *Timeline) scan(ctx context.Context, span kv.Span, fn func(Segment) (more bool, err error)) error {
-	return t.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+// segments is fn as a scan calls it.
+func segments(fn func(Segment) (more bool, err error)) func(key, value []byte) (bool, error) {
+	return func(key, value []byte) (bool, error) {
 		s, err := segmentAt(key, value)
 		if err != nil {
 			return false, err
 		}
 		return fn(s)
-	})
+	}
 }
 
 // segmentAt parses a segment and checks it against its key.

@@ -45,3 +45,29 @@ func (b *buffer) waiting() int {
 	}
 	return len(b.b) - b.off
 }
+
+// pageBuffer is memory for the messages of one page, between the store and the output, which they are
+// copied to. Whoever got it from the pool owns it until it is put back.
+type pageBuffer []byte
+
+// pageMax is up to which size, in bytes, memory of pages is used again: a page of usual messages, whatever
+// their number, is smaller. One that holds a single large one is left to the garbage collector.
+const pageMax = 128 << 10
+
+// keep makes b, in which the messages of a page lie, what the next one is written over.
+func (p *pageBuffer) keep(b []byte) {
+	if cap(b) <= pageMax {
+		*p = b[:0]
+	}
+}
+
+type pagePool struct{ p sync.Pool }
+
+func (p *pagePool) get() *pageBuffer {
+	if b, ok := p.p.Get().(*pageBuffer); ok {
+		return b
+	}
+	return new(pageBuffer)
+}
+
+func (p *pagePool) put(b *pageBuffer) { p.p.Put(b) }

@@ -166,6 +166,7 @@ type Edge struct {
 	held    atomic.Int64 // bytes that wait for clients that read slowly
 
 	bufs     bufferPool
+	pages    pagePool
 	flooders flooders
 	stats    counters
 

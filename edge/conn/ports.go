@@ -56,8 +56,11 @@ type Conversations interface {
 	// they came. It doesn't block; the outcome of each goes to its Reply.
 	Send(batch []packet.Pending)
 
-	Sync(ctx context.Context, o *packet.Origin, conv id.ConversationID, from, to uint64, limit int) (packet.Page, error)
-	History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int) (packet.Page, error)
+	// Sync and History return pages, which are the caller's. Their messages lie in buf, from its beginning on,
+	// if it has room for them, else in new memory.
+	Sync(ctx context.Context, o *packet.Origin, conv id.ConversationID, from, to uint64, limit int, buf []byte) (packet.Page, error)
+	History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int, buf []byte) (packet.Page, error)
+
 	Inbox(ctx context.Context, o *packet.Origin, mark uint64, cursor string, limit int) (states []*wire.ConversationState, next string, newMark uint64, err error)
 	State(ctx context.Context, o *packet.Origin, conv id.ConversationID) (*wire.ConversationState, error)
 	OpenDirect(ctx context.Context, o *packet.Origin, peer id.UserID) (*wire.ConversationState, error)

@@ -149,16 +149,19 @@ func (c *Conn) sync(ctx context.Context, f *frame.Frame) *code.Error {
 	if err != nil {
 		return err
 	}
+	buf := c.edge.pages.get()
+	defer c.edge.pages.put(buf)
 	for i, r := range m.Ranges {
 		conv := id.ConversationID(r.ConversationId)
 		page := packet.Page{Conversation: conv, FromSeq: r.FromSeq, ToSeq: r.ToSeq}
 		var refused *code.Error
 		if c.crowded() {
 			refused = code.Newf(code.Overloaded, "ask for fewer ranges at once")
-		} else if p, err := c.edge.svc.Conversations.Sync(ctx, &c.origin, conv, r.FromSeq, r.ToSeq, c.page(r.Limit)); err != nil {
+		} else if p, err := c.edge.svc.Conversations.Sync(ctx, &c.origin, conv, r.FromSeq, r.ToSeq, c.page(r.Limit), *buf); err != nil {
 			refused = c.failed(ctx, "syncing a range", err)
 		} else {
 			page = p
+			buf.keep(p.Messages)
 		}
 		more := i < len(m.Ranges)-1
 		c.reply(f, func(dst []byte) []byte { return packet.AppendSynced(dst, f.ReqID, more, &page, refused) })
@@ -204,10 +207,13 @@ func (c *Conn) history(ctx context.Context, f *frame.Frame, inner []byte) *code.
 	if err := packet.DecodeMethod(packet.MethodHistory, inner, &r); err != nil {
 		return err
 	}
-	page, err := c.edge.svc.Conversations.History(ctx, &c.origin, id.ConversationID(r.ConversationId), r.BeforeSeq, c.page(r.Limit))
+	buf := c.edge.pages.get()
+	defer c.edge.pages.put(buf)
+	page, err := c.edge.svc.Conversations.History(ctx, &c.origin, id.ConversationID(r.ConversationId), r.BeforeSeq, c.page(r.Limit), *buf)
 	if err != nil {
 		return c.failed(ctx, "reading history", err)
 	}
+	buf.keep(page.Messages)
 	c.reply(f, func(dst []byte) []byte { return packet.AppendHistory(dst, f.ReqID, &page) })
 	return nil
 }

@@ -118,12 +118,12 @@ func (s *routes) history(ctx context.Context, r *api.Request) (*api.Answer, erro
 	if on {
 		after := numbers["after"]
 		after = min(after, math.MaxInt64)
-		if p, err = s.Conversations.Sync(ctx, origin(r), conv, after+1, 0, int(numbers["limit"])); err != nil {
+		if p, err = s.Conversations.Sync(ctx, origin(r), conv, after+1, 0, int(numbers["limit"]), nil); err != nil {
 			return nil, err
 		}
 		cursor = strconv.FormatUint(p.ToSeq, 10)
 	} else {
-		if p, err = s.Conversations.History(ctx, origin(r), conv, numbers["before"], int(numbers["limit"])); err != nil {
+		if p, err = s.Conversations.History(ctx, origin(r), conv, numbers["before"], int(numbers["limit"]), nil); err != nil {
 			return nil, err
 		}
 		if p.More {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -20,51 +21,63 @@ func pageLimit(limit, standard, most int) int {
 // most MaxPage) and as many as fit. to 0 is the newest. The page answers for
 // FromSeq..ToSeq: what of that range it doesn't hold is gone or was never o's to see.
 // More: the range asked for goes on after ToSeq. ToSeq is FromSeq-1 if there is nothing
-// yet to answer for.
-func (s *Service) Sync(ctx context.Context, o *packet.Origin, conv id.ConversationID, from, to uint64, limit int) (packet.Page, error) {
+// yet to answer for. The page's messages lie in buf, from its beginning on, if it has room for them.
+func (s *Service) Sync(ctx context.Context, o *packet.Origin, conv id.ConversationID, from, to uint64, limit int, buf []byte) (packet.Page, error) {
 	r, m, err := s.mine(ctx, o.User, conv)
 	if err != nil {
 		return packet.Page{}, err
 	}
-	head, _, err := s.timeline.Head(ctx, conv)
+	p := packet.Page{Conversation: conv, Users: r.both, FromSeq: max(from, 1), ToSeq: to}
+	err = s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
+		return s.syncPage(l, &p, m.Intervals, pageLimit(limit, DefaultPage, MaxPage), buf)
+	})
 	if err != nil {
 		return packet.Page{}, unavailable(err)
 	}
-	from = max(from, 1)
+	return p, nil
+}
+
+// syncPage fills in p, which says what is asked for.
+func (s *Service) syncPage(l *msgstore.Log, p *packet.Page, intervals []msgstore.Interval, limit int, buf []byte) error {
+	head, err := l.Head()
+	if err != nil {
+		return err
+	}
+	p.FirstSeq, p.LastSeq = head.FirstSeq, head.LastSeq
+	from, to := p.FromSeq, p.ToSeq
 	if to == 0 || to > head.LastSeq {
 		to = head.LastSeq
 	}
-	p := packet.Page{Conversation: conv, Users: r.both, FromSeq: from, ToSeq: to, FirstSeq: head.FirstSeq, LastSeq: head.LastSeq}
+	p.ToSeq = to
 	if from > to {
 		p.ToSeq = from - 1
-		return p, nil
+		return nil
 	}
-	limit = pageLimit(limit, DefaultPage, MaxPage)
-	for i, iv := range m.Intervals {
+	for i, iv := range intervals {
 		lo, hi := max(from, iv.Joined), min(to, lastOf(iv.Left))
 		if lo > hi {
 			continue
 		}
-		messages, _, last, err := s.timeline.Range(ctx, conv, lo, hi, limit, s.cfg.PageBytes)
+		messages, _, last, err := l.Range(buf, lo, hi, limit, s.cfg.PageBytes)
 		if err != nil {
-			return packet.Page{}, unavailable(err)
+			return err
 		}
 		if last < lo {
-			return packet.Page{}, code.Newf(code.Internal, "message %d of the conversation is missing", lo)
+			return code.Newf(code.Internal, "message %d of the conversation is missing", lo)
 		}
 		p.Messages = messages
 		if last < hi {
 			p.ToSeq = last
-		} else if i+1 < len(m.Intervals) && len(messages) > 0 {
+		} else if i+1 < len(intervals) && len(messages) > 0 {
 			// One stretch a page, up to where the next begins: what lies between is not o's.
-			p.ToSeq = min(to, m.Intervals[i+1].Joined-1)
+			p.ToSeq = min(to, intervals[i+1].Joined-1)
 		}
 		if len(messages) > 0 || last < hi {
 			break
 		}
 	}
 	p.More = p.ToSeq < to
-	return p, nil
+	return nil
 }
 
 // lastOf turns Interval.Left into the last seq of the interval.
@@ -77,23 +90,34 @@ func lastOf(left uint64) uint64 {
 
 // History returns the newest messages of conv below before (0: all), in ascending
 // order: at most limit (0: DefaultPage, at most MaxPage), as many as fit. More: there
-// are older ones.
-func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int) (packet.Page, error) {
+// are older ones. The page's messages lie in buf, from its beginning on, if it has room for them.
+func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int, buf []byte) (packet.Page, error) {
 	r, m, err := s.mine(ctx, o.User, conv)
 	if err != nil {
 		return packet.Page{}, err
 	}
-	head, _, err := s.timeline.Head(ctx, conv)
+	p := packet.Page{Conversation: conv, Users: r.both}
+	err = s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
+		return s.historyPage(l, &p, m.Intervals, before, pageLimit(limit, DefaultPage, MaxPage), buf)
+	})
 	if err != nil {
 		return packet.Page{}, unavailable(err)
+	}
+	return p, nil
+}
+
+// historyPage fills in p.
+func (s *Service) historyPage(l *msgstore.Log, p *packet.Page, intervals []msgstore.Interval, before uint64, limit int, buf []byte) error {
+	head, err := l.Head()
+	if err != nil {
+		return err
 	}
 	if before == 0 || before > head.LastSeq {
 		before = head.LastSeq + 1
 	}
-	p := packet.Page{Conversation: conv, Users: r.both, FromSeq: before, ToSeq: before - 1, FirstSeq: head.FirstSeq, LastSeq: head.LastSeq}
-	limit = pageLimit(limit, DefaultPage, MaxPage)
-	for i := len(m.Intervals) - 1; i >= 0; i-- {
-		iv := m.Intervals[i]
+	p.FromSeq, p.ToSeq, p.FirstSeq, p.LastSeq = before, before-1, head.FirstSeq, head.LastSeq
+	for i := len(intervals) - 1; i >= 0; i-- {
+		iv := intervals[i]
 		lo, hi := max(head.FirstSeq, iv.Joined), min(before-1, lastOf(iv.Left))
 		if lo > hi {
 			continue
@@ -103,12 +127,12 @@ func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.Convers
 			break
 		}
 		n := int(min(uint64(limit), hi-lo+1))
-		messages, first, last, err := s.timeline.Before(ctx, conv, hi+1, n, s.cfg.PageBytes)
+		messages, first, last, err := l.Before(buf, hi+1, n, s.cfg.PageBytes)
 		if err != nil {
-			return packet.Page{}, unavailable(err)
+			return err
 		}
 		if len(messages) == 0 {
-			continue // retention was faster
+			continue // retention took them
 		}
 		p.Messages, p.FromSeq, p.ToSeq = messages, first, last
 		if first > lo {
@@ -116,5 +140,5 @@ func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.Convers
 			break
 		}
 	}
-	return p, nil
+	return nil
 }

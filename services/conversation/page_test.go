@@ -73,7 +73,7 @@ func TestSync(t *testing.T) {
 		{"a stay that is gone, and on", "past", cut, 1, 0, 0, span(12, 30), 30, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, err := w.svc.Sync(w.ctx, alive(tc.user), tc.conv, tc.from, tc.to, tc.limit)
+			p, err := w.svc.Sync(w.ctx, alive(tc.user), tc.conv, tc.from, tc.to, tc.limit, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,16 +89,16 @@ func TestSync(t *testing.T) {
 		})
 	}
 	for _, u := range []id.UserID{"mallory", "nobody"} {
-		_, err := w.svc.Sync(w.ctx, alive(u), group, 1, 0, 0)
+		_, err := w.svc.Sync(w.ctx, alive(u), group, 1, 0, 0, nil)
 		wantCode(t, err, code.NoSuchConversation)
-		_, err = w.svc.History(w.ctx, alive(u), group, 0, 0)
+		_, err = w.svc.History(w.ctx, alive(u), group, 0, 0, nil)
 		wantCode(t, err, code.NoSuchConversation)
 		_, _, err = w.svc.Read(w.ctx, alive(u), group, 1)
 		wantCode(t, err, code.NoSuchConversation)
 		_, err = w.svc.State(w.ctx, alive(u), group)
 		wantCode(t, err, code.NoSuchConversation)
 	}
-	_, err := w.svc.Sync(w.ctx, alive("alice"), id.NewGroup(), 1, 0, 0)
+	_, err := w.svc.Sync(w.ctx, alive("alice"), id.NewGroup(), 1, 0, 0, nil)
 	wantCode(t, err, code.NoSuchConversation)
 }
 
@@ -150,7 +150,7 @@ func TestHistory(t *testing.T) {
 		{"below retention", "founder", cut, 5, 100, nil, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, err := w.svc.History(w.ctx, alive(tc.user), tc.conv, tc.before, tc.limit)
+			p, err := w.svc.History(w.ctx, alive(tc.user), tc.conv, tc.before, tc.limit, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +175,7 @@ func TestPagesFitFrames(t *testing.T) {
 	w.serve(func(c *Config) { c.PageBytes = 1000 })
 	next := uint64(1)
 	for pages := 0; ; pages++ {
-		p, err := w.svc.Sync(w.ctx, alive("founder"), conv, next, 0, 0)
+		p, err := w.svc.Sync(w.ctx, alive("founder"), conv, next, 0, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +190,7 @@ func TestPagesFitFrames(t *testing.T) {
 	if next != n+1 {
 		t.Fatalf("ended at %d", next)
 	}
-	p, err := w.svc.History(w.ctx, alive("founder"), conv, 0, 0)
+	p, err := w.svc.History(w.ctx, alive("founder"), conv, 0, 0, nil)
 	if err != nil || len(p.Messages) > 1000 || !p.More {
 		t.Fatalf("history of %d bytes, more %v, %v", len(p.Messages), p.More, err)
 	}

@@ -213,7 +213,7 @@ func TestCreatorsRace(t *testing.T) {
 			}
 			for u := range lanes / 2 {
 				conv := id.Direct("hub", id.UserID(fmt.Sprint("u", u)))
-				p, err := first.Sync(w.ctx, alive("hub"), conv, 1, 0, MaxPage)
+				p, err := first.Sync(w.ctx, alive("hub"), conv, 1, 0, MaxPage, nil)
 				if err != nil || len(seqs(t, p.Messages)) != nodes*2*each {
 					t.Fatalf("pair %d: %d messages, want %d, %v", u, len(seqs(t, p.Messages)), nodes*2*each, err)
 				}

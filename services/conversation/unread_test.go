@@ -332,9 +332,9 @@ func TestErrorsAreCodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := alive("a")
-	_, err := w.svc.Sync(w.ctx, o, conv, 1, 0, 0)
+	_, err := w.svc.Sync(w.ctx, o, conv, 1, 0, 0, nil)
 	wantCode(t, err, code.Unavailable)
-	_, err = w.svc.History(w.ctx, o, conv, 0, 0)
+	_, err = w.svc.History(w.ctx, o, conv, 0, 0, nil)
 	wantCode(t, err, code.Unavailable)
 	_, err = w.svc.State(w.ctx, o, conv)
 	wantCode(t, err, code.Unavailable)

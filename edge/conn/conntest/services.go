@@ -248,7 +248,7 @@ func (s *Services) blocked(ctx context.Context) error {
 }
 
 // Sync implements conn.Conversations.
-func (s *Services) Sync(ctx context.Context, _ *packet.Origin, conv id.ConversationID, from, to uint64, limit int) (packet.Page, error) {
+func (s *Services) Sync(ctx context.Context, _ *packet.Origin, conv id.ConversationID, from, to uint64, limit int, buf []byte) (packet.Page, error) {
 	if err := s.blocked(ctx); err != nil {
 		return packet.Page{}, err
 	}
@@ -263,7 +263,7 @@ func (s *Services) Sync(ctx context.Context, _ *packet.Origin, conv id.Conversat
 	if to == 0 || to > last {
 		to = last
 	}
-	p := packet.Page{Conversation: conv, Users: l.users[:], FromSeq: from, ToSeq: from - 1, FirstSeq: 1, LastSeq: last}
+	p := packet.Page{Conversation: conv, Users: l.users[:], FromSeq: from, ToSeq: from - 1, FirstSeq: 1, LastSeq: last, Messages: buf[:0]}
 	for q := from; q <= to && int(q-from) < limit; q++ {
 		p.Messages = append(p.Messages, l.msgs[q-1]...)
 		p.ToSeq = q
@@ -272,7 +272,7 @@ func (s *Services) Sync(ctx context.Context, _ *packet.Origin, conv id.Conversat
 }
 
 // History implements conn.Conversations.
-func (s *Services) History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int) (packet.Page, error) {
+func (s *Services) History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int, buf []byte) (packet.Page, error) {
 	s.mu.Lock()
 	last := uint64(0)
 	if l := s.convs[conv]; l != nil {
@@ -286,7 +286,7 @@ func (s *Services) History(ctx context.Context, o *packet.Origin, conv id.Conver
 	if before > uint64(limit) {
 		from = before - uint64(limit)
 	}
-	p, err := s.Sync(ctx, o, conv, from, before-1, limit)
+	p, err := s.Sync(ctx, o, conv, from, before-1, limit, buf)
 	p.More = from > 1
 	return p, err
 }
