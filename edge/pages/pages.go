@@ -18,7 +18,7 @@ import (
 
 // policy is what the pages may do: load from their own server, show pictures from elsewhere over https, and
 // be framed by nobody. What a message says can't become a script.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; connect-src 'self'; " +
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https:; connect-src 'self'; " +
 	"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // file is one of them as it is sent.

@@ -245,14 +245,13 @@ func TestScreens(t *testing.T) {
 	dark.do("close")
 
 	for _, p := range []struct {
-		name   string
-		look   look
-		width  int
-		height int
+		name string
+		look look
 	}{
-		{"phone", look{URL: url, Width: 390, Height: 844, Touch: true}, 390, 844},
-		{"phone-dark", look{URL: url, Width: 390, Height: 844, Touch: true, Dark: true}, 390, 844},
-		{"phone-small", look{URL: url, Width: 320, Height: 568, Touch: true}, 320, 568},
+		{"phone", look{URL: url, Width: 390, Height: 844, Touch: true}},
+		{"phone-dark", look{URL: url, Width: 390, Height: 844, Touch: true, Dark: true}},
+		{"zoomed", look{URL: url, Width: 600, Height: 380}}, // a desktop at 200 %
+		{"phone-small", look{URL: url, Width: 320, Height: 568, Touch: true}},
 	} {
 		phone := b.open(p.name, p.look)
 		shot(phone, p.name+"-sign-in")

@@ -57,6 +57,9 @@ func TestTwoBrowsersTalk(t *testing.T) {
 	alice.do("draft", "not finished")
 	alice.do("reload")
 	alice.do("waitLast", "I am")
+	if alice.do("value", "window.sawDoor") != false {
+		t.Error("while the page was loaded again it showed the form to sign in")
+	}
 	if got := alice.do("value", "document.querySelector('textarea').value"); got != "not finished" {
 		t.Errorf("after a reload the draft is %q", got)
 	}
@@ -66,6 +69,10 @@ func TestTwoBrowsersTalk(t *testing.T) {
 	bob.do("waitState", "offline")
 	bob.do("send", "written on the train")
 	bob.do("waitPending", 1)
+	bob.do("kept")
+	bob.do("reload") // without a network
+	bob.do("waitPending", 1)
+	bob.do("waitText", "I am")
 	says(alice, "you are gone")
 	alice.do("waitMark", "chat.sent")
 

@@ -19,6 +19,8 @@ async function open (name, { url, beside, width = 1200, height = 760, touch = fa
   })
   if (!beside) context.setDefaultTimeout(30_000)
   const page = await context.newPage()
+  // Whether the form to sign in was ever shown since the page was loaded.
+  await page.addInitScript(() => new MutationObserver(() => { window.sawDoor ||= !!document.querySelector('form.card') }).observe(document, { childList: true, subtree: true }))
   const w = { page, trouble: [] }
   page.on('pageerror', e => w.trouble.push('error: ' + e.message))
   page.on('console', m => {
