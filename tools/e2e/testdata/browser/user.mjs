@@ -185,7 +185,7 @@ export const scrollToBeginning = page => page.evaluate(async () => {
   const jumps = []
   const step = 250
   for (let n = 0; n < 2000; n++) {
-    if (log.scrollTop === 0 && !document.querySelector('.column > .note')?.textContent.includes('Loading')) break
+    if (log.scrollTop === 0 && !document.querySelector('.column .note')?.textContent.includes('Loading')) break
     const top = log.getBoundingClientRect().top
     const row = [...document.querySelectorAll('[data-seq]')].find(r => r.getBoundingClientRect().bottom > top)
     const before = row.getBoundingClientRect().top
