@@ -10,8 +10,8 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// Log is the messages of one conversation and its head, as of one moment. The head lies right behind
-// the messages, so both are one trip through the store.
+// Log is the messages of one conversation, its head and its members, as of one moment. They lie side by
+// side, so all of them are one trip through the store.
 type Log struct {
 	t    *Timeline
 	c    id.ConversationID
@@ -25,7 +25,7 @@ type Log struct {
 // Read calls fn with the log of c, which is valid until fn returns, and returns fn's error.
 func (t *Timeline) Read(ctx context.Context, c id.ConversationID, fn func(l *Log) error) error {
 	kb := make([]byte, 0, 2*MaxKeyLen)
-	start := t.keys.Segments(kb[:0:MaxKeyLen], c)
+	start := t.keys.Member(kb[:0:MaxKeyLen], c, "")
 	end := prefixEnd(t.keys.Head(kb[MaxKeyLen:MaxKeyLen], c)) // a head's key is nobody else's prefix
 	reached := false
 	err := t.store.View(ctx, start, end, func(v kv.View) error {
@@ -55,6 +55,16 @@ func (l *Log) Head() (Head, error) {
 	}
 	l.known = true
 	return l.head, nil
+}
+
+// Members is Members.Scan from the beginning.
+func (l *Log) Members(limit int) ([]MemberOf, error) {
+	span := l.t.keys.memberSpan(l.c, limit)
+	var rows []MemberOf
+	if err := l.view.Scan(span, gather(&rows, span)); err != nil {
+		return nil, fmt.Errorf("read members of %s: %w", l.c, err)
+	}
+	return rows, nil
 }
 
 // Range returns messages of [from, to] in ascending order as the repeated field, and the

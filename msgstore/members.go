@@ -47,21 +47,30 @@ func (m *Members) Put(tx *kv.Tx, c id.ConversationID, user id.UserID, row *Membe
 // Scan returns up to limit memberships (0: all), former ones too, in the order of their
 // users' bytes, from the first user after `after` (empty: from the beginning).
 func (m *Members) Scan(ctx context.Context, c id.ConversationID, after id.UserID, limit int) ([]MemberOf, error) {
-	span := kv.Span{Start: m.keys.Member(nil, c, after), End: prefixEnd(m.keys.Member(nil, c, "")), Limit: limit}
+	span := m.keys.memberSpan(c, limit)
 	if after != "" {
-		span.Start = append(span.Start, 0)
+		span.Start = append(m.keys.Member(nil, c, after), 0)
 	}
-	prefix := len(span.End)
 	var rows []MemberOf
-	err := m.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
-		row, err := ParseMember(value)
-		rows = append(rows, MemberOf{User: id.UserID(key[prefix:]), Member: row})
-		return true, err
-	})
-	if err != nil {
+	if err := m.store.Scan(ctx, span, gather(&rows, span)); err != nil {
 		return nil, fmt.Errorf("read members of %s: %w", c, err)
 	}
 	return rows, nil
+}
+
+// memberSpan is where the memberships of c lie.
+func (k Keys) memberSpan(c id.ConversationID, limit int) kv.Span {
+	return kv.Span{Start: k.Member(nil, c, ""), End: prefixEnd(k.Member(nil, c, "")), Limit: limit}
+}
+
+// gather appends to rows what a scan of span finds, whose end is as long as its prefix.
+func gather(rows *[]MemberOf, span kv.Span) func(key, value []byte) (bool, error) {
+	prefix := len(span.End)
+	return func(key, value []byte) (bool, error) {
+		row, err := ParseMember(value)
+		*rows = append(*rows, MemberOf{User: id.UserID(key[prefix:]), Member: row})
+		return true, err
+	}
 }
 
 // Cursors reads and writes how far users have come in conversations. It keeps nothing in

@@ -23,18 +23,50 @@ func pageLimit(limit, standard, most int) int {
 // More: the range asked for goes on after ToSeq. ToSeq is FromSeq-1 if there is nothing
 // yet to answer for. The page's messages lie in buf, from its beginning on, if it has room for them.
 func (s *Service) Sync(ctx context.Context, o *packet.Origin, conv id.ConversationID, from, to uint64, limit int, buf []byte) (packet.Page, error) {
-	r, m, err := s.mine(ctx, o.User, conv)
+	p := packet.Page{Conversation: conv, FromSeq: max(from, 1), ToSeq: to}
+	err := s.readMine(ctx, o.User, &p, func(l *msgstore.Log, intervals []msgstore.Interval) error {
+		return s.syncPage(l, &p, intervals, pageLimit(limit, DefaultPage, MaxPage), buf)
+	})
 	if err != nil {
 		return packet.Page{}, err
 	}
-	p := packet.Page{Conversation: conv, Users: r.both, FromSeq: max(from, 1), ToSeq: to}
-	err = s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
-		return s.syncPage(l, &p, m.Intervals, pageLimit(limit, DefaultPage, MaxPage), buf)
+	return p, nil
+}
+
+// readMine calls fn with the log of p's conversation and the intervals in which it is user's to read, and
+// fills in p.Users. It refuses a stranger as if there were no such conversation.
+func (s *Service) readMine(ctx context.Context, user id.UserID, p *packet.Page, fn func(l *msgstore.Log, intervals []msgstore.Interval) error) error {
+	conv := p.Conversation
+	var r *roster
+	var m *msgstore.MemberOf
+	if conv.Kind() == id.KindGroup {
+		var err error
+		if r, m, err = s.mine(ctx, user, conv); err != nil {
+			return err
+		}
+	} else {
+		r, _ = s.rosters.get(convHash(conv), conv)
+	}
+	err := s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
+		if m == nil {
+			var err error
+			if r == nil { // read here, who is in it costs little
+				r, err = s.rosterOf(l, conv)
+			}
+			if err == nil {
+				m, err = r.mine(user)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		p.Users = r.both
+		return fn(l, m.Intervals)
 	})
 	if err != nil {
-		return packet.Page{}, unavailable(err)
+		return unavailable(err)
 	}
-	return p, nil
+	return nil
 }
 
 // syncPage fills in p, which says what is asked for.
@@ -92,16 +124,12 @@ func lastOf(left uint64) uint64 {
 // order: at most limit (0: DefaultPage, at most MaxPage), as many as fit. More: there
 // are older ones. The page's messages lie in buf, from its beginning on, if it has room for them.
 func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.ConversationID, before uint64, limit int, buf []byte) (packet.Page, error) {
-	r, m, err := s.mine(ctx, o.User, conv)
-	if err != nil {
-		return packet.Page{}, err
-	}
-	p := packet.Page{Conversation: conv, Users: r.both}
-	err = s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
-		return s.historyPage(l, &p, m.Intervals, before, pageLimit(limit, DefaultPage, MaxPage), buf)
+	p := packet.Page{Conversation: conv}
+	err := s.readMine(ctx, o.User, &p, func(l *msgstore.Log, intervals []msgstore.Interval) error {
+		return s.historyPage(l, &p, intervals, before, pageLimit(limit, DefaultPage, MaxPage), buf)
 	})
 	if err != nil {
-		return packet.Page{}, unavailable(err)
+		return packet.Page{}, err
 	}
 	return p, nil
 }

@@ -135,17 +135,26 @@ func (s *Service) roster(ctx context.Context, conv id.ConversationID) (*roster, 
 	if r, ok := s.rosters.get(convHash(conv), conv); ok {
 		return r, nil
 	}
+	return s.readRoster(ctx, conv)
+}
+
+func (s *Service) readRoster(ctx context.Context, conv id.ConversationID) (r *roster, err error) {
+	err = s.timeline.Read(ctx, conv, func(l *msgstore.Log) error {
+		r, err = s.rosterOf(l, conv)
+		return err
+	})
+	return r, err
+}
+
+// rosterOf reads who is in conv, whose log is l, nil if there is no such conversation.
+func (s *Service) rosterOf(l *msgstore.Log, conv id.ConversationID) (*roster, error) {
 	r := &roster{conv: conv}
 	var err error
-	if r.members, err = s.members.Scan(ctx, conv, "", maxMembers); err != nil {
+	if r.members, err = l.Members(maxMembers); err != nil {
 		return nil, err
 	}
 	if len(r.members) == 0 { // members come with a head: it is asked for only where there are none
-		if head, _, err := s.timeline.Head(ctx, conv); err != nil || !head.Exists() {
-			return nil, err
-		}
-		// It was made between the two reads, or nobody is left in it.
-		if r.members, err = s.members.Scan(ctx, conv, "", maxMembers); err != nil {
+		if head, err := l.Head(); err != nil || !head.Exists() {
 			return nil, err
 		}
 	}
@@ -176,12 +185,18 @@ func (s *Service) mine(ctx context.Context, user id.UserID, conv id.Conversation
 	if err != nil {
 		return nil, nil, unavailable(err)
 	}
+	m, err := r.mine(user)
+	return r, m, err
+}
+
+// mine returns the membership of user, or refuses a stranger; r nil: there is no such conversation.
+func (r *roster) mine(user id.UserID) (*msgstore.MemberOf, error) {
 	if r == nil {
-		return nil, nil, errStranger
+		return nil, errStranger
 	}
 	m := r.member(user)
 	if m == nil || len(m.Intervals) == 0 {
-		return nil, nil, errStranger
+		return nil, errStranger
 	}
-	return r, m, nil
+	return m, nil
 }
