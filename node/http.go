@@ -15,6 +15,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/apikey"
+	"github.com/gochat-im/gochat/services/importer"
 	"github.com/gochat-im/gochat/services/repeat"
 )
 
@@ -28,7 +29,14 @@ func (n *Node) httpRoutes(lim packet.Limits, app fs.FS) ([]api.Route, error) {
 		return nil, err
 	}
 	methods := n.methods()
-	company, err := backend.Routes(backend.Config{Accounts: n.accounts, Methods: methods, Look: n.standing, Online: n.online, Named: n.named})
+	past, err := importer.New(importer.Config{Store: n.store, Users: n.accounts, Sequencer: pastChanges{n.seq}, Now: n.clock.Now})
+	if err != nil {
+		return nil, err
+	}
+	company, err := backend.Routes(backend.Config{
+		Accounts: n.accounts, Methods: methods, Look: n.standing, Online: n.online, Named: n.named,
+		Import: pastMessages{past}, Dated: n.datedGroups, Limits: lim, Now: n.clock.Now,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +91,15 @@ func (n *Node) identify(ctx context.Context, access api.Access, token string, as
 		if access == api.Key {
 			return caller, nil
 		}
+		scope := apikey.ScopeAct
+		if as == id.System {
+			scope = apikey.ScopeSystem
+		}
 		switch exists, eerr := n.accounts.Exists(ctx, as); {
 		case as == "":
 			return caller, code.Newf(code.BadRequest, "a server key needs X-User-ID here: the user to act as")
-		case !k.May(apikey.ScopeAct):
-			return caller, code.Newf(code.Forbidden, "this key is not good for %s", apikey.ScopeAct)
+		case !k.May(scope):
+			return caller, code.Newf(code.Forbidden, "this key is not good for %s", scope)
 		case eerr != nil:
 			return caller, code.Wrap(code.Unavailable, eerr)
 		case !exists:

@@ -361,6 +361,10 @@ func backEnd(t *testing.T, w *town, c *caller) {
 	k.refused("POST", "/api/v1/admin/users/frank/tokens", js{}, code.Banned)
 	k.ok("POST", "/api/v1/admin/users/frank/unban", nil)
 	_ = phone
+
+	k = c.with(w.key("import"))
+	k.ok("POST", "/api/v1/admin/import/groups", js{"key": "old", "owner_id": "grace", "created_time": 1700000000000})
+	k.ok("POST", "/api/v1/admin/import/messages", js{"user_ids": []string{"grace", "frank"}, "messages": []js{{"sender_id": "grace", "timestamp": 1700000000000, "client_msg_id": "018d467f-d800-7000-8000-000000000001", "content": "hi"}}})
 }
 
 // A key does what its scopes say and no more, and nothing once it is revoked.

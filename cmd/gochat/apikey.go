@@ -18,7 +18,9 @@ func apikeyCommand() *cobra.Command {
 		Long: "Each asks the server that runs on the data directory, over its administration socket. What a key is good for, its scopes:\n" +
 			"  users   make users, see how they stand and whether they are online, ban them, sign them out\n" +
 			"  tokens  sign access tokens for any user\n" +
-			"  act     do as any user (X-User-ID) what that user may do: send, make groups, read",
+			"  act     do as any user (X-User-ID) what that user may do: send, make groups, read\n" +
+			"  system  do so as the service itself (X-User-ID: gochat:system), which may write to anybody and into any group\n" +
+			"  import  bring in groups and messages of before, with their original times",
 	}
 	var flags configFlags
 	var in node.KeyRequest

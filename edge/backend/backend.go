@@ -49,6 +49,11 @@ type Config struct {
 	Look     func(ctx context.Context, user id.UserID) (Standing, error)
 	Online   func(user id.UserID) bool
 	Named    func(ctx context.Context, user id.UserID) // hears of users that were made
+
+	Import Importer
+	Dated  func(at int64) map[packet.Method]conn.Method // GROUP_CREATE and GROUP_ROLE, as of the Unix ms at
+	Limits packet.Limits                                // of imported messages
+	Now    func() int64                                 // Unix ms
 }
 
 const (
@@ -61,7 +66,8 @@ type routes struct{ Config }
 
 // Routes returns the routes, for rest.Config.More.
 func Routes(cfg Config) ([]rest.Route, error) {
-	if cfg.Accounts == nil || cfg.Methods[packet.MethodDevices] == nil || cfg.Methods[packet.MethodProfileSet] == nil || cfg.Look == nil || cfg.Online == nil || cfg.Named == nil {
+	if cfg.Accounts == nil || cfg.Methods[packet.MethodDevices] == nil || cfg.Methods[packet.MethodProfileSet] == nil || cfg.Look == nil || cfg.Online == nil || cfg.Named == nil ||
+		cfg.Import == nil || cfg.Dated == nil || cfg.Now == nil {
 		return nil, errors.New("backend: something to stand on is missing")
 	}
 	s := &routes{cfg}
@@ -93,7 +99,7 @@ func Routes(cfg Config) ([]rest.Route, error) {
 		"Online": openapi.Object(map[string]openapi.Schema{"online": openapi.List(openapi.Name())}, "online"),
 		"Token":  openapi.Object(map[string]openapi.Schema{"access_token": text, "access_expires": openapi.Time()}, "access_token", "access_expires"),
 	}
-	return list, nil
+	return append(list, s.imports()...), nil
 }
 
 // route is one that wants a key of a scope.

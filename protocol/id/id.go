@@ -19,6 +19,10 @@ import (
 // characters, case-sensitive; an outside issuer's subject as it is.
 type UserID string
 
+// System is the installation itself as a sender. Nobody registers it or signs in as it: what it says
+// comes from the company's own back end.
+const System UserID = "gochat:system"
+
 // MaxUserID is the longest UserID in bytes.
 const MaxUserID = 64
 
@@ -157,6 +161,19 @@ func NewClientMsgID(ms int64) ClientMsgID {
 	return c
 }
 
+// DerivedClientMsgID returns the UUIDv7 of the Unix millisecond ms that stands for parts: the same for the same.
+func DerivedClientMsgID(ms int64, parts ...string) ClientMsgID {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(p))))
+		h.Write([]byte(p))
+	}
+	var c ClientMsgID
+	copy(c[6:], h.Sum(nil))
+	c.stamp(ms)
+	return c
+}
+
 func (c *ClientMsgID) stamp(ms int64) {
 	c[0], c[1], c[2] = byte(ms>>40), byte(ms>>32), byte(ms>>24)
 	c[3], c[4], c[5] = byte(ms>>16), byte(ms>>8), byte(ms)
@@ -208,10 +225,17 @@ const Epoch = 1704067200000
 // MaxWorker is the highest worker number in a MessageID.
 const MaxWorker = 1<<10 - 1
 
+// ImportWorker is the worker number in the MessageIDs of messages that came from elsewhere with
+// times of their own; no process has it.
+const ImportWorker = MaxWorker
+
 // MakeMessageID puts a MessageID together. counter has 12 bits, worker 10.
 func MakeMessageID(unixMilli int64, worker, counter uint32) MessageID {
 	return MessageID(uint64(unixMilli-Epoch)<<22 | uint64(worker&MaxWorker)<<12 | uint64(counter&0xFFF))
 }
+
+// Worker returns the number of the worker that made the id.
+func (m MessageID) Worker() uint32 { return uint32(m>>12) & MaxWorker }
 
 // UnixMilli returns the message's timestamp.
 func (m MessageID) UnixMilli() int64 { return int64(m>>22) + Epoch }

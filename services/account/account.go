@@ -186,7 +186,7 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	if !u.Valid() {
 		return false, nil
 	}
-	if s.known.has(u) {
+	if u == id.System || s.known.has(u) {
 		return true, nil
 	}
 	if s.tokens.owner(u) != nil {

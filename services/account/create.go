@@ -80,6 +80,9 @@ func (s *Service) firstHash(ctx context.Context, password string) (string, *code
 // Mint signs an access token for a user who can be written to and whose account isn't closed.
 // expires is in Unix ms.
 func (s *Service) Mint(ctx context.Context, user id.UserID, device id.DeviceID) (token string, expires int64, _ *code.Error) {
+	if user == id.System {
+		return "", 0, code.Newf(code.Forbidden, "nobody signs in as the service")
+	}
 	if exists, err := s.Exists(ctx, user); err != nil {
 		return "", 0, storeError("reading an account", err)
 	} else if !exists {

@@ -207,7 +207,7 @@ func (v *verifier) verify(token string) (Identity, *code.Error) {
 	} else if who, err = v.outside(who, from, &c); err != nil {
 		return Identity{}, code.Wrap(code.Unauthenticated, err)
 	}
-	if !who.User.Valid() || who.Device != "" && !who.Device.Valid() {
+	if !who.User.Valid() || who.User == id.System || who.Device != "" && !who.Device.Valid() {
 		return Identity{}, code.Wrap(code.Unauthenticated, errors.New("sub or dev can't be an id"))
 	}
 	return who, nil

@@ -31,6 +31,9 @@ func normalName(name string) (id.UserID, *code.Error) {
 	if !u.Valid() {
 		return "", code.Newf(code.BadRequest, "a name has 1 to %d bytes and no control characters", id.MaxUserID)
 	}
+	if u == id.System {
+		return "", code.Newf(code.NameTaken, "this name is the service's own")
+	}
 	if strings.HasPrefix(name, " ") || strings.HasSuffix(name, " ") {
 		return "", code.Newf(code.BadRequest, "a name doesn't begin or end with a space")
 	}

@@ -30,10 +30,12 @@ const (
 	ScopeUsers  = "users"  // make users, see how they stand and whether they are online, ban and sign them out
 	ScopeTokens = "tokens" // sign access tokens for any user
 	ScopeAct    = "act"    // do, as any user, what that user may do: send, make groups, read
+	ScopeSystem = "system" // do so as the service itself, which writes to whom it likes and into any group
+	ScopeImport = "import" // bring in groups and messages with times of their own
 )
 
 // Scopes are all of them.
-var Scopes = []string{ScopeUsers, ScopeTokens, ScopeAct}
+var Scopes = []string{ScopeUsers, ScopeTokens, ScopeAct, ScopeSystem, ScopeImport}
 
 // Bounds.
 const (

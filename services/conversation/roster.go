@@ -69,7 +69,7 @@ var (
 // Check implements Rules.
 func (r *roster) Check(p *packet.Pending) *code.Error {
 	m := r.member(p.From.User)
-	if m == nil || !m.Active() {
+	if (m == nil || !m.Active()) && (p.From.User != id.System || r.conv.Kind() == id.KindSelf) {
 		return errStranger
 	}
 	if r.conv.Kind() == id.KindSelf {

@@ -32,10 +32,13 @@ func (d *directRules) Check(p *packet.Pending) *code.Error {
 	if err := d.roster.Check(p); err != nil {
 		return err
 	}
-	if p.From.User == d.both[0] {
+	switch p.From.User {
+	case d.both[0]:
 		return d.denied[0]
+	case d.both[1]:
+		return d.denied[1]
 	}
-	return d.denied[1]
+	return nil // the service, in others' conversation
 }
 
 // permitted returns the rules of the direct conversation r as of now.

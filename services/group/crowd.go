@@ -65,6 +65,9 @@ func (s *Service) Create(ctx context.Context, o *packet.Origin, r *wire.GroupCre
 		Join: uint8(r.Join), Created: s.now(), CreatedBy: by, Key: strings.Clone(r.Key),
 		Name: strings.Clone(r.Name), Avatar: strings.Clone(r.Avatar), Ext: slices.Clone(r.Ext),
 	}
+	if s.at != 0 {
+		row.Created = s.at
+	}
 	var all crowd
 	made, err := s.make(ctx, conv, by, &row)
 	if err != nil {

@@ -122,7 +122,10 @@ func (p *process) Rules(ctx context.Context, c id.ConversationID) (timeline.Rule
 func (p *process) Change(ctx context.Context, conv id.ConversationID, plan func(ctx context.Context, h msgstore.Head) (*group.Change, error)) (uint64, error) {
 	return p.seq.Change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*timeline.Change, error) {
 		ch, err := plan(ctx, h)
-		return (*timeline.Change)(ch), err
+		if ch == nil {
+			return nil, err
+		}
+		return &timeline.Change{Sender: ch.Sender, Type: ch.Type, Content: ch.Content, Rows: ch.Rows, Done: ch.Done, Create: ch.Create, At: ch.At}, err
 	})
 }
 

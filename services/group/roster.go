@@ -53,7 +53,7 @@ func (r *roster) Check(p *packet.Pending) *code.Error {
 	_, in := r.at[p.From.User]
 	r.mu.RUnlock()
 	switch {
-	case !in:
+	case !in && p.From.User != id.System:
 		return errStranger
 	case len(p.OriginDevice) > 0 && string(p.OriginDevice) != string(p.From.Device):
 		return errDevice
@@ -245,7 +245,7 @@ type CacheStats struct {
 
 // Cache returns counts of the rosters in memory.
 func (s *Service) Cache() CacheStats {
-	c := &s.rosters
+	c := s.rosters
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return CacheStats{c.used.Len(), c.hits.Load(), c.misses.Load()}

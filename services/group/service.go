@@ -31,6 +31,7 @@ type Change struct {
 	Rows    func(tx *kv.Tx, seq uint64) // must not block
 	Done    func(version, seq uint64)   // called when it is committed, with the StateVersion it made, before anything else happens to the group; must not block
 	Create  bool
+	At      int64 // Unix ms that the message is of; 0: now
 }
 
 // Sequencer changes conversations.
@@ -123,7 +124,8 @@ type Service struct {
 	inbox    *msgstore.Inbox
 	groups   *msgstore.Groups
 	seq      Sequencer
-	rosters  rosters
+	rosters  *rosters
+	at       int64 // see Dated; 0: now
 }
 
 // New returns a Service.
@@ -152,6 +154,7 @@ func New(cfg Config) (*Service, error) {
 		members:  msgstore.NewMembers(cfg.Store, cfg.Keys),
 		inbox:    msgstore.NewInbox(cfg.Store, cfg.Keys),
 		groups:   msgstore.NewGroups(cfg.Store, cfg.Keys),
+		rosters:  new(rosters),
 	}
 	s.rosters.init(cfg.Remembered)
 	return s, nil
@@ -160,6 +163,30 @@ func New(cfg Config) (*Service, error) {
 // Bind sets who changes conversations. The sequencer asks Rules of this Service, so one
 // of the two has to exist first.
 func (s *Service) Bind(seq Sequencer) { s.seq = seq }
+
+// Dated returns s with what it changes being of the Unix ms at: groups that come from elsewhere. Nobody is sent such a
+// change, and a group in which something was written as it happened takes none (forbidden).
+func (s *Service) Dated(at int64) *Service {
+	d := *s
+	d.seq, d.at = dated{s.seq, at}, at
+	return &d
+}
+
+// dated is a Sequencer whose changes are of one time.
+type dated struct {
+	Sequencer
+	at int64
+}
+
+func (d dated) Change(ctx context.Context, conv id.ConversationID, plan func(ctx context.Context, h msgstore.Head) (*Change, error)) (seq uint64, err error) {
+	return d.Sequencer.Change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
+		ch, err := plan(ctx, h)
+		if ch != nil {
+			ch.At = d.at
+		}
+		return ch, err
+	})
+}
 
 // What is answered over and over. They are never changed.
 var (

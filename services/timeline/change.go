@@ -31,6 +31,13 @@ type Change struct {
 	Rows    func(tx *kv.Tx, seq uint64) // adds rows to the transaction; seq is the message's, 0 without one. May be nil; must not block
 	Done    func(version, seq uint64)   // called when it is committed, with the StateVersion it made, before anything else happens to the conversation. May be nil; must not block
 	Create  bool                        // make the conversation, which must not exist; without, it must
+
+	// At and Imported are for what happened elsewhere before. At is the Unix ms that the message is of, 0:
+	// now; Imported are messages in place of the server's, in their order. Times before those of messages
+	// that are there, or before id.Epoch, are raised. Nobody is sent any of it. A conversation in which something was written as it
+	// happened takes none: the error is forbidden then.
+	At       int64
+	Imported []Imported
 }
 
 // Limits of changes.
@@ -122,6 +129,10 @@ func (s *Sequencer) planChange(ctx context.Context, c *conversation) {
 		ch.what, ch.err = nil, code.New(code.NoSuchConversation)
 	case w.Type != 0 && (w.Type < packet.TypeSystem || w.Type > packet.TypeSystemEnd) || len(w.Content) > MaxChangeContent:
 		ch.what, ch.err = nil, fmt.Errorf("a message of type %d and %d bytes from the server: %w", w.Type, len(w.Content), kv.ErrInvalid)
+	case w.dated():
+		if ch.err = s.mayDate(bounded, c, w); ch.err != nil {
+			ch.what = nil
+		}
 	}
 }
 
@@ -147,11 +158,23 @@ func (s *Sequencer) buildChange(ru *run) int {
 	h.StateVersion++
 	tx := r.newTx()
 	r.segments.Reset(h.LastSeq+1, h.Countable)
+	r.ids.Reset()
+	before := h.LastSeq
 	var messages []byte
 	var seq uint64
-	if w.Type != 0 {
+	switch {
+	case len(w.Imported) > 0:
+		messages = s.buildImport(w, &h)
+		seq = h.LastSeq
+	case w.Type != 0:
 		seq = h.LastSeq + 1
-		mid := s.clock.next(c.floor)
+		var mid id.MessageID
+		if w.dated() {
+			d := after(&h)
+			mid = d.next(w.At)
+		} else {
+			mid = s.clock.next(c.floor)
+		}
 		c.floor = mid.UnixMilli()
 		slab := r.room(len(w.Content) + len(w.Sender) + 64)
 		begin := len(slab)
@@ -160,11 +183,17 @@ func (s *Sequencer) buildChange(ru *run) int {
 		messages = slab[begin:len(slab):len(slab)]
 		r.segments.Add(len(messages), false)
 		h.LastSeq, h.LastTime = seq, c.floor
+		if w.dated() {
+			break
+		}
 		ru.stored = 1
 		ru.event = bus.Event{Conversation: c.id, Epoch: s.cfg.Epoch, FirstSeq: seq, LastSeq: seq, Messages: messages}
 	}
 	s.handed(c, &h)
-	s.timeline.Append(tx, c.id, c.raw, &h, r.segments.Segments(messages), nil)
+	if w.dated() && c.handed == before { // nothing waits for the bus, and this isn't for it
+		h.HandedSeq = h.LastSeq
+	}
+	s.timeline.Append(tx, c.id, c.raw, &h, r.segments.Segments(messages), r.ids.Rows())
 	c.next = h.Append(c.next[:0])
 	if w.Rows != nil {
 		w.Rows(tx, seq)

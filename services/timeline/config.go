@@ -68,7 +68,7 @@ type Config struct {
 	// Epoch of the store, for bus events.
 	Epoch uint64
 
-	// Worker is the number of this process in MessageIDs, at most id.MaxWorker, held by
+	// Worker is the number of this process in MessageIDs, below id.ImportWorker, held by
 	// no other process at the same time.
 	Worker uint32
 
@@ -140,8 +140,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: no bus")
 	case c.Guard == nil:
 		return errors.New("timeline: no guard")
-	case c.Worker > id.MaxWorker:
-		return fmt.Errorf("timeline: worker %d is over %d", c.Worker, id.MaxWorker)
+	case c.Worker >= id.ImportWorker:
+		return fmt.Errorf("timeline: worker %d is not below %d", c.Worker, id.ImportWorker)
 	case c.Slow < 0:
 		return fmt.Errorf("timeline: slow %s", c.Slow)
 	case c.RebuildAfter > maxRebuildAfter:

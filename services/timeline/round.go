@@ -522,6 +522,9 @@ func (s *Sequencer) decide(ru *run, stale bool) {
 			c.doubt = false // the head was written
 		}
 		s.finish(ru)
+		if ch := ru.change; ch != nil && ch.what != nil && ch.what.dated() {
+			c.drop() // times and ids are read again
+		}
 	case errors.Is(err, kv.ErrConflict):
 		if f := s.cfg.Events.Conflict; f != nil {
 			f(c.id)

@@ -53,6 +53,7 @@ var rooms = []room{
 	{"services/fanout", 2, 0},
 	{"services/repeat", 2, 0},
 	{"services/apikey", 2, 0},
+	{"services/importer", 2, 0},
 	{"edge/conn", 2, 0},
 	{"edge/hub", 2, 1},
 	{"edge/certs", 2, 0},
