@@ -7,7 +7,6 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -57,7 +56,7 @@ func Sum(root fs.FS) (string, error) {
 			return "", fmt.Errorf("reading the web app's sources: %w", err)
 		}
 		_, _ = fmt.Fprintf(h, "%s %d\n", name, len(b)) // a hash takes all
-		_, _ = io.WriteString(h, string(b))
+		_, _ = h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -34,10 +34,10 @@ type History struct {
 }
 
 // User returns the name of client i, counted from 0, and Peer that of the other user of conversation k.
-func (h *History) User(i int) string { return h.Target.user(i + 1) }
+func (cfg *History) User(i int) string { return cfg.Target.user(i + 1) }
 
 // Peer is a user whose client isn't there.
-func (h *History) Peer(k int) string { return fmt.Sprintf("%speer%07d", h.Target.Users, k) }
+func (cfg *History) Peer(k int) string { return fmt.Sprintf("%speer%07d", cfg.Target.Users, k) }
 
 // HistoryResult is what a load of pages showed.
 type HistoryResult struct {
