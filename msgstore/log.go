@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -20,19 +21,28 @@ type Log struct {
 	head    Head
 	known   bool // head was read
 	headRow [MaxHeadBytes]byte
+
+	bounds, span [2][MaxKeyLen]byte // memory of keys, of what is read and of the scan under way
+	headKey      [MaxKeyLen]byte
 }
+
+var logs = sync.Pool{New: func() any { return new(Log) }}
 
 // Read calls fn with the log of c, which is valid until fn returns, and returns fn's error.
 func (t *Timeline) Read(ctx context.Context, c id.ConversationID, fn func(l *Log) error) error {
-	kb := make([]byte, 0, 2*MaxKeyLen)
-	start := t.keys.Member(kb[:0:MaxKeyLen], c, "")
-	end := prefixEnd(t.keys.Head(kb[MaxKeyLen:MaxKeyLen], c)) // a head's key is nobody else's prefix
-	reached := false
+	l := logs.Get().(*Log)
+	defer func() {
+		l.t, l.view, l.head, l.known = nil, nil, Head{}, false
+		logs.Put(l)
+	}()
+	l.t, l.c = t, c
+	start := t.keys.Member(l.bounds[0][:0], c, "")
+	end := prefixEnd(t.keys.Head(l.bounds[1][:0], c)) // a head's key is nobody else's prefix
 	err := t.store.View(ctx, start, end, func(v kv.View) error {
-		reached = true
-		return fn(&Log{t: t, c: c, view: v})
+		l.view = v
+		return fn(l)
 	})
-	if err != nil && !reached {
+	if err != nil && l.view == nil {
 		return fmt.Errorf("read messages of %s: %w", c, err)
 	}
 	return err
@@ -43,8 +53,7 @@ func (l *Log) Head() (Head, error) {
 	if l.known {
 		return l.head, nil
 	}
-	var kb [MaxKeyLen]byte
-	raw, err := l.view.Get(l.t.keys.Head(kb[:0], l.c))
+	raw, err := l.view.Get(l.t.keys.Head(l.headKey[:0], l.c))
 	if err != nil {
 		return Head{}, fmt.Errorf("read head of %s: %w", l.c, err)
 	}
@@ -88,7 +97,7 @@ func (l *Log) up(messages []byte, from, to uint64, limit, maxBytes int) (_ []byt
 	for next <= to {
 		var gap uint64 // where the messages go on, if next is missing
 		done := false
-		err := l.scan(l.t.segmentSpan(l.c, next, 0), func(s Segment) (bool, error) {
+		err := l.scan(l.t.keys.segmentSpan(&l.span, l.c, next, 0), func(s Segment) (bool, error) {
 			if s.FirstSeq > next {
 				gap = s.FirstSeq
 				return false, nil
@@ -242,7 +251,7 @@ func (l *Log) pageDown(p *pageDown) error {
 	// which may end far above it; everything else lies below.
 	var above uint64 // FirstSeq of the segment found
 	more := true
-	span := l.t.segmentSpan(l.c, p.top, 1)
+	span := l.t.keys.segmentSpan(&l.span, l.c, p.top, 1)
 	err := l.scan(span, func(s Segment) (bool, error) {
 		above = s.FirstSeq
 		if s.FirstSeq > p.top {

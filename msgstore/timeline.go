@@ -112,10 +112,14 @@ func (t *Timeline) ascend(ctx context.Context, c id.ConversationID, from uint64,
 
 // segmentSpan is the segments from the one that holds from upward.
 func (t *Timeline) segmentSpan(c id.ConversationID, from uint64, limit int) kv.Span {
-	kb := make([]byte, 0, 2*MaxKeyLen)
+	return t.keys.segmentSpan(new([2][MaxKeyLen]byte), c, from, limit)
+}
+
+// segmentSpan is the segments from the one that holds from upward; its keys lie in kb.
+func (k Keys) segmentSpan(kb *[2][MaxKeyLen]byte, c id.ConversationID, from uint64, limit int) kv.Span {
 	return kv.Span{
-		Start: t.keys.Segment(kb[:0:MaxKeyLen], c, from),
-		End:   prefixEnd(t.keys.Segments(kb[MaxKeyLen:MaxKeyLen], c)),
+		Start: k.Segment(kb[0][:0], c, from),
+		End:   prefixEnd(k.Segments(kb[1][:0], c)),
 		Limit: limit,
 	}
 }
