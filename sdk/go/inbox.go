@@ -77,6 +77,9 @@ func (c *Client) heard(s *wire.ConversationState) {
 	if v.id.Kind() == id.KindGroup && c.me != "" {
 		v.nicknamed(c.me, info.Nickname)
 	}
+	if s.LastSeq >= v.told {
+		v.told, v.left = s.LastSeq, s.LeftSeq
+	}
 	head := s.LastSeq
 	if s.LeftSeq != 0 {
 		head = min(head, s.LeftSeq)

@@ -48,11 +48,12 @@ type link struct {
 	bytes     pace // their bytes
 	lastWrite time.Time
 	lastRead  time.Time
-	closing   bool                       // write what is there, then close
-	leaving   *departure                 // the server is, and so does the client
-	pulls     int                        // SYNCs without an answer
-	ranges    int                        // of one SYNC, at most
-	acked     map[*conversation]struct{} // named in a RECVACK
+	closing   bool                            // write what is there, then close
+	leaving   *departure                      // the server is, and so does the client
+	pulls     int                             // SYNCs without an answer
+	ranges    int                             // of one SYNC, at most
+	acked     map[*conversation]struct{}      // named in a RECVACK
+	doubts    map[id.ConversationID]time.Time // when to ask whether the user is still in them
 
 	pages struct { // reading the inbox since the sync mark
 		due  bool      // from the start, as soon as none is under way
@@ -449,6 +450,7 @@ func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 	soonest(c.pump(l, now))
 	soonest(c.pullDue(l, now))
 	soonest(c.pageDue(l, now))
+	soonest(c.doubtsDue(l, now))
 	soonest(c.peopleDue(l, now))
 	if len(c.unacked) > 0 {
 		if !now.Before(c.nextAck) {

@@ -172,6 +172,7 @@ func (l *List) received(m *Message) {
 	v := l.conv(m.Conversation)
 	if v.LeftSeq != 0 && m.Seq > v.LeftSeq { // back again: what is unread begins here
 		v.LeftSeq, v.above = 0, nil
+		v.Role, v.roleAt = Member, m.Seq
 		v.Unread, v.Mentions, v.asOf = 0, 0, m.Seq-1
 	}
 	if m.Peer != "" && v.Peer == "" {
@@ -186,18 +187,18 @@ func (l *List) received(m *Message) {
 			v.Preview = ""
 		}
 	}
-	if w, ok := m.Membership(); ok {
-		if (w.Do == "leave" || w.Do == "remove") && slices.Contains(w.Users, l.me) {
+	if w, ok := m.Membership(); ok && newest { // else what the server told counts
+		mine := slices.Contains(w.Users, l.me)
+		switch {
+		case mine && (w.Do == "leave" || w.Do == "remove"):
 			v.LeftSeq = m.Seq
 			v.Role, v.roleAt = NotIn, m.Seq
-		}
-		if w.Do == "role" && newest {
-			switch {
-			case slices.Contains(w.Users, l.me):
-				v.Role, v.roleAt = roleOf(w.Role), m.Seq
-			case m.Own && w.Role == "owner": // who hands the group over
-				v.Role, v.roleAt = Admin, m.Seq
-			}
+		case mine && (w.Do == "add" || w.Do == "join"):
+			v.Role, v.roleAt = Member, m.Seq
+		case mine && w.Do == "role":
+			v.Role, v.roleAt = roleOf(w.Role), m.Seq
+		case m.Own && w.Do == "role" && w.Role == "owner": // who hands the group over
+			v.Role, v.roleAt = Admin, m.Seq
 		}
 	}
 	if w, ok := m.GroupChange(); ok && m.Seq >= v.LastSeq {

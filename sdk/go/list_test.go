@@ -115,6 +115,18 @@ func TestListFollowsRoles(t *testing.T) {
 			t.Errorf("step %d: %v, want %v", i, got.Role, step.want)
 		}
 	}
+	// Out and back again while away: the server has told how it ended before the messages come.
+	l.Apply(ConversationChanged{Conversation{ID: group, LastSeq: 12, Role: Member}})
+	for i, step := range []struct {
+		seq  uint64
+		do   string
+		want Role
+	}{{10, "remove", Member}, {12, "add", Member}, {13, "remove", NotIn}, {17, "add", Member}} {
+		l.Apply(MessageReceived{Message{Conversation: group, Seq: step.seq, Sender: bob, Content: Content{Type: TypeMembership, Text: fmt.Sprintf(`{"do":%q,"users":["alice"],"count":1}`, step.do)}}})
+		if got, _ := l.Get(group); got.Role != step.want || (got.LeftSeq != 0) != (step.want == NotIn) {
+			t.Errorf("back again, step %d: %v, left %d", i, got.Role, got.LeftSeq)
+		}
+	}
 }
 
 // A state that a message overtook takes back nothing that the message told.

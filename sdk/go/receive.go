@@ -28,6 +28,8 @@ type conversation struct {
 	done    uint64 // the Handler has had it: what is stored, and what RECVACK tells
 	acked   uint64
 	head    uint64 // the last seq heard of
+	told    uint64 // the last seq when the server last said how the conversation stands, or was asked to
+	left    uint64 // where the user was taken out of it, or left; 0: is in, as far as is known
 
 	aside   map[uint64]Message // above applied + 1
 	gapAt   time.Time          // a hole is pulled then
@@ -121,6 +123,7 @@ func (c *Client) delivered(body []byte) error {
 			c.meet(v, m.Seq)
 			if conv.Kind() == id.KindGroup {
 				c.askState(conv)
+				v.told = m.Seq
 			}
 		}
 		c.arrive(v, &m)
@@ -174,8 +177,21 @@ func (c *Client) arrive(v *conversation, m *packet.MessageView) {
 func (c *Client) take(v *conversation, m Message) {
 	v.applied = m.Seq
 	c.pushMessage(v, m)
-	if w, ok := m.Membership(); ok && m.Seq >= v.head && slices.Contains(w.Users, c.me) && w.Do != "leave" && w.Do != "remove" {
-		c.askState(v.id) // brought in, or given another role
+	if v.left != 0 && m.Seq > v.left { // back again
+		v.left, v.told = 0, max(v.told, m.Seq)
+		c.askState(v.id)
+	}
+	if w, ok := m.Membership(); ok && m.Seq > v.told {
+		mine, out := slices.Contains(w.Users, c.me), w.Do == "leave" || w.Do == "remove"
+		switch {
+		case mine && out:
+			v.left = m.Seq
+		case mine:
+			c.askState(v.id) // brought in, or given another role
+			v.told = m.Seq
+		case out && w.Count > len(w.Users) && c.link != nil:
+			c.link.doubt(v.id) // one of those who aren't named?
+		}
 	}
 	if nick, ok := m.Nickname(); ok {
 		v.nicknamed(m.Sender, nick)

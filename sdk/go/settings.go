@@ -2,6 +2,7 @@ package gochat
 
 import (
 	"context"
+	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -104,6 +105,37 @@ func (c *Client) askState(conv id.ConversationID) {
 		}
 		c.heard(s)
 	}})
+}
+
+// maxDoubt is how long a client waits, at most, before it asks whether its user was among many who were taken out of
+// a group and aren't all named: not all of them should ask at once.
+const maxDoubt = 4 * time.Second
+
+// doubt has a conversation asked for in a while.
+func (l *link) doubt(conv id.ConversationID) {
+	if _, ok := l.doubts[conv]; ok {
+		return
+	}
+	if l.doubts == nil {
+		l.doubts = map[id.ConversationID]time.Time{}
+	}
+	l.doubts[conv] = time.Now().Add(jitter(maxDoubt))
+	l.wakeWriter()
+}
+
+// doubtsDue asks for the conversations whose time has come.
+func (c *Client) doubtsDue(l *link, now time.Time) (next time.Time) {
+	next = now.Add(time.Hour)
+	for conv, at := range l.doubts {
+		switch {
+		case !now.Before(at):
+			delete(l.doubts, conv)
+			c.askState(conv)
+		case at.Before(next):
+			next = at
+		}
+	}
+	return next
 }
 
 // signalled acts on a SIGNAL. The caller holds mu. Signals are left out while too many events wait.
