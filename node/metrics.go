@@ -103,6 +103,9 @@ func (m *metrics) watch(n *Node) {
 			gauge("gochat_certificate_expires_"+listener+"_seconds", "When the certificate in use ends, as a Unix time.", func() float64 { return float64(source.Expires().Unix()) })
 		}
 	}
+	counter("gochat_websockets_opened_total", "WebSockets opened.", func() float64 { return float64(n.ws.Stats().Upgrades) })
+	counter("gochat_websockets_refused_total", "Requests for a WebSocket that became none.", func() float64 { return float64(n.ws.Stats().Refused) })
+	counter("gochat_websockets_malformed_total", "WebSockets closed for what RFC 6455 forbids.", func() float64 { return float64(n.ws.Stats().Malformed) })
 	gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
 	counter("gochat_socket_writes_total", "Writes to sockets; frames out per write is how well they coalesce.", func() float64 { return float64(n.hub.Stats().Writes) })
 	counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(n.hub.Stats().Lagging) })

@@ -63,6 +63,8 @@ const (
 	garbled = "garbled"  // what came is no frame, or no HTTP
 	moved   = "moved"    // a resend was acked with another seq, or deliveries aren't in order
 	httpCut = "http cut" // an HTTP connection ended without an answer
+	shared  = "http of another origin"
+	hasty   = "http 429 without Retry-After"
 	goodbye = "end "
 )
 

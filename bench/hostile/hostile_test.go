@@ -221,16 +221,26 @@ func TestHTTPAnswers(t *testing.T) {
 		body   string
 		label  string
 		right  bool
+		header string
+		kind   string
 	}{
-		{413, `{"error":{"code":3002,"name":"content_too_large"}}`, "http 413 content_too_large", true},
-		{413, `too large`, "http 413 without its error", false},
-		{200, `{}`, "http 200", false},
+		{413, `{"error":{"code":3002,"name":"content_too_large"}}`, "http 413 content_too_large", true, "", "HTTP: body over 192 KiB"},
+		{413, `too large`, "http 413 without its error", false, "", "HTTP: body over 192 KiB"},
+		{200, `{}`, "http 200", false, "", "HTTP: body over 192 KiB"},
+		{429, `{"error":{"code":2003,"name":"rate_limited"}}`, "http 429 rate_limited", true, "Retry-After", "HTTP: logins without end"},
+		{429, `{"error":{"code":2003,"name":"rate_limited"}}`, hasty, false, "", "HTTP: logins without end"},
+		{401, `{"error":{"code":1001,"name":"unauthenticated"}}`, "http 401 unauthenticated", true, "", "HTTP: pages of others"},
+		{401, `{"error":{"code":1001,"name":"unauthenticated"}}`, shared, false, "Access-Control-Allow-Origin", "HTTP: pages of others"},
+		{200, `{}`, "http 200", false, "", "HTTP: forged tokens and keys"},
 	} {
 		f := &fake{http: func(w http.ResponseWriter, r *http.Request) {
+			if c.header != "" {
+				w.Header().Set(c.header, "1")
+			}
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		}}
-		k := attackWith(t, f.start(t), "HTTP: body over 64 KiB")
+		k := attackWith(t, f.start(t), c.kind)
 		if k.Answers[c.label] == 0 || (len(k.Unexpected) == 0) != c.right {
 			t.Errorf("%d %s: %v, findings %v", c.status, c.body, k.Answers, k.Unexpected)
 		}
@@ -283,7 +293,9 @@ func TestTable(t *testing.T) {
 		for _, a := range k.allowed {
 			name := a
 			if strings.HasPrefix(a, "http ") && a != httpCut {
-				name = strings.Fields(a)[2]
+				if name = ""; len(strings.Fields(a)) > 2 {
+					name = strings.Fields(a)[2]
+				}
 			} else {
 				name = strings.TrimPrefix(a, goodbye)
 			}

@@ -56,6 +56,9 @@ func (c *client) response(by time.Time) string {
 	if resp.Close {
 		c.finish()
 	}
+	if resp.Header.Get("Access-Control-Allow-Origin") != "" {
+		return shared
+	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if resp.StatusCode < 300 {
 		return fmt.Sprintf("http %d", resp.StatusCode)
@@ -63,6 +66,9 @@ func (c *client) response(by time.Time) string {
 	var r auth.Refused
 	if err != nil || json.Unmarshal(b, &r) != nil || r.Error.Name == "" {
 		return fmt.Sprintf("http %d without its error", resp.StatusCode)
+	}
+	if resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") == "" {
+		return hasty
 	}
 	return fmt.Sprintf("http %d %s", resp.StatusCode, r.Error.Name)
 }
@@ -75,7 +81,7 @@ func (c *client) ask(ctx context.Context, request []byte) {
 }
 
 func httpOversized(ctx context.Context, c *client) {
-	body := bytes.Repeat([]byte(" "), 128<<10)
+	body := bytes.Repeat([]byte(" "), 256<<10)
 	if c.turn%2 == 0 {
 		c.ask(ctx, append([]byte(post(loginPath, len(body))), body...))
 		return
@@ -114,7 +120,7 @@ func httpMalformed(ctx context.Context, c *client) {
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
 		"GET\r\n\r\n",
 		"POST " + loginPath + " HTTP/1.1\r\nHost: gochat\r\nContent-Length: -1\r\n\r\n",
-		"GET / HTTP/1.1\r\nHost: gochat\r\n\r\n",
+		"GET /api/v1/nothing HTTP/1.1\r\nHost: gochat\r\n\r\n",
 		"GET " + loginPath + " HTTP/1.1\r\nHost: gochat\r\n\r\n",
 		"GET /healthz HTTP/1.1\r\nHost: gochat\r\nX-Long: " + strings.Repeat("x", 32<<10) + "\r\n\r\n",
 		post(loginPath, 2) + "\xff\xfe",

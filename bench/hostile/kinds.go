@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -45,7 +46,7 @@ const (
 
 // kinds is everything that is done. The numbers keep to what one machine that also runs
 // the server and the good load can do: what is tested is the answers, and that others don't suffer.
-var kinds = append([]kind{
+var kinds = slices.Concat([]kind{
 	{name: "frame over 8 KiB before CONNECT", clients: 2, every: 200 * time.Millisecond,
 		allowed: []string{endTooLarge}, want: []string{endTooLarge}, script: oversizedStranger},
 	{name: "frame over 128 KiB", clients: 2, every: 200 * time.Millisecond,
@@ -104,7 +105,7 @@ var kinds = append([]kind{
 		allowed: []string{"connack", endReplaced}, want: []string{endReplaced}, script: sameDevice},
 	{name: "a user's devices without end", clients: 1, every: time.Second,
 		allowed: []string{"connack", endTooMany}, want: []string{endTooMany}, script: manyDevices},
-	{name: "HTTP: body over 64 KiB", clients: 2, every: 300 * time.Millisecond,
+	{name: "HTTP: body over 192 KiB", clients: 2, every: 300 * time.Millisecond,
 		allowed: []string{"http 413 content_too_large"}, want: []string{"http 413 content_too_large"}, script: httpOversized},
 	{name: "HTTP: a byte a second", clients: 50, every: time.Second,
 		allowed: []string{"http 408 bad_request", httpCut}, script: httpSlow},
@@ -119,7 +120,7 @@ var kinds = append([]kind{
 	// Not hostile: who comes in the midst of all that is served.
 	{name: "(newcomers who behave)", clients: 4, every: 200 * time.Millisecond,
 		allowed: []string{"connack", "sendack", "synced"}, want: []string{"sendack", "synced"}, script: newcomer},
-}, webSockets...)
+}, apiKinds, webSockets)
 
 // Each of the victims is a user with several devices, all of which don't read.
 const (
