@@ -26,6 +26,9 @@ func (s *Store) View(ctx context.Context, start, end []byte, fn func(v kv.View) 
 }
 
 func (s *Store) iterate(ctx context.Context, start, end []byte, fn func(v *window) error) error {
+	if len(start) == 0 {
+		start = nil // an empty bound is none to the engine
+	}
 	if end == nil || bytes.Compare(end, reservedFrom) > 0 {
 		end = reservedFrom
 	}
@@ -66,7 +69,7 @@ func (w *window) put() {
 
 // Get implements kv.View. The value is Pebble's.
 func (w *window) Get(key []byte) ([]byte, error) {
-	if w.it == nil || bytes.Compare(key, w.start) < 0 || bytes.Compare(key, w.end) >= 0 {
+	if w.it == nil || len(key) == 0 || bytes.Compare(key, w.start) < 0 || bytes.Compare(key, w.end) >= 0 {
 		return nil, nil
 	}
 	// A prefix is a whole key here, so the tables' filters are asked, and nothing behind the key is looked at.
@@ -96,22 +99,23 @@ func (w *window) Scan(span kv.Span, fn func(key, value []byte) (bool, error)) er
 		return nil
 	}
 	it := w.it
+	atStart, atEnd := bytes.Equal(start, w.start), bytes.Equal(end, w.end)
 	var ok bool
-	var next func() bool
-	var beyond func(key []byte) bool // nil: the iterator's own bound is as narrow
-	if span.Reverse {
+	next := it.Next
+	switch {
+	case span.Reverse && atEnd:
+		ok, next = it.Last(), it.Prev
+	case span.Reverse:
 		ok, next = it.SeekLT(end), it.Prev
-		if !bytes.Equal(start, w.start) {
-			beyond = func(key []byte) bool { return bytes.Compare(key, start) < 0 }
-		}
-	} else {
-		ok, next = it.SeekGE(start), it.Next
-		if !bytes.Equal(end, w.end) {
-			beyond = func(key []byte) bool { return bytes.Compare(key, end) >= 0 }
-		}
+	case atStart:
+		ok = it.First()
+	default:
+		ok = it.SeekGE(start)
 	}
 	for n := 1; ok; n, ok = n+1, next() {
-		if beyond != nil && beyond(it.Key()) {
+		switch { // the iterator keeps to its own bounds
+		case span.Reverse && !atStart && bytes.Compare(it.Key(), start) < 0,
+			!span.Reverse && !atEnd && bytes.Compare(it.Key(), end) >= 0:
 			return nil
 		}
 		value, err := it.ValueAndErr()
