@@ -12,7 +12,10 @@ import (
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
 
-const day = 24 * 3600 * 1000
+const (
+	day       = 24 * 3600 * 1000
+	maxImport = 2000 // messages of one request
+)
 
 // past returns messages n..n+count-1 of a talk between people, the first of the Unix ms at, an hour apart.
 func past(at int64, n, count int, people ...string) []js {
@@ -199,6 +202,12 @@ func TestImportedBeforeTime(t *testing.T) {
 			t.Errorf("part %d: %v", part, r)
 		}
 	}
+	// As much as a request may hold, twice.
+	for _, want := range []float64{1840, 0} {
+		if r := k.ok("POST", "/api/v1/admin/import/messages", js{"user_ids": []string{"bob", "alice"}, "messages": past(old, 0, maxImport, "alice", "bob")}); r["imported"] != want || r["last_seq"] != fmt.Sprint(maxImport) {
+			t.Errorf("a full request: %v", r)
+		}
+	}
 	page := k.acting("alice").ok("GET", "/api/v1/conversations/"+id.Direct("alice", "bob").String()+"/messages?after=0", nil)
 	for i, m := range page["messages"].([]any) {
 		if m.(js)["content"] != fmt.Sprint("line ", i) || m.(js)["timestamp"].(float64) > id.Epoch+1000 {
@@ -243,6 +252,10 @@ func TestSystemSender(t *testing.T) {
 		other := c.with(w.key("act", "tokens", "users"))
 		other.acting(us).refused("POST", "/api/v1/messages", js{"receiver_id": "bob", "content": "x"}, code.Forbidden)
 		other.refused("POST", "/api/v1/admin/users/"+us+"/tokens", js{}, code.Forbidden)
+		other.refused("POST", "/api/v1/admin/users/"+us+"/ban", js{}, code.Forbidden)
+		if err := w.node.deleteUser(w.ctx, id.System); err == nil {
+			t.Error("the service was deleted")
+		}
 		if made := other.ok("POST", "/api/v1/admin/users", js{"users": []js{{"user_id": us, "password": "long enough"}}}); fmt.Sprint(ids(made["refused"], "name")) != "[name_taken]" {
 			t.Errorf("made: %v", made)
 		}

@@ -71,6 +71,9 @@ func (s *Service) open(ctx context.Context, u id.UserID) *code.Error {
 // Ban closes the account of a user, an outside issuer's too: every session ends, and no token
 // is accepted until Unban. Messages to them are stored as before. reason is told to the user.
 func (s *Service) Ban(ctx context.Context, u id.UserID, reason string) *code.Error {
+	if u == id.System {
+		return errService
+	}
 	if len(reason) > maxClosedReason {
 		return code.Newf(code.BadRequest, "a reason has at most %d bytes", maxClosedReason)
 	}

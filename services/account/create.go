@@ -8,6 +8,9 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
+// errService is what is answered about the service's own user as if it were an account. It is never changed.
+var errService = code.Newf(code.Forbidden, "the service is no account: nobody signs in as it")
+
 // Create makes an account without signing anybody in: a company's own back end does that for its
 // people. It may where people may not register by themselves. Without a password nobody can sign
 // in by one; tokens are signed for the user instead. Errors: as of Register.
@@ -81,7 +84,7 @@ func (s *Service) firstHash(ctx context.Context, password string) (string, *code
 // expires is in Unix ms.
 func (s *Service) Mint(ctx context.Context, user id.UserID, device id.DeviceID) (token string, expires int64, _ *code.Error) {
 	if user == id.System {
-		return "", 0, code.Newf(code.Forbidden, "nobody signs in as the service")
+		return "", 0, errService
 	}
 	if exists, err := s.Exists(ctx, user); err != nil {
 		return "", 0, storeError("reading an account", err)

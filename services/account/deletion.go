@@ -16,6 +16,9 @@ func (s *Service) BeginDelete(ctx context.Context, u id.UserID) *code.Error {
 	if !u.Valid() {
 		return code.Newf(code.BadRequest, "the user id is malformed")
 	}
+	if u == id.System {
+		return errService
+	}
 	return s.noteDelete(ctx, u, func(tx *kv.Tx, key []byte) {
 		tx.Set(key, msgstore.AppendDeleting(nil, s.nowMS()))
 	})

@@ -18,7 +18,7 @@ type Imported struct {
 }
 
 // MaxImported bounds what one change imports, in bytes by what is stored of the messages.
-const MaxImported = 256 << 10
+const MaxImported = runBytes
 
 // errBegun is what history is refused with once something was written as it happened: nothing is put
 // before what people have seen, and nothing old behind it.
