@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -123,6 +124,15 @@ func reachable(addr net.Addr) string {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port()).String()
 }
 
+// invitation tells how to try the server, if whoever likes may register.
+func invitation(cfg node.Config, self, flags string) string {
+	elsewhere := slices.ContainsFunc(cfg.Issuers, func(i node.Issuer) bool { return i.Prefix == "" })
+	if elsewhere || !cfg.Accounts.Registration {
+		return "Nobody can register here: users come with a token of a configured issuer, or have an account.\n"
+	}
+	return fmt.Sprintf("Talk to yourself, in two more terminals:\n\n  %[1]s chat --profile alice%[2]s\n  %[1]s chat --profile bob%[2]s\n", self, flags)
+}
+
 // banner tells where everything is and what to type next.
 func banner(out io.Writer, n *node.Node, cfg node.Config) {
 	flags, scheme := "", "http"
@@ -141,7 +151,6 @@ func banner(out io.Writer, n *node.Node, cfg node.Config) {
 	if n.HTTPAddr().String() != "127.0.0.1:8080" || cfg.HTTP.TLS.On() {
 		flags += " --http " + scheme + "://" + reachable(n.HTTPAddr())
 	}
-	self := os.Args[0]
 	fmt.Fprintf(out, `
 GoChat %s is up.
 
@@ -149,12 +158,8 @@ GoChat %s is up.
   clients   %s (binary protocol)
   HTTP      %s://%s (sign-in, /healthz, /metrics)
 
-Talk to yourself, in two more terminals:
-
-  %s chat --profile alice%s
-  %s chat --profile bob%s
-
-`, version, cfg.Data, n.TCPAddr(), scheme, n.HTTPAddr(), self, flags, self, flags)
+%s
+`, version, cfg.Data, n.TCPAddr(), scheme, n.HTTPAddr(), invitation(cfg, os.Args[0], flags))
 	plain := map[string]net.Addr{}
 	if !cfg.TCP.TLS.On() {
 		plain["The binary protocol"] = n.TCPAddr()

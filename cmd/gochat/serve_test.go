@@ -2,7 +2,10 @@ package main
 
 import (
 	"net"
+	"strings"
 	"testing"
+
+	"github.com/gochat-im/gochat/node"
 )
 
 // What the banner tells to type must work on this machine.
@@ -16,6 +19,23 @@ func TestReachable(t *testing.T) {
 		}
 		if got := reachable(addr); got != want {
 			t.Errorf("listening on %s: %s, want %s", listen, got, want)
+		}
+	}
+}
+
+// Nobody is invited to register where that is refused.
+func TestInvitation(t *testing.T) {
+	for name, change := range map[string]func(*node.Config){
+		"open":       func(*node.Config) {},
+		"own users":  func(c *node.Config) { c.Issuers = []node.Issuer{{Issuer: "x", Prefix: "x:"}} },
+		"no users":   func(c *node.Config) { c.Issuers = []node.Issuer{{Issuer: "x", Prefix: "x:"}, {Issuer: "y"}} },
+		"no opening": func(c *node.Config) { c.Accounts.Registration = false },
+	} {
+		cfg := node.Default()
+		change(&cfg)
+		invited := strings.Contains(invitation(cfg, "gochat", " --http x"), "\n  gochat chat --profile bob --http x\n")
+		if want := !strings.HasPrefix(name, "no "); invited != want {
+			t.Errorf("%s: invited %v", name, invited)
 		}
 	}
 }
