@@ -36,8 +36,9 @@ func TestAudiencesHearOfConnections(t *testing.T) {
 	w := newWorld(t, store)
 	large := w.group(1, map[id.UserID][]msgstore.Interval{"alice": {{Joined: 1}}, "bob": {{Joined: 1}}})
 	small := w.group(2, map[id.UserID][]msgstore.Interval{"alice": {{Joined: 1}}})
-	w.append(large, "bob", "one", true)
 	w.append(small, "alice", "one", true)
+	w.clock.Add(1000) // the large one is the first of the list
+	w.append(large, "bob", "one", true)
 	as := &listed{large: large, then: func() { w.append(large, "bob", "just now", true) }}
 	w.svc.BindAudiences(as)
 	states, next, _, err := w.svc.Inbox(w.ctx, alive("alice"), 0, "", 1)
