@@ -594,3 +594,28 @@ func TestConfig(t *testing.T) {
 		t.Errorf("friends: %v", err)
 	}
 }
+
+// The service writes whatever the policy says, to all but those who have blocked it; answering it is for the policy.
+func TestServiceMayWrite(t *testing.T) {
+	for _, policy := range []Policy{Anyone, SharedGroup, Nobody} {
+		w := newWorld(t, memory.New(memory.Config{}), func(c *Config) { c.Write = policy })
+		w.want(w.svc.MayOpen(w.ctx, id.System, "bob"), 0)
+		for _, pair := range [][2]id.UserID{{id.System, "bob"}, {"bob", id.System}} {
+			ab, ba, err := w.svc.Denied(w.ctx, pair[0], pair[1])
+			if pair[0] != id.System {
+				ab, ba = ba, ab
+			}
+			if err != nil || ab != nil || (ba != nil) != (policy == Nobody) {
+				t.Errorf("%d: the service may not write: %v, or bob may not answer: %v, %v", policy, ab, ba, err)
+			}
+		}
+		if denied, err := w.svc.MayAdd(w.ctx, id.System, []id.UserID{"bob"}); err != nil || denied[0] != nil {
+			t.Errorf("%d: the service brings bob in: %v, %v", policy, denied, err)
+		}
+		w.want(w.block("bob", id.System, true), 0)
+		w.want(w.svc.MayOpen(w.ctx, id.System, "bob"), code.Forbidden)
+		if ab, _, err := w.svc.Denied(w.ctx, id.System, "bob"); err != nil || ab == nil {
+			t.Errorf("%d: blocked, the service may write: %v", policy, err)
+		}
+	}
+}
