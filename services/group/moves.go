@@ -23,7 +23,7 @@ func (s *Service) Moves(ctx context.Context, conv id.ConversationID, first, last
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if first <= r.since {
+	if r.dead || first <= r.since { // a dead one may have been read while it changed
 		return len(r.list), false, nil
 	}
 	for i := r.stepFrom(first); i < len(r.steps) && r.steps[i].seq <= last; i++ {
@@ -79,7 +79,7 @@ func (s *Service) Stays(ctx context.Context, conv id.ConversationID, user id.Use
 func (r *roster) stays(user id.UserID, seq uint64) (in, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if seq < r.since {
+	if r.dead || seq < r.since {
 		return false, false
 	}
 	_, in = r.at[user]

@@ -125,7 +125,7 @@ func (r *roster) current() []id.UserID {
 func (r *roster) recipients(first, last uint64) (users []id.UserID, to uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if first <= r.since {
+	if r.dead || first <= r.since { // read while it changed, or too far back
 		return nil, 0, false
 	}
 	// Who joins with a message sees it, and so does who leaves with it.
