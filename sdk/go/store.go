@@ -126,6 +126,9 @@ func (m *MemoryStore) SetSession(s Session) error {
 func (m *MemoryStore) SetCursor(c id.ConversationID, cur Cursor) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.st.Cursors == nil {
+		m.st.Cursors = map[id.ConversationID]Cursor{}
+	}
 	m.st.Cursors[c] = cur
 	return nil
 }
