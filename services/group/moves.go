@@ -79,7 +79,7 @@ func (s *Service) Stays(ctx context.Context, conv id.ConversationID, user id.Use
 func (r *roster) stays(user id.UserID, seq uint64) (in, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.dead || seq < r.since {
+	if r.dead || seq <= r.since { // at since, those who came with the next message may be in already
 		return false, false
 	}
 	_, in = r.at[user]
