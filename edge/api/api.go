@@ -246,6 +246,7 @@ func (s *Server) routes() {
 		s.refuse(c, 404, code.Newf(code.UnknownMethod, "no such route"))
 	})
 	e.NoMethod(func(ctx context.Context, c *app.RequestContext) {
+		c.Response.Header.Set("Allow", s.allowed(string(c.Request.URI().PathOriginal())))
 		s.refuse(c, 405, code.Newf(code.BadRequest, "this route takes another HTTP method"))
 	})
 	v1 := e.Group("/api/v1/auth")

@@ -186,6 +186,9 @@ func TestHealthReadyMetrics(t *testing.T) {
 			t.Errorf("HEAD %s: %d %q", path, resp.StatusCode, body)
 		}
 	}
+	if resp, _ := r.do("DELETE", "/healthz", "", ""); resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("DELETE /healthz: %d, Allow: %q", resp.StatusCode, resp.Header.Get("Allow"))
+	}
 	r.do("GET", "/secret-path", "", "")
 	mu.Lock()
 	defer mu.Unlock()

@@ -68,6 +68,7 @@ func TestNonsense(t *testing.T) {
 	for what, s := range map[string]string{
 		"no HTTP":           "\x00\x01\x02\x03\r\n\r\n",
 		"no version":        "GET /\r\n\r\n",
+		"no host":           "GET /healthz HTTP/1.1\r\n\r\n",
 		"a bad length":      "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
 		"an extreme length": "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n",
 		"bad chunks":        "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",

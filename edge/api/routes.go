@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,24 @@ func (s *Server) around(_ context.Context, c *app.RequestContext) {
 		return
 	}
 	c.Next(ctx)
+	if c.Response.StatusCode() == 400 && !c.Response.HasBodyBytes() { // the engine found nobody to ask, and would say so in a text of its own
+		c.SetConnectionClose()
+		s.refuse(c, 0, code.Newf(code.BadRequest, "the request names no host, or no path"))
+	}
+}
+
+// allowed returns the methods that a path may be asked for with.
+func (s *Server) allowed(path string) string {
+	var methods []string
+	at := strings.Split(path, "/")
+	for _, r := range s.engine.Routes() {
+		leads := func(want, is string) bool { return want == is || strings.HasPrefix(want, ":") && is != "" }
+		if slices.EqualFunc(strings.Split(r.Path, "/"), at, leads) {
+			methods = append(methods, r.Method)
+		}
+	}
+	slices.Sort(methods)
+	return strings.Join(slices.Compact(methods), ", ")
 }
 
 // requestID takes over the client's X-Request-ID if it is harmless, else makes one.
