@@ -156,7 +156,7 @@ GoChat %s is up.
 
   data      %s
   clients   %s (binary protocol)
-  HTTP      %s://%s (sign-in, /healthz, /metrics)
+  HTTP      %s://%s (the web app: open it in a browser; /docs, /healthz, /metrics)
 
 %s
 `, version, cfg.Data, n.TCPAddr(), scheme, n.HTTPAddr(), invitation(cfg, os.Args[0], flags))
