@@ -70,13 +70,13 @@ test("names can't turn what stands around them", () => {
 });
 
 /** A chat of which the cache has the seqs from..to, the server 1..head. */
-function chatOf({ head, cached = [], readSeq = 0n }) {
+function chatOf({ head, cached = [], readSeq = 0n, unread = 0 }) {
   const asked = [];
   const chat = {
     asked,
     down: false,
     marks: [],
-    known: head > 0 ? { lastSeq: BigInt(head), readSeq } : undefined,
+    known: head > 0 ? { lastSeq: BigInt(head), readSeq, unread } : undefined,
     conversations: { get: () => chat.known },
     cached: async () => cached.map((n) => message(n)),
     history: async (_, before, limit) => {
@@ -118,6 +118,18 @@ test("a thread goes back to what is unread, and to what is asked for", async () 
   assert.equal((await t.reach(77n)).text, "text 77");
   assert.equal(seqs(t)[0], 51);
   assert.equal(await t.reach(0n), undefined);
+});
+
+test("a thread of which nothing was read begins where it begins", async () => {
+  const t = await threadOf(chatOf({ head: 120, unread: 120 }));
+  assert.deepEqual([t.opened.value, seqs(t)], [0n, range(1, 120)]);
+  const brought = await threadOf(chatOf({ head: 120 })); // none of it is new
+  assert.deepEqual([brought.opened.value, seqs(brought)], [undefined, range(71, 120)]);
+  const empty = chatOf({ head: 0 });
+  const seen = await threadOf(empty);
+  empty.known = { lastSeq: 1n, readSeq: 0n, unread: 1 };
+  await seen.load();
+  assert.equal(seen.opened.value, undefined);
 });
 
 test("a thread is opened before there is anything in it", async () => {

@@ -390,3 +390,14 @@ test("wrong bytes of a server end the connection, not the client", async () => {
   p.deliver(conv, message(1n, "fine"));
   await a.until(() => a.texts().length === 1);
 });
+
+test("where there is no WebSocket it is said at once", async () => {
+  const here = globalThis as { WebSocket?: unknown };
+  const kept = here.WebSocket;
+  here.WebSocket = undefined;
+  try {
+    await assert.rejects(async () => Client.open({ url: "ws://localhost/ws", token: async () => "t", device: "d" }), /no WebSocket here/);
+  } finally {
+    here.WebSocket = kept;
+  }
+});

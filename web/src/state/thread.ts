@@ -88,8 +88,10 @@ export class Thread {
   readonly failed = ref(false);
   /** Whether there are older ones. */
   readonly more = ref(true);
-  /** How far the user had read when the conversation was opened; 0: nothing, or it isn't known. */
-  readonly opened = shallowRef(0n);
+  /** How far the user had read when the conversation was opened; undefined: it isn't known, or nothing is new. */
+  readonly opened = shallowRef<bigint>();
+  /** Whether it was opened before there was anything in it: what comes then is seen as it comes. */
+  private empty = false;
   private marked = 0n;
   private beginning: Promise<void> | undefined;
   private going: Promise<void> | undefined;
@@ -115,16 +117,18 @@ export class Thread {
     const known = this.chat.conversations.get(this.conversation);
     if (!known || known.lastSeq === 0n) {
       this.more.value = false; // it isn't made yet, or this device hasn't heard of it
+      this.empty = true;
       return;
     }
     this.more.value = true;
-    this.opened.value ||= known.readSeq;
+    if (!this.opened.value && (known.readSeq > 0n || (known.unread > 0 && !this.empty))) this.opened.value = known.readSeq;
     const cached = await this.chat.cached(this.conversation, 0n, page).catch(() => []);
     if (this.messages.length === 0) this.messages.push(...tail(cached));
     this.more.value = (this.messages[0]?.seq ?? 2n) > 1n;
     if (this.messages.length < page) await this.older();
     // What is unread is to be seen from its beginning.
-    while (this.opened.value > 0n && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > this.opened.value + 1n && this.messages.length < 4 * page) await this.older();
+    const from = this.opened.value;
+    while (from !== undefined && this.more.value && !this.failed.value && (this.messages[0]?.seq ?? 0n) > from + 1n && this.messages.length < 4 * page) await this.older();
   }
 
   /** Forgets all, and begins again. */

@@ -25,10 +25,10 @@ export type WebSocketConstructor = new (url: string, protocols: string | string[
  * others by, gets the scheme and path of `base`.
  */
 export function webSocket(base: string, constructor?: WebSocketConstructor): Transport {
+  const WS = constructor ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
+  if (!WS) throw new Error("there is no WebSocket here: give Config.webSocket, or another Config.transport"); // no later attempt would find one
   return (address, handler, signal) =>
     new Promise((resolve, reject) => {
-      const WS = constructor ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
-      if (!WS) throw new ConnectionError("there is no WebSocket here: give Config.webSocket");
       let url = address;
       if (!/^wss?:/.test(address)) {
         const u = new URL(base);
