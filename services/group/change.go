@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/msgstore"
@@ -249,6 +250,9 @@ func (s *Service) Update(ctx context.Context, o *packet.Origin, r *wire.GroupUpd
 	case r.Fields&fieldJoin != 0 && r.Join > 1:
 		return nil, code.Newf(code.BadRequest, "join is 0 or 1")
 	}
+	if err := printable(name, avatar); err != nil {
+		return nil, err
+	}
 	return s.change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
 		g, err := s.insider(ctx, conv, &h, by)
 		switch {
@@ -285,6 +289,9 @@ func (s *Service) Update(ctx context.Context, o *packet.Origin, r *wire.GroupUpd
 // Nickname sets the name that o's user has in the group conv; empty: none.
 func (s *Service) Nickname(ctx context.Context, o *packet.Origin, conv id.ConversationID, name string) (*wire.GroupChangeResponse, error) {
 	by, name := cloned(o.User), strings.Clone(name)
+	if err := printable(name); err != nil {
+		return nil, err
+	}
 	return s.change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
 		g, err := s.insider(ctx, conv, &h, by)
 		if err != nil || g.Nickname == name {
@@ -296,6 +303,16 @@ func (s *Service) Nickname(ctx context.Context, o *packet.Origin, conv id.Conver
 			Done: s.done(conv, nil, nil),
 		}, nil
 	})
+}
+
+// printable refuses names and avatars as profiles do: they are shown in one line.
+func printable(texts ...string) error {
+	for _, t := range texts {
+		if strings.ContainsFunc(t, unicode.IsControl) {
+			return code.Newf(code.BadRequest, "a name, nickname or avatar has control characters")
+		}
+	}
+	return nil
 }
 
 func cloned(u id.UserID) id.UserID { return id.UserID(strings.Clone(string(u))) }

@@ -53,6 +53,9 @@ func (s *Service) Create(ctx context.Context, o *packet.Origin, r *wire.GroupCre
 	if r.Join > 1 {
 		return nil, code.Newf(code.BadRequest, "join is 0 or 1")
 	}
+	if err := printable(r.Name, r.Avatar); err != nil {
+		return nil, err
+	}
 	users := slices.DeleteFunc(distinct(r.UserIds), func(u id.UserID) bool { return u == by })
 	if len(users)+1 > s.cfg.Members {
 		return nil, tooManyMembers(s.cfg.Members)
