@@ -34,6 +34,7 @@ type listed struct {
 
 	// The messages that told of these: what the server said before doesn't take it back.
 	nameAt, avatarAt, nickAt, roleAt uint64
+	previewAt                        uint64 // the preview is no older than this
 }
 
 type arrival struct {
@@ -143,9 +144,13 @@ func (l *List) changed(c Conversation) {
 	next := c
 	next.ReadSeq, next.Unread, next.Mentions = v.ReadSeq, v.Unread, v.Mentions
 	if c.LastSeq < old.LastSeq {
-		next.LastSeq, next.LastTime, next.Preview, next.PreviewFrom, next.PreviewType = old.LastSeq, old.LastTime, old.Preview, old.PreviewFrom, old.PreviewType
-		next.LeftSeq = old.LeftSeq
+		next.LastSeq, next.LastTime, next.LeftSeq = old.LastSeq, old.LastTime, old.LeftSeq
 		next.Hidden = false // there was a message since
+	}
+	if c.LastSeq < v.previewAt {
+		next.Preview, next.PreviewFrom, next.PreviewType = old.Preview, old.PreviewFrom, old.PreviewType
+	} else {
+		v.previewAt = c.LastSeq
 	}
 	if c.LastSeq < v.nameAt {
 		next.Name = old.Name
@@ -182,7 +187,9 @@ func (l *List) received(m *Message) {
 	newest := m.Seq > v.LastSeq
 	if newest {
 		v.LastSeq, v.LastTime, v.Hidden = m.Seq, m.Time, false
-		v.PreviewFrom, v.PreviewType, v.Preview = m.Sender, m.Type, m.Text
+	}
+	if newest && (m.Type < packet.TypeSystem || m.Type > packet.TypeSystemEnd) { // changes of a group leave the preview as it is
+		v.PreviewFrom, v.PreviewType, v.Preview, v.previewAt = m.Sender, m.Type, m.Text, m.Seq
 		if m.Type >= packet.TypeImage && m.Type <= packet.TypeVideo {
 			v.Preview = ""
 		}

@@ -42,7 +42,7 @@ func TestListFolds(t *testing.T) {
 	}{
 		{"a first message", []Event{says(1)}, "last 1 m1 read 0 unread 1 mentions 0 peer 0/0"},
 		{"what one said oneself", []Event{says(1), message(2, alice, Text("hi"))}, "last 2 hi read 0 unread 1 mentions 0 peer 0/0"},
-		{"what doesn't count", []Event{message(1, bob, Content{NoCount: true}), message(2, bob, Content{Type: TypeGroup, Text: "{}"})}, "last 2 {} read 0 unread 0 mentions 0 peer 0/0"},
+		{"what doesn't count", []Event{message(1, bob, Content{NoCount: true}), message(2, bob, Content{Type: TypeGroup, Text: "{}"})}, "last 2  read 0 unread 0 mentions 0 peer 0/0"},
 		{"an image has no text to show", []Event{message(1, bob, Content{Type: packet.TypeImage, Text: `{"url":""}`})}, "last 1  read 0 unread 1 mentions 0 peer 0/0"},
 		{"mentions", []Event{message(1, bob, Content{Mentions: []string{"alice"}}), message(2, bob, Content{MentionAll: true}), message(3, bob, Content{Mentions: []string{"carol"}})},
 			"last 3  read 0 unread 3 mentions 2 peer 0/0"},
@@ -59,7 +59,9 @@ func TestListFolds(t *testing.T) {
 		{"hidden until the next message", []Event{state(Conversation{LastSeq: 1, Hidden: true}), says(2)}, "last 2 m2 read 0 unread 1 mentions 0 peer 0/0"},
 		{"hidden", []Event{says(1), state(Conversation{LastSeq: 1, Hidden: true, Unread: 1, SettingsVersion: 1})}, "last 1  read 0 unread 1 mentions 0 peer 0/0 hidden"},
 		{"hidden, told late", []Event{says(1), says(2), state(Conversation{LastSeq: 1, Hidden: true, Unread: 1, SettingsVersion: 1})}, "last 2 m2 read 0 unread 2 mentions 0 peer 0/0"},
-		{"taken out", []Event{says(1), bye(2, "remove")}, `last 2 {"do":"remove","users":["alice"],"count":1} read 0 unread 1 mentions 0 peer 0/0 left 2`},
+		{"taken out", []Event{says(1), bye(2, "remove")}, "last 2 m1 read 0 unread 1 mentions 0 peer 0/0 left 2"},
+		{"a state that a change of the group overtook tells the preview", []Event{bye(2, "add"), state(Conversation{LastSeq: 1, Unread: 1, Preview: "m1"})}, "last 2 m1 read 0 unread 1 mentions 0 peer 0/0"},
+		{"a state from before another one", []Event{state(Conversation{LastSeq: 2, Preview: "m2"}), state(Conversation{LastSeq: 1, Preview: "m1"})}, "last 2 m2 read 0 unread 0 mentions 0 peer 0/0"},
 		{"and back", []Event{says(1), bye(2, "leave"), bye(5, "add"), says(6)}, "last 6 m6 read 0 unread 1 mentions 0 peer 0/0"},
 		{"another store", []Event{says(1), Resynced{2}, says(1)}, "last 1 m1 read 0 unread 1 mentions 0 peer 0/0"},
 	} {
