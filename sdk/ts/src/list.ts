@@ -1,6 +1,6 @@
 // The user's conversations as they stand now: what an application shows at its left.
 
-import { MessageType, type AnyEvent, type Conversation, type CursorsMoved, type GroupChanged, type Membership, type Message } from "./api.js";
+import { MessageType, Role, type AnyEvent, type Conversation, type CursorsMoved, type GroupChanged, type Membership, type Message } from "./api.js";
 import { ConversationKind, conversationKind, compareBytes } from "./ids.js";
 import { utf8 } from "./wire/proto.js";
 
@@ -19,6 +19,17 @@ export interface ListedState {
   asOf: bigint;
   /** Unread messages above asOf that count, ascending, the newest unreadCap. */
   above: Arrival[];
+  /** The messages that told of these: what the server said before doesn't take it back. */
+  told?: Told;
+}
+
+interface Told {
+  name?: bigint;
+  avatar?: bigint;
+  nickname?: bigint;
+  role?: bigint;
+  /** The preview is no older than this. */
+  preview?: bigint;
 }
 
 const max = (...all: bigint[]): bigint => all.reduce((a, b) => (a > b ? a : b));
@@ -50,6 +61,8 @@ function object(text: string): object | undefined {
   }
 }
 
+const roleOf = (name: unknown): number => (name === "member" ? Role.Member : name === "admin" ? Role.Admin : name === "owner" ? Role.Owner : Role.None);
+
 const counts = (m: Message) => !m.noCount && (m.type < 64 || m.type >= 1000);
 const mentionsMe = (m: Message, me: string) => !!m.mentionAll || !!m.mentions?.includes(me);
 
@@ -68,7 +81,7 @@ export function unknownConversation(id: string): Conversation {
  */
 export class ConversationList {
   private me = "";
-  private readonly convs = new Map<string, ListedState>();
+  private readonly convs = new Map<string, Required<ListedState>>();
   private readonly watchers = new Set<(changed: string) => void>();
 
   /** Calls fn after each change with the conversation's id, "" if all may have changed. Returns how to end that. */
@@ -139,7 +152,7 @@ export class ConversationList {
   /** One conversation as it is to be stored. */
   stored(conversation: string): ListedState | undefined {
     const v = this.convs.get(conversation);
-    return v && { conversation: { ...v.conversation }, asOf: v.asOf, above: v.above.slice() };
+    return v && copy(v);
   }
 
   /** All of them. */
@@ -150,13 +163,13 @@ export class ConversationList {
   /** Takes in what snapshot or a store returned, in the place of what is there. */
   restore(states: ListedState[]): void {
     this.convs.clear();
-    for (const s of states) this.convs.set(s.conversation.id, { conversation: { ...s.conversation }, asOf: s.asOf, above: s.above.slice() });
+    for (const s of states) this.convs.set(s.conversation.id, copy(s));
     this.tell("");
   }
 
-  private conv(id: string): ListedState {
+  private conv(id: string): Required<ListedState> {
     let v = this.convs.get(id);
-    if (!v) this.convs.set(id, (v = { conversation: unknownConversation(id), asOf: 0n, above: [] }));
+    if (!v) this.convs.set(id, (v = { conversation: unknownConversation(id), asOf: 0n, above: [], told: {} }));
     return v;
   }
 
@@ -167,9 +180,19 @@ export class ConversationList {
     count(v, c.readSeq, c.lastSeq, c.unread, c.mentions);
     const next: Conversation = { ...c, readSeq: old.readSeq, unread: old.unread, mentions: old.mentions };
     if (c.lastSeq < old.lastSeq) {
-      const { lastSeq, lastTime, preview, previewFrom, previewType, leftSeq } = old;
-      Object.assign(next, { lastSeq, lastTime, preview, previewFrom, previewType, leftSeq, hidden: false }); // there was a message since
+      const { lastSeq, lastTime, leftSeq } = old;
+      Object.assign(next, { lastSeq, lastTime, leftSeq, hidden: false }); // there was a message since
     }
+    const told = v.told;
+    const later = (seq: bigint | undefined) => seq !== undefined && seq > c.lastSeq;
+    if (later(told.name)) next.name = old.name;
+    if (later(told.avatar)) next.avatar = old.avatar;
+    if (later(told.nickname)) next.nickname = old.nickname;
+    if (later(told.role)) next.role = old.role;
+    if (later(told.preview)) {
+      const { preview, previewFrom, previewType } = old;
+      Object.assign(next, { preview, previewFrom, previewType });
+    } else told.preview = c.lastSeq;
     if (c.settingsVersion < old.settingsVersion) {
       next.pinned = old.pinned;
       next.muted = old.muted;
@@ -188,6 +211,8 @@ export class ConversationList {
     const c = v.conversation;
     if (c.leftSeq !== 0n && m.seq > c.leftSeq) { // back again: what is unread begins here
       c.leftSeq = 0n;
+      c.role = Role.Member;
+      v.told.role = m.seq;
       c.unread = c.mentions = 0;
       v.above = [];
       v.asOf = m.seq - 1n;
@@ -196,23 +221,19 @@ export class ConversationList {
       c.peer = m.peer;
       c.users = [this.me, m.peer].sort((a, b) => compareBytes(utf8(a), utf8(b)));
     }
-    const w = membershipOf(m);
-    if (m.seq > c.lastSeq) {
+    const newest = m.seq > c.lastSeq;
+    if (newest) {
       c.lastSeq = m.seq;
       c.lastTime = m.time;
       c.hidden = false;
       if (m.type < 64 || m.type > 127) { // changes of a group leave the preview as it is
         c.previewFrom = m.sender;
         c.previewType = m.type;
+        v.told.preview = m.seq;
         c.preview = m.type >= MessageType.Image && m.type <= MessageType.Video ? "" : m.text;
       }
     }
-    if ((w?.do === "leave" || w?.do === "remove") && w.users?.includes(this.me)) c.leftSeq = m.seq;
-    const g = groupChangeOf(m);
-    if (g && m.seq >= c.lastSeq) {
-      if (typeof g.name === "string") c.name = g.name;
-      if (typeof g.avatar === "string") c.avatar = g.avatar;
-    }
+    if (newest) this.tells(v, m); // else what the server told counts
     if (m.seq > v.asOf && m.seq > c.readSeq && !m.own && counts(m)) {
       const last = v.above[v.above.length - 1];
       if (!last || m.seq > last.seq) {
@@ -221,6 +242,38 @@ export class ConversationList {
       }
     }
     return m.conversation;
+  }
+
+  /** Takes in what a message says of a group and of the user in it. */
+  private tells(v: Required<ListedState>, m: Message): void {
+    const { conversation: c, told } = v;
+    const w = membershipOf(m);
+    let role: number | undefined;
+    if (w?.users.includes(this.me)) {
+      if (w.do === "leave" || w.do === "remove") {
+        c.leftSeq = m.seq;
+        role = Role.None;
+      } else if (w.do === "add" || w.do === "join") role = Role.Member;
+      else if (w.do === "role") role = roleOf(w.role);
+    } else if (m.own && w?.do === "role" && w.role === "owner") role = Role.Admin; // who hands the group over
+    if (role !== undefined) {
+      c.role = role;
+      told.role = m.seq;
+    }
+    const g = groupChangeOf(m);
+    if (typeof g?.name === "string") {
+      c.name = g.name;
+      told.name = m.seq;
+    }
+    if (typeof g?.avatar === "string") {
+      c.avatar = g.avatar;
+      told.avatar = m.seq;
+    }
+    const nickname = m.own ? nicknameOf(m) : undefined;
+    if (nickname !== undefined) {
+      c.nickname = nickname;
+      told.nickname = m.seq;
+    }
   }
 
   private moved(e: CursorsMoved): string {
@@ -235,6 +288,10 @@ export class ConversationList {
     }
     return e.conversation;
   }
+}
+
+function copy(v: ListedState): Required<ListedState> {
+  return { conversation: { ...v.conversation }, asOf: v.asOf, above: v.above.slice(), told: { ...v.told } };
 }
 
 function now(v: ListedState): Conversation {

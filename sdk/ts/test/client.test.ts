@@ -368,6 +368,36 @@ test("a group that isn't known is asked for", async () => {
   assert.equal(a.client.conversations.get(group)!.unread, 0);
 });
 
+test("who is taken out among many without being named learns of it, and who is back how the group stands", async (t) => {
+  t.mock.method(Math, "random", () => 0); // asked for at once
+  const a = await actor();
+  const p = await a.fake.peer();
+  await p.welcome();
+  const group = groupConversation("team");
+  const deliver = (seq: bigint, ...texts: string[]) =>
+    p.deliver(group, ...texts.map((text, i) => ({ ...message(seq + BigInt(i), text), msgType: text.startsWith("{") ? 64 : 1 })));
+  const asked = async (lastSeq: bigint, role: number, leftSeq = 0n) => {
+    const { f, q } = await p.request(methods.conversation);
+    assert.deepEqual(q.conversationId, fromHex(group));
+    p.answer(f, methods.conversation, { conversationId: fromHex(group), lastSeq, role, leftSeq });
+    await a.until(() => a.events.some((e) => e.type === "conversation" && e.data.lastSeq === lastSeq));
+    const c = a.client.conversations.get(group)!;
+    assert.deepEqual([c.role, c.leftSeq], [role, leftSeq]);
+  };
+  deliver(1n, `{"do":"add","users":["me"],"count":1}`);
+  await asked(1n, 1);
+  deliver(2n, `{"do":"remove","users":["carol"],"count":2}`);
+  await asked(2n, 0, 2n);
+  deliver(3n, `{"do":"add","users":["carol"],"count":2}`, "welcome back");
+  await asked(4n, 1);
+  deliver(5n, `{"do":"remove","users":["me"],"count":1}`);
+  deliver(6n, `{"do":"add","users":["me"],"count":1}`, "and again");
+  await asked(7n, 1);
+  deliver(8n, `{"do":"remove","users":["carol"],"count":1}`); // all are named: nothing is asked
+  deliver(9n, `{"do":"role","users":["me"],"count":1,"role":"admin"}`, "in the same frame");
+  await asked(10n, 2);
+});
+
 test("a connection on which nothing is heard is given up; the next asks for a shorter heartbeat", async () => {
   const a = await actor({ deadAfterMs: 50 });
   let p = await a.fake.peer();

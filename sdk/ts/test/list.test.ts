@@ -73,3 +73,67 @@ test("order, pins, hiding, leaving; a late state takes nothing back", () => {
   l.apply({ type: "resynced", data: { storeEpoch: "2" } });
   assert.deepEqual(l.all(), []);
 });
+
+test("roles follow what messages tell, unless they are older than what the server told", () => {
+  const l = list();
+  l.apply(state(team, { lastSeq: 2n, role: 3 }));
+  const tell = (seq: bigint, sender: string, text: object) => l.apply(message(team, seq, { type: 64, sender, own: sender === "me", text: JSON.stringify({ count: 1, ...text }) }));
+  const role = (user: string, role: string) => ({ do: "role", users: [user], role });
+  for (const [seq, sender, text, want] of [
+    [2n, "bob", role("me", "member"), 3], // before that
+    [3n, "me", role("bob", "admin"), 3],
+    [4n, "me", role("bob", "owner"), 2],
+    [5n, "bob", role("me", "member"), 1],
+    [6n, "bob", role("me", "king"), 0],
+    [7n, "bob", role("me", "owner"), 3],
+    [8n, "me", { do: "leave", users: ["me"] }, 0],
+  ] as const) {
+    tell(seq, sender, text);
+    assert.equal(l.get(team)!.role, want, `after ${seq}`);
+  }
+  // Out and back again while away: the server has told how it ended before the messages come.
+  l.apply(state(team, { lastSeq: 12n, role: 1 }));
+  for (const [seq, what, want] of [[10n, "remove", 1], [12n, "add", 1], [13n, "remove", 0], [17n, "add", 1]] as const) {
+    tell(seq, "bob", { do: what, users: ["me"] });
+    assert.deepEqual([l.get(team)!.role, l.get(team)!.leftSeq], [want, want === 0 ? seq : 0n], `after ${seq}`);
+  }
+});
+
+test("a state that a message overtook takes back nothing that the message told, over restarts too", () => {
+  let l = list();
+  const old = (lastSeq: bigint) => state(team, { lastSeq, name: "old", avatar: "old", nickname: "old", role: 2, preview: "old" });
+  const told = (seq: bigint, sender: string, type: number, text: string) => message(team, seq, { sender, own: sender === "me", type, text });
+  for (const [i, [event, want]] of ([
+    [old(2n), "old old old 2 old"],
+    [told(2n, "me", 66, `{"nickname":"Me"}`), "old old old 2 old"], // before that
+    [told(3n, "me", 66, `{"nickname":"Me"}`), "old old Me 2 old"],
+    [told(4n, "bob", 66, `{"nickname":"B"}`), "old old Me 2 old"],
+    [told(5n, "bob", 65, `{"name":"new"}`), "new old Me 2 old"],
+    [told(6n, "bob", 65, `{"avatar":"new"}`), "new new Me 2 old"],
+    [told(7n, "bob", 64, `{"do":"role","users":["me"],"count":1,"role":"member"}`), "new new Me 1 old"],
+    [told(8n, "bob", 1, "hello"), "new new Me 1 hello"],
+    [old(2n), "new new Me 1 hello"],
+    [old(4n), "new new old 1 hello"],
+    [old(5n), "old new old 1 hello"],
+    [old(7n), "old old old 2 hello"],
+    [old(8n), "old old old 2 old"],
+    [told(9n, "me", 66, `{"nickname":""}`), "old old  2 old"],
+  ] as const).entries()) {
+    l.apply(event);
+    const c = l.get(team)!;
+    assert.equal(`${c.name} ${c.avatar} ${c.nickname} ${c.role} ${c.preview}`, want, `step ${i}`);
+    const next = list();
+    next.restore(l.snapshot());
+    l = next;
+  }
+  l.restore(l.snapshot().map(({ told: _, ...s }) => s)); // as stored before that was kept
+  l.apply(old(9n));
+  assert.equal(l.get(team)!.nickname, "old");
+});
+
+test("a state that a change of the group overtook tells the preview", () => {
+  const l = list();
+  l.apply(message(team, 2n, { type: 64, text: `{"do":"add","users":["me"],"count":1}` }));
+  l.apply(state(team, { lastSeq: 1n, preview: "m1" }));
+  assert.deepEqual([l.get(team)!.preview, l.get(team)!.lastSeq], ["m1", 2n]);
+});

@@ -359,7 +359,7 @@ export class Engine {
     const leaving = leaveDue(this, l, now);
     next = Math.min(next, leaving.next);
     if (!leaving.going) { // else what is under way is waited for, and nothing new begins
-      next = Math.min(next, this.outbox.pump(l, now), this.timelines.pullDue(l, now), this.inbox.due(l, now), this.timelines.ackDue(l, now));
+      next = Math.min(next, this.outbox.pump(l, now), this.timelines.pullDue(l, now), this.inbox.due(l, now), this.inbox.doubtsDue(l, now), this.timelines.ackDue(l, now));
       // A PING after two thirds of the time allowed, give or take, tells both sides that the other lives.
       if (now >= l.lastWrite + (l.heartbeat * 2) / 3) l.write(FrameType.Ping);
       next = Math.min(next, l.lastWrite + (l.heartbeat * 2) / 3);

@@ -7,12 +7,16 @@ import { decode } from "../wire/proto.js";
 import { ConversationState, Cursors, methods, Profile, type Hint, type Signal } from "../wire/wire.gen.js";
 import type { Engine } from "./engine.js";
 import type { Link } from "./link.js";
+import { jitter } from "./pace.js";
 import { wireConversation } from "./timelines.js";
 
 const Kind = { Typing: 1, Stopped: 2, Cursors: 3, Chunk: 4, State: 5, Profile: 6 } as const;
 
 /** "Typing" lapses without another. */
 const typingLapse = 6000;
+
+/** How long a client waits, at most, before it asks whether its user was among many who were taken out of a group and aren't all named: not all of them should ask at once. */
+const maxDoubt = 4000;
 
 export class Inbox {
   private readonly typing = new Map<string, { timer: ReturnType<typeof setTimeout>; user: string; conversation: string; device: string }>();
@@ -60,6 +64,10 @@ export class Inbox {
     const t = this.e.timelines.get(wireConversation(s.conversationId));
     const c = conversationOf(this.e.user, s);
     if (c.peer) t.peer = c.peer;
+    if (s.lastSeq >= t.told) {
+      t.told = s.lastSeq;
+      t.left = s.leftSeq;
+    }
     const head = s.leftSeq !== 0n && s.leftSeq < s.lastSeq ? s.leftSeq : s.lastSeq;
     this.e.timelines.stands(t, head, s.firstSeq > s.joinedSeq ? s.firstSeq : s.joinedSeq);
     if (conversationKind(t.id) !== ConversationKind.Self) this.e.dispatch.push("conversation", c); // else told by its events
@@ -78,6 +86,28 @@ export class Inbox {
       (s) => this.heard(s),
       (error) => this.e.log.info(`asking for conversation ${conversation}`, error),
     );
+  }
+
+  /** Has a conversation asked for in a while. */
+  doubt(conversation: string): void {
+    const l = this.e.link;
+    if (!l || l.doubts.has(conversation)) return;
+    l.doubts.set(conversation, Date.now() + jitter(maxDoubt));
+    this.e.wake();
+  }
+
+  /** Asks for the conversations whose time has come, and returns when to look again. */
+  doubtsDue(l: Link, now: number): number {
+    let next = Infinity;
+    for (const [conversation, at] of l.doubts) {
+      if (now < at) {
+        next = Math.min(next, at);
+        continue;
+      }
+      l.doubts.delete(conversation);
+      this.askState(conversation);
+    }
+    return next;
   }
 
   /** Acts on a SIGNAL. Those that can't be read are left out, and so are all while too many events wait. */

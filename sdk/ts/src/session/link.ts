@@ -145,6 +145,8 @@ export class Link {
   ranges = 32;
   /** Named in a RECVACK. */
   readonly acked = new Set<Timeline>();
+  /** When to ask whether the user is still in these conversations. */
+  readonly doubts = new Map<string, number>();
   /** Reading the inbox since the sync mark: from the start as soon as none is under way (`due`), not before `wait`; `mark` is stored after the last page. */
   readonly pages = { due: false, busy: false, wait: 0, mark: 0n };
 

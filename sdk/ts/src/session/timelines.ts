@@ -35,6 +35,10 @@ export class Timeline {
   acked = 0n;
   /** The last seq heard of. */
   head = 0n;
+  /** The last seq when the server last said how the conversation stands, or was asked to. */
+  told = 0n;
+  /** Where the user was taken out of it, or left; 0: is in, as far as is known. */
+  left = 0n;
   /** Above applied + 1. */
   readonly aside = new Map<bigint, Message>();
   /** A hole is pulled then; 0: at once. */
@@ -182,7 +186,7 @@ export class Timelines {
     for (const m of d.messages) {
       if (!t.known) {
         this.meet(t, m.seq);
-        if (conversationKind(id) === ConversationKind.Group) this.e.inbox.askState(id);
+        if (conversationKind(id) === ConversationKind.Group) this.ask(t, m.seq);
       }
       this.arrive(t, m);
     }
@@ -212,8 +216,23 @@ export class Timelines {
     this.e.typingOver(t.id, m.sender);
     this.e.drafts.done(t.id, m.sender);
     this.e.dispatch.message(t, m.seq, eventOf(m));
+    if (t.left !== 0n && m.seq > t.left) { // back again
+      t.left = 0n;
+      this.ask(t, m.seq);
+    }
     const w = membershipOf(m);
-    if (w && m.seq >= t.head && w.users?.includes(this.e.user) && w.do !== "leave" && w.do !== "remove") this.e.inbox.askState(t.id); // brought in, or given another role
+    if (!w || m.seq <= t.told) return;
+    const out = w.do === "leave" || w.do === "remove";
+    if (w.users.includes(this.e.user)) {
+      if (out) t.left = m.seq;
+      else this.ask(t, m.seq); // brought in, or given another role
+    } else if (out && w.count > w.users.length) this.e.inbox.doubt(t.id); // one of those who aren't named?
+  }
+
+  /** Asks how t stands as of a message. */
+  private ask(t: Timeline, seq: bigint): void {
+    t.told = max(t.told, seq);
+    this.e.inbox.askState(t.id);
   }
 
   /** Takes what follows without a hole. */
