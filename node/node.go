@@ -22,6 +22,7 @@ import (
 	"github.com/gochat-im/gochat/edge/certs"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/edge/sse"
 	"github.com/gochat-im/gochat/edge/tcp"
 	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/msgstore"
@@ -91,6 +92,7 @@ type Node struct {
 	httpCert  *certs.Source
 	tcp       *tcp.Server
 	ws        *ws.Server
+	sse       *sse.Server
 	api       *api.Server
 	admin     *admin.Server
 
@@ -273,13 +275,16 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	if n.ws, err = ws.New(ws.Config{Hub: n.hub, Origins: cfg.HTTP.Origins, Logger: logger}); err != nil {
 		return nil, err
 	}
+	if n.sse, err = sse.New(sse.Config{Hub: n.hub, Page: n.ws.Allowed, Logger: logger}); err != nil {
+		return nil, err
+	}
 	routes, err := n.httpRoutes(lim, in.Web)
 	if err != nil {
 		return nil, err
 	}
 	if n.api, err = api.New(api.Config{
 		Routes: routes, Identify: n.identify, CallsPerMinute: cfg.HTTP.CallsPerMinute,
-		WebSocket: n.ws, Origins: cfg.HTTP.Origins,
+		WebSocket: n.ws, Events: n.sse, Origins: cfg.HTTP.Origins,
 		Listen: cfg.HTTP.Listen, TLS: listenerTLS(n.httpCert), Accounts: signIns{n}, Ready: n.ready, Metrics: reg, Observe: m.request,
 		TrustedProxies: prefixes(cfg.HTTP.TrustedProxies), AuthPerMinute: cfg.HTTP.AuthPerMinute, Logger: logger,
 	}); err != nil {
@@ -309,7 +314,7 @@ func (n *Node) Run(ctx context.Context) error {
 	// What serves clients ends first, what it stands on last.
 	front, stopFront := context.WithCancel(ctx)
 	defer stopFront()
-	// WebSockets are on the HTTP listener, and drained like any connection before it ends.
+	// WebSockets and streams of events are on the HTTP listener, and drained like any connection before it ends.
 	web, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWeb()
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))

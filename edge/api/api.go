@@ -6,6 +6,7 @@
 //	GET  /readyz     200, or 503 with the reason
 //	GET  /metrics    Prometheus
 //	GET  /ws         the protocol over a WebSocket (edge/ws)
+//	GET  /events, POST /events/:key    the protocol where WebSockets are blocked (edge/sse)
 //
 // and whatever Config.Routes adds; who has them declares them there, and knows nothing of the engine.
 //
@@ -35,6 +36,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gochat-im/gochat/edge/sse"
 	"github.com/gochat-im/gochat/edge/tcp"
 	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/protocol/auth"
@@ -67,11 +69,12 @@ type Config struct {
 	Routes   []Route  // beside those of the Server's own
 	Identify Identify // required if a Route isn't Open
 
-	WebSocket *ws.Server // what serves /ws; nil: there is no such route
+	WebSocket *ws.Server  // what serves /ws; nil: there is no such route
+	Events    *sse.Server // what serves /events; nil: there are no such routes
 
 	Origins         []string // of pages of other sites that may use the API, or *; none: no page of another site may
 	CallsPerMinute  int      // requests of one user or server key, and as many at once; default 1,200; negative: unlimited
-	ForgedPerMinute int      // tokens that an address may show in vain before it has to wait; default 30; negative: unlimited
+	ForgedPerMinute int      // tokens that an address may show in vain before it has to wait, and keys of streams; default 30; negative: unlimited
 
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
 	AuthPerMinute  int            // register, login, refresh and password calls an address (IPv6: a /64), and as many at once; default 30; negative: unlimited
@@ -158,8 +161,10 @@ type Server struct {
 	engine    *server.Hertz
 	transport *transport
 	sockets   *tcp.Sockets         // of WebSockets; nil: there are none
+	streams   *tcp.Sockets         // of events; nil: there are none
 	limiter   *limiter[netip.Addr] // of sign-ins
 	forged    *limiter[netip.Addr] // of tokens that were refused
+	guesses   *limiter[netip.Addr] // of keys of streams that there are none of
 	calls     *limiter[string]     // of callers
 
 	base   context.Context // of all handlers; ended when a shutdown runs out of time
@@ -185,6 +190,7 @@ func New(cfg Config) (*Server, error) {
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.limiter = newLimiter[netip.Addr](cfg.AuthPerMinute, cfg.Addresses)
 	s.forged = newLimiter[netip.Addr](cfg.ForgedPerMinute, cfg.Addresses)
+	s.guesses = newLimiter[netip.Addr](cfg.ForgedPerMinute, cfg.Addresses)
 	s.calls = newLimiter[string](cfg.CallsPerMinute, cfg.Addresses)
 	if s.transport, err = newTransport(&s.cfg, ln.(*net.TCPListener)); err != nil {
 		ln.Close()
@@ -193,6 +199,15 @@ func New(cfg Config) (*Server, error) {
 	if cfg.WebSocket != nil {
 		if s.sockets, err = tcp.NewSockets(cfg.WebSocket.Writable, cfg.Logger); err != nil {
 			ln.Close()
+			return nil, err
+		}
+	}
+	if cfg.Events != nil {
+		if s.streams, err = tcp.NewSockets(cfg.Events.Writable, cfg.Logger); err != nil {
+			ln.Close()
+			if s.sockets != nil {
+				s.sockets.Close()
+			}
 			return nil, err
 		}
 	}
@@ -261,6 +276,10 @@ func (s *Server) routes() {
 	}
 	if s.cfg.WebSocket != nil {
 		e.GET("/ws", s.websocket)
+	}
+	if s.cfg.Events != nil {
+		e.GET("/events", s.events)
+		e.POST("/events/:key", s.post)
 	}
 	for _, rt := range s.cfg.Routes {
 		e.Handle(rt.Method, rt.Path, s.handler(rt))
@@ -343,7 +362,11 @@ func (s *Server) drain() {
 	_ = s.engine.Shutdown(ctx)        // makes the engine end connections after their answer; fails if Run wasn't called
 	s.err = s.transport.Shutdown(ctx) // the outcome of the same, or the closing of the listener
 	s.cancel()
-	if s.sockets != nil && s.transport.ended() {
-		s.sockets.Close()
+	if (s.sockets != nil || s.streams != nil) && s.transport.ended() {
+		for _, shared := range [...]*tcp.Sockets{s.sockets, s.streams} {
+			if shared != nil {
+				shared.Close()
+			}
+		}
 	}
 }

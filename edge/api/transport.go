@@ -33,7 +33,7 @@ type transport struct {
 	loop    netpoll.EventLoop
 	conns   map[*conn]struct{}
 	perIP   map[netip.Addr]int
-	sockets int           // conns that are WebSockets: the hub's to count, and to end
+	sockets int           // conns that are WebSockets or streams of events: the hub's to count, and to end
 	closing atomic.Bool   // set under mu
 	stopped chan struct{} // ends the sweep
 
@@ -145,7 +145,7 @@ func (t *transport) leave(peer netip.Addr) {
 	}
 }
 
-// outgrown takes c, a WebSocket from now on, out of the limits and deadlines of HTTP.
+// outgrown takes c, a WebSocket or a stream of events from now on, out of the limits and deadlines of HTTP.
 func (t *transport) outgrown(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,6 +185,9 @@ func (t *transport) sweep() {
 				d := c.deadline.Load()
 				return d != 0 && now.UnixNano() > d
 			})
+			if t.cfg.Events != nil {
+				t.cfg.Events.KeepAlive(now)
+			}
 		}
 	}
 }
@@ -242,7 +245,7 @@ const (
 	phaseHandle                // a route works on it
 	phaseWrite                 // the client takes the answer
 	phaseIdle                  // nothing, between requests
-	phaseUpgraded              // it is a WebSocket
+	phaseUpgraded              // it is a WebSocket, or a stream of events
 )
 
 // conn is one connection. Only the goroutine that serves it changes its phase.
@@ -251,7 +254,7 @@ type conn struct {
 	t        *transport
 	raw      netpoll.Connection
 	secure   *secureConn // nil: plain HTTP
-	sock     *tcp.Socket // nil: it is no WebSocket
+	sock     *tcp.Socket // nil: it is neither a WebSocket nor a stream of events
 	peer     netip.Addr
 	port     uint16
 	phase    atomic.Int32
@@ -268,7 +271,7 @@ func (c *conn) enter(phase int32, limit time.Duration) {
 	c.deadline.Store(d)
 }
 
-// Close is called by the engine when it has done with the connection. A WebSocket isn't its to close.
+// Close is called by the engine when it has done with the connection. What outgrew HTTP isn't its to close.
 func (c *conn) Close() error {
 	if c.sock != nil {
 		return nil

@@ -62,7 +62,7 @@ func (s *Server) websocket(_ context.Context, c *app.RequestContext) {
 	c.SetHijackHandler(func(network.Conn) { k.upgrade(sock, up) })
 }
 
-// switching answers 101 in place of the engine, which would leave the connection a write buffer
+// switching answers in place of the engine, which would leave the connection a write buffer
 // that it never needs again.
 type switching struct {
 	conn   *conn
@@ -70,8 +70,10 @@ type switching struct {
 	answer []byte
 }
 
-// Write is for bodies. A 101 has none.
-func (w *switching) Write([]byte) (int, error) { return 0, errors.New("api: 101 has no body") }
+// Write is for bodies. What follows is not HTTP's.
+func (w *switching) Write([]byte) (int, error) {
+	return 0, errors.New("api: the answer is written already")
+}
 
 // Flush has nothing to do: Finalize writes.
 func (w *switching) Flush() error { return nil }
@@ -89,9 +91,15 @@ func (w *switching) Finalize() error {
 	return err
 }
 
+// upper is what an upgraded connection's bytes go to.
+type upper interface {
+	tcp.Upper
+	Start() // it may write from now on
+}
+
 // upgrade hands the connection over. It is called when the answer was sent, by the goroutine
 // that serves the connection.
-func (c *conn) upgrade(sock *tcp.Socket, up *ws.Socket) {
+func (c *conn) upgrade(sock *tcp.Socket, up upper) {
 	c.t.outgrown(c)
 	c.sock = sock
 	var session *tcp.Session

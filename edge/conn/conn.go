@@ -250,6 +250,41 @@ func (c *Conn) Refuse(f *frame.Frame, err *code.Error) {
 	c.Flush()
 }
 
+// InputJSON acts on the JSON form of one frame as Input does on frames, and counts its bytes like theirs. It
+// reports false if text is no JSON object: then the transport closes the connection. Only the
+// goroutine of Input calls it.
+func (c *Conn) InputJSON(text []byte) bool {
+	f, err := packet.FromJSON(text)
+	if err == nil {
+		if over := len(text) - len(f); over > 0 {
+			c.Overhead(over, false, false)
+		}
+		c.Input(f)
+		return true
+	}
+	c.Overhead(len(text), true, false)
+	env, ok := packet.Envelope(text)
+	if !ok {
+		return false
+	}
+	refused, ok := err.(*code.Error)
+	if !ok {
+		refused = code.Wrap(code.BadRequest, err)
+	}
+	needsID := env.Type == frame.Send || env.Type == frame.Sync || env.Type == frame.Request
+	switch {
+	case env.Type == frame.Connect:
+		c.Close(refused)
+	case !c.Connected():
+		c.Close(code.New(code.NotConnected))
+	case needsID && !env.HasReqID():
+		c.Close(code.Newf(code.BadFrame, "a %v without request id", env.Type))
+	default:
+		c.Refuse(&env, refused)
+	}
+	return true
+}
+
 // Unfinished reports whether the input so far ends within a frame. Only the goroutine of Input calls it.
 func (c *Conn) Unfinished() bool { return len(c.partial) > 0 }
 

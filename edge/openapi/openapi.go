@@ -35,6 +35,8 @@ type Operation struct {
 	Answer           Schema // of 200; nil: Produces isn't JSON
 	Produces         string // empty: application/json
 	Upgrade          bool   // answered by another protocol: 101
+	Empty            bool   // answered without content: 204
+	Frames           bool   // instead of the Body it takes bytes of frames, too
 }
 
 // Pattern is the path with parameters as :name.
@@ -248,6 +250,10 @@ func (d *document) operation(o *Operation) map[string]any {
 		op["responses"].(map[string]any)["101"] = map[string]any{"description": "the connection speaks another protocol from here on"}
 		delete(op["responses"].(map[string]any), "200")
 	}
+	if o.Empty {
+		op["responses"].(map[string]any)["204"] = map[string]any{"description": "taken"}
+		delete(op["responses"].(map[string]any), "200")
+	}
 	if o.Security != "" {
 		op["security"] = []any{map[string]any{o.Security: []string{}}}
 	}
@@ -263,7 +269,11 @@ func (d *document) operation(o *Operation) map[string]any {
 		op["parameters"] = params
 	}
 	if o.Body != nil {
-		op["requestBody"] = map[string]any{"required": true, "content": map[string]any{"application/json": map[string]any{"schema": o.Body}}}
+		content := map[string]any{"application/json": map[string]any{"schema": o.Body}}
+		if o.Frames {
+			content["application/octet-stream"] = map[string]any{}
+		}
+		op["requestBody"] = map[string]any{"required": true, "content": content}
 	}
 	return op
 }

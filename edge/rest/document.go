@@ -2,6 +2,7 @@ package rest
 
 import (
 	"github.com/gochat-im/gochat/edge/openapi"
+	"github.com/gochat-im/gochat/edge/sse"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
@@ -64,6 +65,13 @@ func own() []openapi.Operation {
 		{ID: "ready", Method: "GET", Path: "/readyz", Tag: "operation", Doc: "Whether clients can be served.", Answer: openapi.Ref("Status")},
 		{ID: "metrics", Method: "GET", Path: "/metrics", Tag: "operation", Doc: "Figures for Prometheus.", Produces: "text/plain"},
 		{ID: "websocket", Method: "GET", Path: "/ws", Tag: "connection", Doc: "The same protocol as over TCP, in a WebSocket of subprotocol gochat.v1 or gochat.v1.json.", Upgrade: true},
+		{ID: "events", Method: "GET", Path: "/events", Tag: "connection", Doc: "The same protocol where WebSockets are blocked: what the server says, as server-sent events. The first tells the key to post to.", Produces: "text/event-stream",
+			Params: []openapi.Param{{Name: "protocol", In: "query", Schema: openapi.Schema{"type": "string", "enum": []string{sse.JSON, sse.Frames}}, Doc: "the JSON form (the default), or frames in base64"},
+				{Name: "token", In: "query", Schema: openapi.Text(), Doc: "an access token, where Authorization can't be set"}}},
+		{ID: "postToEvents", Method: "POST", Path: "/events/{key}", Tag: "connection", Doc: "What the client says, on a stream of events.", Empty: true,
+			Body: openapi.Schema{"oneOf": []any{openapi.Schema{"type": "object"}, openapi.Schema{"type": "array", "items": openapi.Schema{"type": "object"}}}}, Frames: true,
+			Params: []openapi.Param{{Name: "key", In: "path", Schema: openapi.Text(), Doc: "that the stream told"},
+				{Name: "seq", In: "query", Required: true, Schema: openapi.Schema{"type": "integer", "minimum": 1}, Doc: "numbers the bodies of a stream from 1 on; one that was taken before has no effect"}}},
 		{ID: "document", Method: "GET", Path: "/api/openapi.json", Tag: "operation", Doc: "This document.", Answer: openapi.Schema{"type": "object"}},
 	}
 	for _, f := range [...][3]string{{"docs", "/docs", "text/html"}, {"docsScript", "/docs/docs.js", "text/javascript"}, {"docsStyle", "/docs/docs.css", "text/css"}} {

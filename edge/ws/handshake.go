@@ -44,7 +44,7 @@ func (s *Server) Check(r *Request) (a *Answer, status int, err *code.Error) {
 	if k, berr := base64.StdEncoding.DecodeString(r.Key); berr != nil || len(k) != 16 {
 		return nil, 0, code.Newf(code.BadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
 	}
-	if !s.allowed(r.Origin, r.Host) {
+	if !s.Allowed(r.Origin, r.Host) {
 		return nil, 0, code.Newf(code.Forbidden, "pages of this origin may not connect")
 	}
 	a = &Answer{Accept: accept(r.Key)}

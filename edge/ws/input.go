@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"unicode/utf8"
 
-	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -212,34 +211,8 @@ func (t *Socket) packet(text []byte) {
 		t.fail(errUTF8)
 		return
 	}
-	f, err := packet.FromJSON(text)
-	if err == nil {
-		if over := len(text) - len(f); over > 0 {
-			t.c.Overhead(over, false, false)
-		}
-		t.c.Input(f)
-		return
-	}
-	t.c.Overhead(len(text), true, false)
-	env, ok := packet.Envelope(text)
-	if !ok {
+	if !t.c.InputJSON(text) {
 		t.fail(errNoPacket)
-		return
-	}
-	refused, ok := err.(*code.Error)
-	if !ok {
-		refused = code.Wrap(code.BadRequest, err)
-	}
-	needsID := env.Type == frame.Send || env.Type == frame.Sync || env.Type == frame.Request
-	switch {
-	case env.Type == frame.Connect:
-		t.c.Close(refused)
-	case !t.c.Connected():
-		t.c.Close(code.New(code.NotConnected))
-	case needsID && !env.HasReqID():
-		t.c.Close(code.Newf(code.BadFrame, "a %v without request id", env.Type))
-	default:
-		t.c.Refuse(&env, refused)
 	}
 }
 

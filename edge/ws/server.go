@@ -160,8 +160,8 @@ func withoutPort(host, scheme string) string {
 	return host
 }
 
-// allowed reports whether a page of an origin may connect. A client that names none is no page.
-func (s *Server) allowed(origin, host string) bool {
+// Allowed reports whether a page of an origin may connect. A client that names none is no page.
+func (s *Server) Allowed(origin, host string) bool {
 	if origin == "" || s.origins["*"] {
 		return true
 	}

@@ -59,6 +59,7 @@ var rooms = []room{
 	{"edge/certs", 2, 0},
 	{"edge/tcp", 2, 2},
 	{"edge/ws", 2, 2},
+	{"edge/sse", 2, 2},
 	{"edge/api", 2, 3},
 	{"edge/openapi", 2, 0},
 	{"edge/openapi/schematest", 2, 0},
