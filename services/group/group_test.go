@@ -123,7 +123,7 @@ func TestBadRequests(t *testing.T) {
 		_, err = p.Nickname(ctx, as("alice"), conv, text)
 		wantCode(t, "control characters in a nickname", err, code.BadRequest)
 	}
-	_, err = p.Nickname(ctx, as("alice"), conv, "Ällis ‍name")
+	_, err = p.Nickname(ctx, as("alice"), conv, "Ällis \u200dname")
 	wantCode(t, "a nickname", err, 0)
 	_, err = p.Role(ctx, as("alice"), conv, "bob", 4)
 	wantCode(t, "role 4", err, code.BadRequest)
