@@ -141,7 +141,7 @@ export class Client extends Chat {
   }
 
   override cached(conversation: string, before = 0n, limit = 50): Promise<Message[]> {
-    return this.engine.store.messages(conversation, before, limit);
+    return this.engine.cached(conversation, before, limit);
   }
 
   override async outbox(): Promise<Waiting[]> {

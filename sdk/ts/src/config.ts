@@ -5,6 +5,7 @@ import { silent } from "./events.js";
 import { validId } from "./ids.js";
 import { MemoryStore } from "./store/memory.js";
 import type { Store } from "./store/store.js";
+import { orElse, serverSentEvents } from "./transport/events.js";
 import type { Transport } from "./transport/transport.js";
 import { webSocket, type WebSocketConstructor } from "./transport/websocket.js";
 import { DeviceKind } from "./wire/wire.gen.js";
@@ -25,7 +26,7 @@ export interface Config {
   client?: string;
   /** Keeps what must outlive the page or process. The client closes it. Default: a memory store, which forgets. */
   store?: Store;
-  /** Default: WebSocket. For TCP see `@gochat/client/node`. */
+  /** Default: WebSocket, and where none can be opened, server-sent events with POSTs. For TCP see `@gochat/client/node`. */
   transport?: Transport;
   /** A WebSocket's constructor where there is none globally (Node before 22): that of the package `ws` will do. */
   webSocket?: WebSocketConstructor;
@@ -71,7 +72,7 @@ export function fill(c: Config): Filled {
   }
   const filled: Filled = {
     url, token: c.token, device: c.device, kind: c.kind ?? DeviceKind.Web, client: c.client ?? "gochat-ts", store: c.store ?? new MemoryStore(),
-    transport: c.transport ?? webSocket(url, c.webSocket), backlog: c.backlog ?? 50, followPage: c.followPage ?? hasDocument, logger: c.logger ?? silent,
+    transport: c.transport ?? orElse(webSocket(url, c.webSocket), serverSentEvents(url)), backlog: c.backlog ?? 50, followPage: c.followPage ?? hasDocument, logger: c.logger ?? silent,
     heartbeatMs: c.heartbeatMs ?? 0, dialTimeoutMs: c.dialTimeoutMs ?? 10_000, minBackoffMs: c.minBackoffMs ?? 500, maxBackoffMs: c.maxBackoffMs ?? 30_000,
     ackIntervalMs: c.ackIntervalMs ?? 1000, gapWaitMs: c.gapWaitMs ?? 200, deadAfterMs: c.deadAfterMs ?? 10_000, queue: c.queue ?? 1024,
   };

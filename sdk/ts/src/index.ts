@@ -13,6 +13,7 @@ export { IndexedDBStore, type IndexedDBOptions } from "./store/indexeddb.js";
 export { MemoryStore } from "./store/memory.js";
 export type { Change, Cursor, Outgoing, SessionState, State, Store } from "./store/store.js";
 export { open, type SharedConfig, type TabsOptions } from "./tabs/shared.js";
+export { orElse, serverSentEvents } from "./transport/events.js";
 export type { Connection, ConnectionHandler, Transport } from "./transport/transport.js";
 export { subprotocol, webSocket, type WebSocketConstructor, type WebSocketLike } from "./transport/websocket.js";
 export type { Class, CodeInfo, Scope } from "./wire/codes.gen.js";

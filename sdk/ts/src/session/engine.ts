@@ -1,6 +1,6 @@
 // The state machine of a client: connects again and again, and acts on frames.
 
-import type { Ack, AnyEvent, ConnectionState, Logger, Target } from "../api.js";
+import type { Ack, AnyEvent, ConnectionState, Logger, Message, Target } from "../api.js";
 import type { CallOptions } from "../chat.js";
 import type { Filled } from "../config.js";
 import { conversationBytes } from "../convert.js";
@@ -84,6 +84,14 @@ export class Engine {
 
   start(): void {
     this.running ??= this.run();
+  }
+
+  /** Messages that are in the store or on their way there. */
+  async cached(conversation: string, before: bigint, limit: number): Promise<Message[]> {
+    const fresh = this.saver.unsaved(conversation).filter((m) => before === 0n || m.seq < before);
+    const stored = await this.store.messages(conversation, before, limit);
+    const last = stored.at(-1)?.seq ?? 0n;
+    return limit > 0 ? [...stored, ...fresh.filter((m) => m.seq > last)].slice(-limit) : [];
   }
 
   async close(): Promise<void> {

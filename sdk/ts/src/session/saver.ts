@@ -10,6 +10,8 @@ export class Saver {
   private cursors = new Map<string, Cursor>();
   private listed = new Set<string>();
   private kept: Message[] = [];
+  /** Being written. */
+  private leaving: Message[] = [];
   private session: SessionState | undefined;
   private running: Promise<void> | undefined;
 
@@ -43,6 +45,11 @@ export class Saver {
     this.kept.push(m);
   }
 
+  /** What of a conversation's messages isn't known to be in the store yet, ascending. */
+  unsaved(conversation: string): Message[] {
+    return [...this.leaving, ...this.kept].filter((m) => m.conversation === conversation);
+  }
+
   setSession(s: SessionState): void {
     this.session = { ...s };
     this.run();
@@ -70,6 +77,7 @@ export class Saver {
       this.reset = false;
       this.cursors = new Map();
       this.listed = new Set();
+      this.leaving = this.kept;
       this.kept = [];
       this.session = undefined;
       try {
@@ -77,6 +85,7 @@ export class Saver {
       } catch (e) {
         this.log.error("storing the client's state", e);
       }
+      this.leaving = [];
     }
   }
 }
