@@ -17,8 +17,9 @@ const closeTimeout = 5000;
 
 /** The URL of the stream, for the address of a WebSocket on the same server. */
 function streamOf(address: string, base: string): string {
-  const u = new URL(/^(wss?|https?):/.test(address) ? address : base);
-  if (u.href !== address && !/^\w+:\/\//.test(address)) u.host = address;
+  const whole = /^(wss?|https?):\/\//.test(address);
+  const u = new URL(whole ? address : base);
+  if (!whole) u.host = address;
   u.protocol = u.protocol.replace(/^ws/, "http");
   u.pathname = u.pathname.replace(/\/ws$/, "/events");
   u.search = `?protocol=${subprotocol}`;
@@ -117,7 +118,7 @@ class Stream implements Connection {
     if (!r.body || !r.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new ConnectionError("the server answered with something else than events");
     const reader = r.body.getReader();
     const decoder = new TextDecoder();
-    let line: string[] = []; // what has come of it
+    let begun: string[] = []; // of a line
     let event = "";
     let data = "";
     for (;;) {
@@ -125,18 +126,18 @@ class Stream implements Connection {
       if (done || this.over) return;
       let rest = decoder.decode(value, { stream: true });
       for (let at; (at = rest.indexOf("\n")) >= 0; rest = rest.slice(at + 1)) {
-        line.push(rest.slice(0, at));
-        const whole = line.join("");
-        line = [];
-        if (whole.startsWith("event: ")) event = whole.slice(7);
-        else if (whole.startsWith("data: ")) data = whole.slice(6);
-        else if (whole === "" && data !== "") {
+        begun.push(rest.slice(0, at));
+        const line = begun.join("");
+        begun = [];
+        if (line.startsWith("event: ")) event = line.slice(7);
+        else if (line.startsWith("data: ")) data = line.slice(6);
+        else if (line === "" && data !== "") {
           await this.take(event, data);
           if (this.over) return;
           event = data = "";
         }
       }
-      if (rest !== "") line.push(rest);
+      if (rest !== "") begun.push(rest);
     }
   }
 

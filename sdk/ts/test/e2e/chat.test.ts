@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { Account, Client, MemoryStore, newDeviceId, type Config, type Message, type Store } from "../../src/index.js";
+import { Account, Client, MemoryStore, newDeviceId, serverSentEvents, type Config, type Message, type Store } from "../../src/index.js";
 import { tcp } from "../../src/node/index.js";
 import { Server } from "./server.js";
 
@@ -19,7 +19,9 @@ async function account(name: string): Promise<Account> {
   return a;
 }
 
-const over = (kind: string): Partial<Config> => (kind === "tcp" ? { url: server.tcp, transport: tcp() } : { url: `ws://${server.http}/ws` });
+const url = () => `ws://${server.http}/ws`;
+const over = (kind: string): Partial<Config> =>
+  kind === "tcp" ? { url: server.tcp, transport: tcp() } : kind === "events" ? { url: url(), transport: serverSentEvents(url()) } : { url: url() };
 
 async function client(a: Account, kind: string, store: Store = new MemoryStore()): Promise<{ client: Client; got: Message[] }> {
   const c = await Client.open({ url: "", ...over(kind), token: a.token, device: a.grant!.device, store, minBackoffMs: 50, maxBackoffMs: 200, backlog: Infinity } as Config);
@@ -35,7 +37,7 @@ async function until(c: Client, holds: () => boolean): Promise<void> {
   throw new Error("the client ended before");
 }
 
-for (const kind of ["tcp", "websocket"]) {
+for (const kind of ["tcp", "websocket", "events"]) {
   test(`two clients chat over ${kind} while the server is killed and restarted`, { timeout: 60_000 }, async () => {
     const [alice, bob] = [await account(`alice-${kind}`), await account(`bob-${kind}`)];
     const a = await client(alice, kind);
@@ -60,3 +62,33 @@ for (const kind of ["tcp", "websocket"]) {
     await Promise.all([a.client.close(), b.client.close()]);
   });
 }
+
+test("where WebSockets are blocked the client talks by itself, and asks for none again", { timeout: 60_000 }, async () => {
+  let asked = 0;
+  class Blocked {
+    binaryType = "";
+    bufferedAmount = 0;
+    onopen = null;
+    onmessage = null;
+    onerror: ((e: never) => void) | null = null;
+    onclose = null;
+    constructor() {
+      asked++;
+      setTimeout(() => this.onerror?.({} as never));
+    }
+    send(): void {}
+    close(): void {}
+  }
+  const alice = await account("alice-blocked");
+  const c = await Client.open({ url: url(), webSocket: Blocked, token: alice.token, device: alice.grant!.device, minBackoffMs: 50, maxBackoffMs: 200 });
+  c.start();
+  await c.connected();
+  await (await c.send({ user: alice.grant!.user }, "to myself")).stored;
+  assert.equal(asked, 1);
+  await server.down();
+  const later = c.send({ user: alice.grant!.user }, "while it is down");
+  await server.up();
+  await (await later).stored;
+  assert.equal(asked, 1);
+  await c.close();
+});
