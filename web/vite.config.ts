@@ -10,5 +10,5 @@ export default defineConfig({
   resolve: { alias: { "@gochat/client": fileURLToPath(new URL("../sdk/ts/src/index.ts", import.meta.url)) } },
   // Names of files tell nothing of the machine that built them, and the same source always gives the same bundle.
   build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: false, sourcemap: false },
-  server: { fs: { allow: [".."] }, proxy: { "/api": server, "/ws": { target: server, ws: true } } },
+  server: { fs: { allow: [".."] }, proxy: { "/api": server, "/events": server, "/ws": { target: server, ws: true } } },
 });
