@@ -87,16 +87,6 @@ func (t *Timeline) Range(ctx context.Context, c id.ConversationID, from, to uint
 	return messages, first, last, err
 }
 
-// Before is Log.Before in a log of its own.
-func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint64, limit, maxBytes int) (messages []byte, first, last uint64, err error) {
-	first = 1
-	err = t.Read(ctx, c, func(l *Log) (err error) {
-		messages, first, last, err = l.Before(nil, before, limit, maxBytes)
-		return err
-	})
-	return messages, first, last, err
-}
-
 func orMax(n int) int {
 	if n <= 0 {
 		return math.MaxInt
