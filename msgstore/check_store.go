@@ -50,9 +50,9 @@ func (a *auditor) storeSlot() error {
 }
 
 func (a *auditor) storeRow(key []byte, name string) {
-	switch name {
-	case metaRowName: // was read first
-	case clockRowName:
+	switch {
+	case name == metaRowName: // was read first
+	case name == clockRowName, strings.HasPrefix(name, clockRows):
 		raw, err := a.store.Get(a.ctx, key)
 		if err == nil {
 			_, err = parseClock(raw)

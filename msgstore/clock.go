@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 
 	// Further ahead than this, a start waits as long as the crash before it may have gained.
 	clockDrift = 30 * time.Second
+
+	// How far above what is asked for a ceiling is stored: those who ask once ask again.
+	clockMargin = 2 * time.Second
 )
 
 // Clock gives out the node's time, which never runs back: not within the process, not
@@ -36,10 +40,15 @@ const (
 // After a start within seconds of a crash, or after the machine's clock was set back, the
 // node's time is ahead of the machine's; it then runs at half speed until they meet.
 //
-// Row "clock": version, the ceiling in Unix ms.
+// Each node of a cluster has a ceiling of its own, by its worker number: MessageIDs hold time and
+// worker, so whoever has the number next must begin above every time that was used under it. What
+// other nodes use doesn't matter.
+//
+// Row "clock", in a cluster "clock:" and the worker number in decimal: version, the ceiling in Unix ms.
 type Clock struct {
 	store kv.Store
 	keys  Keys
+	row   string // its name
 	wall  func() time.Time
 	log   *slog.Logger
 
@@ -48,29 +57,42 @@ type Clock struct {
 	seen    time.Time // wall() then
 	owed    time.Duration
 	ceiling int64
+	asked   int64 // by Reserve: a ceiling is to be no lower
 }
 
 // ClockConfig says what a Clock runs on.
 type ClockConfig struct {
 	Store  kv.Store
 	Keys   Keys
+	Worker uint32           // the node's number, held by no other node; 0: the only node of its store
 	Wall   func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: slog.Default
 }
 
 // OpenClock starts the node's time at the machine's, or at the stored ceiling if that is
-// later, and stores a new ceiling.
+// later, and stores a new ceiling. A node with a number begins above the row of a store that had
+// one node, too: that one had some number.
 func OpenClock(ctx context.Context, cfg ClockConfig) (*Clock, error) {
-	c := &Clock{store: cfg.Store, keys: cfg.Keys, wall: cfg.Wall, log: cfg.Logger}
+	c := &Clock{store: cfg.Store, keys: cfg.Keys, row: clockRowName, wall: cfg.Wall, log: cfg.Logger}
+	if cfg.Worker != 0 {
+		c.row = clockRows + strconv.FormatUint(uint64(cfg.Worker), 10)
+	}
 	if c.wall == nil {
 		c.wall = time.Now
 	}
 	if c.log == nil {
 		c.log = slog.Default()
 	}
-	stored, _, err := c.stored(ctx)
+	stored, _, err := c.stored(ctx, c.row)
 	if err != nil {
 		return nil, err
+	}
+	if c.row != clockRowName {
+		alone, _, err := c.stored(ctx, clockRowName)
+		if err != nil {
+			return nil, err
+		}
+		stored = max(stored, alone)
 	}
 	if d := time.Duration(stored-c.wall().UnixMilli()) * time.Millisecond; d > clockDrift {
 		c.log.Warn("clock: the stored time is ahead of the machine's", "by", d)
@@ -139,10 +161,32 @@ func (c *Clock) renew(ctx context.Context) error {
 	return c.raise(ctx)
 }
 
+// Reserve has a ceiling stored that is no lower than the Unix ms at, and returns the one that
+// holds. Whoever uses a time that Now hasn't given out, such as that of a conversation whose last
+// message another node stamped with a faster clock, asks before anybody sees it: the next process with
+// this node's number begins above it then. Nearly always it reads nothing and writes nothing.
+func (c *Clock) Reserve(ctx context.Context, at int64) (ceiling int64, err error) {
+	c.mu.Lock()
+	ceiling = c.ceiling
+	if at > ceiling {
+		c.asked = max(c.asked, at+clockMargin.Milliseconds())
+	}
+	c.mu.Unlock()
+	if at <= ceiling {
+		return ceiling, nil
+	}
+	if err := c.raise(ctx); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ceiling, nil
+}
+
 // raise stores a ceiling ahead of the time and of the machine's clock.
 func (c *Clock) raise(ctx context.Context) error {
 	for {
-		stored, raw, err := c.stored(ctx)
+		stored, raw, err := c.stored(ctx, c.row)
 		if err != nil {
 			return err
 		}
@@ -151,12 +195,12 @@ func (c *Clock) raise(ctx context.Context) error {
 		if c.last > c.seen.UnixMilli() {
 			ahead = clockAheadMore
 		}
-		want := max(c.last, c.seen.UnixMilli()) + ahead.Milliseconds()
+		want := max(max(c.last, c.seen.UnixMilli())+ahead.Milliseconds(), c.asked)
 		c.mu.Unlock()
 		var commit error
-		if stored < want { // else another node's is further ahead, and serves as well
+		if stored < want { // else one is further ahead, and serves as well
 			var tx kv.Tx
-			key := c.keys.StoreRow(nil, clockRowName)
+			key := c.keys.StoreRow(nil, c.row)
 			tx.Frees = true // reading goes on where there is no room for messages
 			tx.Require(key, raw)
 			tx.Set(key, binary.AppendUvarint([]byte{rowVersion}, uint64(want)))
@@ -179,9 +223,9 @@ func (c *Clock) raise(ctx context.Context) error {
 	}
 }
 
-// stored returns the stored ceiling, 0 if there is none.
-func (c *Clock) stored(ctx context.Context) (ms int64, raw []byte, err error) {
-	raw, err = c.store.Get(ctx, c.keys.StoreRow(nil, clockRowName))
+// stored returns the ceiling in the row of that name, 0 if there is none.
+func (c *Clock) stored(ctx context.Context, name string) (ms int64, raw []byte, err error) {
+	raw, err = c.store.Get(ctx, c.keys.StoreRow(nil, name))
 	if err == nil && raw != nil {
 		ms, err = parseClock(raw)
 	}

@@ -30,6 +30,7 @@ const SlotHash = "xxh64"
 const (
 	metaRowName  = "meta"
 	clockRowName = "clock"
+	clockRows    = "clock:" // and a worker number
 )
 
 // Meta is what a store says about itself.
