@@ -40,6 +40,12 @@ var rooms = []room{
 	{"msgstore", 1, 2},
 	{"bus", 1, 0},
 	{"bus/log", 1, 1},
+	{"router/ring", 1, 0},
+	{"router/nodes", 1, 0},
+	{"router/etcd", 1, 0},
+	{"router/nodes/etcdnodes", 1, 1},
+	{"router/settings", 1, 1},
+	{"router", 1, 2},
 
 	{"services/account/pwhash", 2, 0},
 	{"services/account", 2, 1},
