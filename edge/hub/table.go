@@ -6,18 +6,14 @@ import (
 	"sync/atomic"
 
 	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/protocol/id"
 )
 
-// An incarnation names one connection of one edge: never given twice by a cluster
-// whose live edges have different worker numbers and clocks that don't go back by more
-// than an edge is down.
-//
-//	34 bits  second of the Unix epoch, above the one that the slot had before
-//	10 bits  worker
-//	20 bits  slot in the table
+// An incarnation (protocol/id says what it is made of) names one connection of one edge. Its
+// second is above the one that its slot in the table had before.
 const (
-	slotBits   = 20
-	workerBits = 10
+	slotBits   = id.ConnPlaceBits
+	workerBits = id.ConnWorkerBits
 	maxSlots   = 1 << slotBits
 	chunkSlots = 1 << 10
 )
@@ -45,7 +41,7 @@ type chunk struct {
 }
 
 // secondOf is the second of the Unix epoch in which a connection was opened.
-func secondOf(incarnation uint64) uint64 { return incarnation >> (slotBits + workerBits) }
+func secondOf(incarnation uint64) uint64 { return id.ConnSecond(incarnation) }
 
 func slotOf(incarnation uint64) uint32 { return uint32(incarnation & (maxSlots - 1)) }
 

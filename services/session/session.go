@@ -1,12 +1,13 @@
 // Package session is the directory of who is connected where: for each user the
 // live connections, one a device. It lives in memory only; connecting and leaving
-// write nothing to disk.
+// write nothing to disk. In a cluster each node has the part of it that the users of its slots
+// are in (Cluster).
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 
 	"github.com/gochat-im/gochat/protocol/id"
@@ -49,9 +50,8 @@ const shardCount = 64
 // Directory maps users to their connections. It is safe for concurrent use; every
 // call holds one shard's lock for the time of a map look-up and never while calling out.
 type Directory struct {
-	seed   maphash.Seed
 	limit  limit
-	shards [shardCount]shard
+	shards [shardCount]shard // by the user's slot
 }
 
 // New returns an empty Directory.
@@ -59,7 +59,7 @@ func New(cfg Config) (*Directory, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Directory{seed: maphash.MakeSeed(), limit: limit{all: cfg.DevicesPerUser, kind: cfg.PerKind}}
+	d := &Directory{limit: limit{all: cfg.DevicesPerUser, kind: cfg.PerKind}}
 	if d.limit.all == 0 {
 		d.limit.all = DefaultDevices
 	}
@@ -69,9 +69,7 @@ func New(cfg Config) (*Directory, error) {
 	return d, nil
 }
 
-func (d *Directory) shard(user id.UserID) *shard {
-	return &d.shards[maphash.String(d.seed, string(user))%shardCount]
-}
+func (d *Directory) shard(user id.UserID) *shard { return &d.shards[user.Slot()%shardCount] }
 
 // Register enters connection conn (never 0, never used before) as the one of user's
 // device. replaced is the connection that the same device had; ousted that of another device,
@@ -127,6 +125,16 @@ func (d *Directory) eachOfMany(user id.UserID, fn func(conn uint64, device id.De
 	for i := range n {
 		fn(many[i].conn, many[i].device)
 	}
+}
+
+// Gather appends the connections of each of users, the latest registered first, to conns and where they end in
+// it to ends, and returns both. It waits for nobody and allocates nothing but room.
+func (d *Directory) Gather(_ context.Context, users []id.UserID, conns []uint64, ends []int) ([]uint64, []int) {
+	for _, u := range users {
+		conns = d.shard(u).gather(u, conns)
+		ends = append(ends, len(conns))
+	}
+	return conns, ends
 }
 
 // Find returns the connection of user's device and the device's kind, 0 if it has none.
@@ -273,6 +281,17 @@ func (s *shard) unregister(user id.UserID, conn uint64) {
 		s.release(i)
 		return
 	}
+}
+
+// gather appends the connections of user.
+func (s *shard) gather(user id.UserID, dst []uint64) []uint64 {
+	s.mu.Lock()
+	for i := s.users[user]; i != 0; {
+		e := s.at(i)
+		dst, i = append(dst, e.conn), e.next
+	}
+	s.mu.Unlock()
+	return dst
 }
 
 // copy puts user's sessions into dst and returns how many there are, which may be more than fit.
