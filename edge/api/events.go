@@ -44,7 +44,7 @@ func (s *Server) events(_ context.Context, c *app.RequestContext) {
 		s.refuse(c, 0, err)
 		return
 	}
-	sock.Bind(up)
+	k.bind(sock, up)
 	c.SetStatusCode(200) // for whoever counts answers
 	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n" +
 		"X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n")

@@ -33,7 +33,7 @@ type transport struct {
 	loop    netpoll.EventLoop
 	conns   map[*conn]struct{}
 	perIP   map[netip.Addr]int
-	sockets int           // conns that are WebSockets or streams of events: the hub's to count, and to end
+	sockets int           // connections that became WebSockets or streams of events, and are no conns any more: the hub's to count, and to end
 	closing atomic.Bool   // set under mu
 	stopped chan struct{} // ends the sweep
 
@@ -55,19 +55,37 @@ func newTransport(cfg *Config, tcp *net.TCPListener) (*transport, error) {
 // Listener is asked by the engine to tell whether it runs.
 func (t *transport) Listener() net.Listener { return t.ln }
 
-// connKey finds the conn in the context that netpoll keeps with its connection.
-type connKey struct{}
+// holder is the context that netpoll keeps with a connection: all that stays of an HTTP connection
+// that has become something else. Only the goroutine that serves the connection changes it.
+type holder struct {
+	http *conn       // nil: it has outgrown HTTP
+	sock *tcp.Socket // hears of the end; nil: it is HTTP alone
+}
+
+type holderKey struct{}
+
+// Deadline, Done, Err and Value implement context.Context.
+func (*holder) Deadline() (at time.Time, ok bool) { return at, false }
+func (*holder) Done() <-chan struct{}             { return nil }
+func (*holder) Err() error                        { return nil }
+func (h *holder) Value(key any) any {
+	if key == (holderKey{}) {
+		return h
+	}
+	return nil
+}
 
 // ListenAndServe runs the event loop until Shutdown.
 func (t *transport) ListenAndServe(serve network.OnData) error {
 	loop, err := netpoll.NewEventLoop(
 		func(ctx context.Context, nc netpoll.Connection) error {
-			c, ok := ctx.Value(connKey{}).(*conn)
+			h, ok := ctx.Value(holderKey{}).(*holder)
 			if !ok {
 				return nc.Close()
 			}
-			if c.sock != nil {
-				return c.sock.Readable()
+			c := h.http
+			if c == nil {
+				return h.sock.Readable()
 			}
 			if c.secure != nil {
 				if err := c.secure.shake(); err != nil {
@@ -106,7 +124,7 @@ func (t *transport) accept(nc netpoll.Connection) context.Context {
 		c.peer, c.port = a.AddrPort().Addr().Unmap(), a.AddrPort().Port()
 	}
 	t.mu.Lock()
-	full := t.closing.Load() || len(t.conns)-t.sockets >= t.cfg.MaxConns ||
+	full := t.closing.Load() || len(t.conns) >= t.cfg.MaxConns ||
 		t.perIP[c.peer] >= t.cfg.MaxConnsPerIP && !within(t.cfg.TrustedProxies, c.peer)
 	if !full {
 		t.conns[c] = struct{}{}
@@ -117,25 +135,28 @@ func (t *transport) accept(nc netpoll.Connection) context.Context {
 		_ = nc.Close()
 		return context.Background()
 	}
-	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.forget(c); return nil })
+	h := &holder{http: c}
+	c.holder = h
+	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.forget(h); return nil })
 	_ = nc.SetReadTimeout(t.cfg.ReadTimeout)
 	_ = nc.SetWriteTimeout(t.cfg.WriteTimeout)
 	c.enter(phaseRead, t.cfg.ReadTimeout)
-	return context.WithValue(context.Background(), connKey{}, c)
+	return h
 }
 
-func (t *transport) forget(c *conn) {
+// forget is called when a connection has ended, never while it is served.
+func (t *transport) forget(h *holder) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, ok := t.conns[c]; !ok {
-		return
-	}
-	delete(t.conns, c)
-	if c.phase.Load() == phaseUpgraded {
+	if c := h.http; c == nil {
 		t.sockets--
-		return
+	} else {
+		delete(t.conns, c)
+		t.leave(c.peer)
 	}
-	t.leave(c.peer)
+	t.mu.Unlock()
+	if h.sock != nil {
+		h.sock.Ended()
+	}
 }
 
 // leave counts one connection of peer less. mu is held.
@@ -145,15 +166,16 @@ func (t *transport) leave(peer netip.Addr) {
 	}
 }
 
-// outgrown takes c, a WebSocket or a stream of events from now on, out of the limits and deadlines of HTTP.
+// outgrown takes c, a WebSocket or a stream of events from now on, out of the limits and deadlines of HTTP,
+// and lets go of it.
 func (t *transport) outgrown(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.enter(phaseUpgraded, 0)
-	if _, ok := t.conns[c]; ok {
-		t.sockets++
-		t.leave(c.peer)
-	}
+	c.holder.http = nil
+	delete(t.conns, c)
+	t.sockets++
+	t.leave(c.peer)
 }
 
 // ended waits for connections that were closed to be gone, and reports whether all are: one
@@ -161,7 +183,7 @@ func (t *transport) outgrown(c *conn) {
 func (t *transport) ended() bool {
 	for range 50 {
 		t.mu.Lock()
-		n := len(t.conns)
+		n := len(t.conns) + t.sockets
 		t.mu.Unlock()
 		if n == 0 {
 			return true
@@ -255,6 +277,7 @@ type conn struct {
 	raw      netpoll.Connection
 	secure   *secureConn // nil: plain HTTP
 	sock     *tcp.Socket // nil: it is neither a WebSocket nor a stream of events
+	holder   *holder
 	peer     netip.Addr
 	port     uint16
 	phase    atomic.Int32

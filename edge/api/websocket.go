@@ -54,7 +54,7 @@ func (s *Server) websocket(_ context.Context, c *app.RequestContext) {
 		s.refuse(c, 0, err)
 		return
 	}
-	sock.Bind(up)
+	k.bind(sock, up)
 	c.SetStatusCode(101) // for whoever counts answers
 	c.Response.HijackWriter(&switching{conn: k, sock: sock, answer: fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\n"+
 		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: %s\r\nX-Request-ID: %s\r\n\r\n",
@@ -95,6 +95,12 @@ func (w *switching) Finalize() error {
 type upper interface {
 	tcp.Upper
 	Start() // it may write from now on
+}
+
+// bind has up hear of the connection's end.
+func (c *conn) bind(sock *tcp.Socket, up upper) {
+	sock.Bind(up)
+	c.holder.sock = sock
 }
 
 // upgrade hands the connection over. It is called when the answer was sent, by the goroutine

@@ -50,7 +50,8 @@ func (s *Sockets) Stats() Stats {
 
 // Adopt makes a Socket of a connection that somebody else has accepted and goes on to serve:
 // its owner calls Bind, then Begin and Catch when the bytes are the Upper's, and Readable whenever
-// some have come from then on, all within nc's request callback. addr is the client's; sendBuffer as in Config.
+// some have come from then on, all within nc's request callback, and Ended from nc's close callback
+// if Bind was called. addr is the client's; sendBuffer as in Config.
 func (s *Sockets) Adopt(nc netpoll.Connection, addr netip.AddrPort, sendBuffer int) (*Socket, error) {
 	c, ok := nc.(netpoll.Conn)
 	if !ok {
@@ -66,11 +67,11 @@ func (s *Sockets) Adopt(nc netpoll.Connection, addr netip.AddrPort, sendBuffer i
 	return t, nil
 }
 
-// Bind puts up on the socket: from now on it hears of its end.
-func (t *Socket) Bind(up Upper) {
-	t.c = up
-	_ = t.nc.AddCloseCallback(func(netpoll.Connection) error { t.ended(); return nil }) // never fails
-}
+// Bind puts up on the socket: it hears of its end.
+func (t *Socket) Bind(up Upper) { t.c = up }
+
+// Ended tells the Upper that the connection has ended.
+func (t *Socket) Ended() { t.ended() }
 
 // Begin puts the TLS side of the connection, after its handshake, between the socket and the
 // Upper; nil: there is none. From now on the Upper may write. What was read before follows by Catch.

@@ -2,6 +2,7 @@ package ws
 
 import (
 	"bytes"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/gochat-im/gochat/protocol/frame"
@@ -22,10 +23,32 @@ type reader struct {
 	text    []byte // of a text message
 }
 
+// readers are for while something is read: an idle WebSocket keeps none.
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// reading returns what is known of the client's frames.
+func (t *Socket) reading() *reader {
+	if t.in == nil {
+		t.in = readers.Get().(*reader)
+	}
+	return t.in
+}
+
+// pause lets go of the reader if there is nothing to know between two reads.
+func (t *Socket) pause() {
+	r := t.in
+	if r.inside || r.over || r.failed || r.message != 0 || r.held != nil || r.control != nil || r.text != nil {
+		return
+	}
+	t.in = nil
+	*r = reader{}
+	readers.Put(r)
+}
+
 // Input takes what the link has read: it consumes and overwrites b. A WebSocket's end that
 // the client asked for, or forced, follows from it.
 func (t *Socket) Input(b []byte) {
-	r := &t.in
+	r := t.reading()
 	for len(b) > 0 && !r.over {
 		if !r.inside {
 			b = t.header(b)
@@ -41,11 +64,12 @@ func (t *Socket) Input(b []byte) {
 	if r.over && len(b) > 0 {
 		t.c.Overhead(len(b), false, false) // until it ends
 	}
+	t.pause()
 }
 
 // header takes bytes of a frame's header and returns the rest of b.
 func (t *Socket) header(b []byte) []byte {
-	r := &t.in
+	r := t.in
 	from, before := b, len(r.held)
 	if before > 0 {
 		r.held = append(r.held, b[:min(len(b), maxHead-before)]...)
@@ -80,7 +104,7 @@ func (t *Socket) header(b []byte) []byte {
 
 // begin takes a header, or says why it can't be.
 func (t *Socket) begin(h head) *failure {
-	r := &t.in
+	r := t.in
 	switch h.op {
 	case opClose, opPing, opPong:
 	case opContinue:
@@ -117,7 +141,7 @@ func (t *Socket) begin(h head) *failure {
 
 // payload takes what has come of a frame; last: that was all of it.
 func (t *Socket) payload(p []byte, last bool) {
-	r := &t.in
+	r := t.in
 	if last {
 		r.inside = false
 	}
@@ -165,7 +189,7 @@ func (t *Socket) payload(p []byte, last bool) {
 
 // keep adds p to the text message that is coming and returns all of it, or ends the connection.
 func (t *Socket) keep(p []byte) []byte {
-	r := &t.in
+	r := t.in
 	before := cap(r.text)
 	if need := len(r.text) + len(p); need > before {
 		// Room for what has come and little more: a size that was only announced costs nothing.
@@ -183,7 +207,7 @@ func (t *Socket) keep(p []byte) []byte {
 
 // drop gives the text message's memory back.
 func (t *Socket) drop() {
-	if cap(t.in.text) > 0 {
+	if t.in != nil && cap(t.in.text) > 0 {
 		t.c.Reserve(-cap(t.in.text))
 		t.in.text = nil
 	}

@@ -33,7 +33,7 @@ type Socket struct {
 
 	// The reading goroutine's own.
 	token string
-	in    reader
+	in    *reader // nil: nothing is under way
 
 	mu     sync.Mutex
 	rest   []byte // whole frames, or the header of one, that the link has no room for
@@ -58,7 +58,7 @@ func (t *Socket) Incarnation() uint64 { return t.c.Incarnation() }
 
 // Panicked ends a connection whose Input panicked.
 func (t *Socket) Panicked(v any, stack []byte) {
-	t.in.failed = true
+	t.reading().failed = true
 	t.c.Panicked(v, stack)
 }
 
