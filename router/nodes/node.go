@@ -87,12 +87,12 @@ func (r *Roles) UnmarshalJSON(b []byte) error {
 
 // Weights.
 const (
-	DefaultWeight = 100
+	DefaultWeight = 1
 	MaxWeight     = 10_000
 )
 
 // MaxID is the longest id of a node in bytes.
-const MaxID = 64
+const MaxID = 63
 
 // MaxWorker is the highest worker number that a node has. 0 is nobody's, and
 // id.ImportWorker stands in the ids of imported messages.
@@ -100,7 +100,7 @@ const MaxWorker = id.ImportWorker - 1
 
 // Node is one process of the cluster. Nodes in a View are never changed.
 type Node struct {
-	// ID is the node's name, the same at each start: 1 to 64 letters, digits and ".-_:".
+	// ID is the node's name, the same at each start: 1 to 63 letters, digits and ".-_".
 	// One process at a time has it. Where slots lie depends on it.
 	ID string `json:"id"`
 
@@ -119,8 +119,10 @@ type Node struct {
 	// Zone is a label that tells where the node runs. Ownership doesn't depend on it.
 	Zone string `json:"zone,omitempty"`
 
-	// TCP and HTTP are where clients reach an edge: host:port, and a URL.
-	TCP  string `json:"tcp,omitempty"`
+	// Clients are the host:port under which clients reach an edge.
+	Clients []string `json:"clients,omitempty"`
+
+	// HTTP is the URL under which they reach its pages and its interface for programs.
 	HTTP string `json:"http,omitempty"`
 
 	// Level is the highest feature level that the node can read (View.Level).
@@ -162,7 +164,7 @@ func ValidID(s string) bool {
 	}
 	for _, c := range []byte(s) {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte(".-_:", c) >= 0:
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte(".-_", c) >= 0:
 		default:
 			return false
 		}
@@ -186,7 +188,7 @@ func (n *Node) Validate() error {
 func (n *Node) check() error {
 	var errs []error
 	if !ValidID(n.ID) {
-		errs = append(errs, fmt.Errorf("the id must be 1 to %d letters, digits and . - _ :", MaxID))
+		errs = append(errs, fmt.Errorf("the id must be 1 to %d letters, digits and . - _", MaxID))
 	}
 	if n.Roles == 0 || n.Roles&^All != 0 {
 		errs = append(errs, fmt.Errorf("it needs a role: %s", All))

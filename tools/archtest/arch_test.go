@@ -74,7 +74,11 @@ var rooms = []room{
 	{"edge/pages", 2, 4},
 	{"edge/admin", 2, 0},
 
-	{"node", 4, 0},
+	{"node/config", 4, 0},
+	{"node/storage", 4, 1},
+	{"node/logic", 4, 2},
+	{"node/edge", 4, 2},
+	{"node", 4, 3},
 
 	{"cmd/gochat/tui", 5, 1},
 	{"cmd", 5, 2},
@@ -97,6 +101,9 @@ var forbidden = []struct {
 	{"github.com/cloudwego/netpoll", []string{"edge/tcp", "edge/api", "bench"}, "connections reach the rest through the Transport seam; HTTP gives its own connections deadlines"},
 	{"github.com/cloudwego/hertz", []string{"edge/api"}, "HTTP stays at the edge"},
 	{"github.com/cockroachdb/pebble", []string{"msgstore/kv/pebblekv", "bench", "node"}, "the engine is an adapter: everybody else knows msgstore/kv; node plants its faults there, in test builds"},
+	{"go.etcd.io/etcd/server", []string{"router/etcd/etcdtest"}, "a server of etcd is for tests alone"},
+	{"go.etcd.io/etcd", []string{"router", "cmd"}, "who the nodes are is asked of the router"},
+	{"go.uber.org/zap", []string{"router/etcd", "msgstore/kv/tikv"}, "logging is an injected *slog.Logger"},
 	{"github.com/golang-jwt/jwt", []string{"services/account", "bench", "tools"}, "tokens are checked in one place"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags stop at cmd"},
 	{"github.com/knadh/koanf", []string{"cmd", "node"}, "configuration is read in one place; packages get structs"},
