@@ -67,10 +67,17 @@ type change struct {
 // order of their calls, with messages between them.
 //
 // The error is plan's own, ctx's, or a *code.Error: no_such_conversation, overloaded,
-// unavailable, storage_full, undetermined.
+// unavailable, storage_full, undetermined, wrong_owner.
 func (s *Sequencer) Change(ctx context.Context, conv id.ConversationID, plan Plan) (seq uint64, err error) {
 	ch := &change{ctx: ctx, plan: plan, done: make(chan struct{})}
+	if s.drained.has(conv) {
+		return 0, code.New(code.WrongOwner)
+	}
 	c := s.lock(conv)
+	if s.drained.has(conv) { // since just now, see Append
+		s.pass(c)
+		return 0, code.New(code.WrongOwner)
+	}
 	if len(c.changes) >= maxChanges {
 		c.mu.Unlock()
 		return 0, code.New(code.Overloaded)

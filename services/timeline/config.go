@@ -72,6 +72,19 @@ type Config struct {
 	// no other process at the same time.
 	Worker uint32
 
+	// WorkerHeld reports whether Worker is this process's; it says no from some time before another
+	// process may have the number. Then nothing is appended, and senders are told to come again. It
+	// is called twice a round and must not block. Nil: it always is.
+	WorkerHeld func() bool
+
+	// Reserve makes it durable that times up to the Unix ms at have been used by Worker, and returns
+	// up to when they have: msgstore.Clock.Reserve. It is called, in the sequencer's goroutine,
+	// before messages with later times are stored. Nil: nobody has the number after this process, or not before the latest of its times.
+	Reserve func(ctx context.Context, at int64) (upTo int64, err error)
+
+	// Assigned: slots come and go, by Own and Release. Without, all are this process's from the beginning.
+	Assigned bool
+
 	// Now returns Unix milliseconds and never runs back, not over a restart either. Nil: the system's clock.
 	Now func() int64
 
@@ -89,8 +102,12 @@ type Config struct {
 	// It must not block. May be nil.
 	Seen func(conv id.ConversationID, user id.UserID, seq uint64)
 
-	// Direct takes events past a bus that is away. May be nil.
-	Direct func(evs []bus.Event)
+	// Direct takes events past a bus that lies apart: while it is away, while nobody is alive who takes
+	// from an event's queue, and from then on until an event published since has come through that queue. What is
+	// handed over so may come by the bus as well. It runs in the sequencer's goroutine and must not block. It and
+	// Consumers are set together, or neither is.
+	Direct    func(evs []bus.Event)
+	Consumers Consumers
 
 	Events Events
 
@@ -105,7 +122,7 @@ type Config struct {
 	MaxAttempts      int // runs of one append before its senders are told to come again. Default 8.
 
 	RebuildAfter   time.Duration // an append not committed for so long gets new times. Default 20 s, the most.
-	PublishTimeout time.Duration // of a bus apart from the store. Default 3 s.
+	PublishTimeout time.Duration // of a bus apart from the store: as long as somebody may wait for a message when it goes away. Default 1.5 s.
 	IdleAfter      time.Duration // a conversation unused for so long is dropped from memory. Default 10 min.
 }
 
@@ -142,6 +159,10 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: no guard")
 	case c.Worker >= id.ImportWorker:
 		return fmt.Errorf("timeline: worker %d is not below %d", c.Worker, id.ImportWorker)
+	case (c.Direct == nil) != (c.Consumers == nil):
+		return errors.New("timeline: Direct and Consumers go together")
+	case c.Consumers != nil && c.Consumers.Queues() < 1:
+		return errors.New("timeline: a bus without queues")
 	case c.Slow < 0:
 		return fmt.Errorf("timeline: slow %s", c.Slow)
 	case c.RebuildAfter > maxRebuildAfter:
@@ -179,7 +200,7 @@ func (c *Config) Validate() error {
 		def time.Duration
 	}{
 		{&c.RebuildAfter, maxRebuildAfter},
-		{&c.PublishTimeout, 3 * time.Second},
+		{&c.PublishTimeout, 1500 * time.Millisecond},
 		{&c.IdleAfter, 10 * time.Minute},
 	} {
 		if *d.v < 0 {

@@ -23,7 +23,11 @@ import (
 // handOn gives the round's events to the bus, or sees to it that they will be.
 func (s *Sequencer) handOn(ctx context.Context) {
 	r := &s.round
-	if !s.away.Load() {
+	away := s.away.Load()
+	// Those that the bus may not bring come first: nobody waits for one that hangs.
+	direct, rest := s.queues.part(r.events, away)
+	s.direct(direct)
+	if !away {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
 		err := s.cfg.Bus.Publish(bounded, r.events)
 		cancel()
@@ -33,17 +37,23 @@ func (s *Sequencer) handOn(ctx context.Context) {
 					ru.c.handed = ru.c.head.LastSeq
 				}
 			}
+			s.queues.published(direct)
 			return
 		}
 		s.busAway(err)
+		s.direct(rest)
 	}
 	s.setMarks(ctx)
-	if s.cfg.Direct != nil {
-		s.cfg.Direct(r.events)
+}
+
+func (s *Sequencer) direct(evs []bus.Event) {
+	if s.cfg.Direct != nil && len(evs) > 0 {
+		s.cfg.Direct(evs)
 	}
 }
 
 func (s *Sequencer) busAway(err error) {
+	s.queues.lost()
 	if s.away.CompareAndSwap(false, true) {
 		s.log.Warn("the bus is away; appends are marked and handed on when it is back", "err", err)
 		if f := s.cfg.Events.BusAway; f != nil {
@@ -105,7 +115,7 @@ func (s *Sequencer) setMarks(ctx context.Context) {
 }
 
 func (s *Sequencer) mark(tx *kv.Tx, c *conversation, now int64) {
-	s.marksSet.Add(1)
+	s.due.add(c.id.Slot())
 	var key [msgstore.MaxKeyLen]byte
 	m := msgstore.OutboxMark{Since: now, FromSeq: c.handed + 1}
 	tx.SetFunc(s.cfg.Keys.OutboxMark(key[:0], c.id), m.Append)
@@ -199,21 +209,19 @@ func (s *Sequencer) republish(ctx context.Context, conv id.ConversationID, from,
 	return nil
 }
 
-// runSweep hands on what stands behind outbox marks: at the start, since an owner before
-// this one may have left some, and when the bus is back after it was away.
+// runSweep hands on what stands behind outbox marks, in the slots where there may be some: those
+// that became this process's, since an owner before may have left marks, and those in which this process
+// set one. A mark that is set elsewhere later is that process's to sweep.
 func (s *Sequencer) runSweep(ctx context.Context) {
 	pause := sweepPauseMin
-	for clean, at := false, uint64(0); ; {
-		if !clean || at != s.marksSet.Load() {
-			clean, at = false, s.marksSet.Load()
-			n, err := s.sweep(ctx)
-			switch {
-			case err != nil && ctx.Err() == nil:
+	for {
+		if s.due.n.Load() > 0 {
+			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("outbox marks could not be swept", "err", err)
-			case err == nil && n == 0 && at == s.marksSet.Load():
-				clean = true
-				s.busBack() // nothing waits: the next append finds out whether it is
 			}
+		}
+		if s.due.n.Load() == 0 {
+			s.busBack() // nothing waits: the next append finds out whether it is
 		}
 		select {
 		case <-ctx.Done():
@@ -226,24 +234,20 @@ func (s *Sequencer) runSweep(ctx context.Context) {
 	}
 }
 
-// sweep hands on behind the marks that there are and returns how many it found. While the
-// bus is away it stops at the first.
-func (s *Sequencer) sweep(ctx context.Context) (found int, err error) {
-	var marks []id.ConversationID
+// sweep hands on behind the marks that there are. A slot is done with when none was found in it.
+// While the bus is away it stops at the first mark.
+func (s *Sequencer) sweep(ctx context.Context) error {
 	for slot := range id.Slot(id.SlotCount) {
-		marks = marks[:0]
-		start := s.cfg.Keys.OutboxMarks(nil, slot)
-		end := s.cfg.Keys.OutboxMarks(nil, slot)
-		end[len(end)-1]++ // the area's number, which is small
-		err := s.cfg.Store.Scan(ctx, kv.Span{Start: start, End: end, Limit: markScanPage}, func(key, _ []byte) (bool, error) {
-			conv, err := id.ConversationFromBytes(key[len(start):])
-			marks = append(marks, conv)
-			return true, err
-		})
-		if err != nil {
-			return found, fmt.Errorf("scan outbox marks of slot %d: %w", slot, err)
+		if !s.due.remove(slot) { // before the look: a mark that is set meanwhile puts it back
+			continue
 		}
-		found += len(marks)
+		marks, err := s.marksOf(ctx, slot)
+		if err != nil || len(marks) > 0 {
+			s.due.add(slot)
+		}
+		if err != nil {
+			return err
+		}
 		for rest := marks; len(rest) > 0; {
 			n := min(len(rest), sweepAtOnce)
 			if s.away.Load() {
@@ -251,12 +255,41 @@ func (s *Sequencer) sweep(ctx context.Context) (found int, err error) {
 			}
 			s.sweepAll(ctx, rest[:n])
 			if s.away.Load() || ctx.Err() != nil {
-				return found, ctx.Err()
+				return ctx.Err()
 			}
 			rest = rest[n:]
 		}
 	}
-	return found, nil
+	return nil
+}
+
+// marksOf returns some of the conversations of slot that have an outbox mark.
+func (s *Sequencer) marksOf(ctx context.Context, slot id.Slot) (marks []id.ConversationID, err error) {
+	start := s.cfg.Keys.OutboxMarks(nil, slot)
+	end := s.cfg.Keys.OutboxMarks(nil, slot)
+	end[len(end)-1]++ // the area's number, which is small
+	err = s.cfg.Store.Scan(ctx, kv.Span{Start: start, End: end, Limit: markScanPage}, func(key, _ []byte) (bool, error) {
+		conv, err := id.ConversationFromBytes(key[len(start):])
+		marks = append(marks, conv)
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scan outbox marks of slot %d: %w", slot, err)
+	}
+	return marks, nil
+}
+
+// HandOn hands on what the bus may lack of convs, which have an outbox mark that nobody else
+// seems to sweep. It returns when that was tried, or ctx ends: marks that are left say how it went.
+func (s *Sequencer) HandOn(ctx context.Context, convs []id.ConversationID) {
+	if !s.apart {
+		return
+	}
+	for rest := convs; len(rest) > 0 && ctx.Err() == nil; {
+		n := min(len(rest), sweepAtOnce)
+		s.sweepAll(ctx, rest[:n])
+		rest = rest[n:]
+	}
 }
 
 // sweepAll has the conversations loaded anew, which hands them on, and waits for it.

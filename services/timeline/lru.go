@@ -93,22 +93,32 @@ func (s *Sequencer) forget(now int64, n int, idle bool) {
 		if idle && now-c.lastUse.Load() < s.cfg.IdleAfter.Milliseconds() {
 			break
 		}
-		sh := s.shard(c.id)
-		sh.mu.Lock()
-		c.mu.Lock()
-		if !c.held && (c.lanesIdle(now) || s.recent.n > 2*s.cfg.MaxConversations) {
-			c.dead = true
-			delete(sh.convs, c.id)
-			s.recent.unlink(c)
-			s.ids.kept.Add(int64(-c.counted))
+		if s.evictOne(c, now, s.recent.n > 2*s.cfg.MaxConversations) {
 			evicted++
 			n--
 		}
-		c.mu.Unlock()
-		sh.mu.Unlock()
 		c = next
 	}
 	if f := s.cfg.Events.Evicted; f != nil && evicted > 0 {
 		f(evicted)
 	}
+}
+
+// evictOne drops c if nobody works on it; with lanes that are shut it goes only by force.
+func (s *Sequencer) evictOne(c *conversation, now int64, force bool) bool {
+	sh := s.shard(c.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held || c.dead || !force && !c.lanesIdle(now) {
+		return false
+	}
+	c.dead = true
+	delete(sh.convs, c.id)
+	if c.newer != nil || s.recent.newest == c { // else it is about to be used for the first time
+		s.recent.unlink(c)
+	}
+	s.ids.kept.Add(int64(-c.counted))
+	return true
 }

@@ -25,29 +25,34 @@ type Sequencer struct {
 	timeline *msgstore.Timeline
 	mentions *msgstore.Mentions
 	apart    bool // the bus lies apart from the store
+	queues   queues
+	away     atomic.Bool // the bus (apart) is away
+
+	drained slotSet // refused
+	due     slotSet // outbox marks may stand there
 
 	shards [64]shard
 
 	mu     sync.Mutex
 	ready  []*conversation // held, for the sequencer goroutine
+	leaves []*leave
 	closed bool
 	wake   chan struct{}
 	loads  loadQueue
 
 	pending      atomic.Int64 // messages waiting
 	pendingBytes atomic.Int64
-	away         atomic.Bool   // the bus (apart) is away
-	marksSet     atomic.Uint64 // outbox marks written
 
 	ids          struct{ hits, misses, kept atomic.Int64 } // see Caches
 	slow, failed trace.Pace                                // lines about sends
 
 	// The sequencer goroutine's.
-	clock   clock
-	todo    []*conversation // taken from ready
-	delayed []delayed
-	round   round
-	recent  lru
+	clock    clock
+	reserved int64           // Unix ms up to which the clock's times are
+	todo     []*conversation // taken from ready
+	delayed  []delayed
+	round    round
+	recent   lru
 }
 
 type shard struct {
@@ -82,6 +87,12 @@ func New(cfg Config) (*Sequencer, error) {
 	s.loads.init()
 	// Which kind of bus this is shows in what it does with a transaction that is thrown away.
 	s.apart = !cfg.Bus.Enlist(new(kv.Tx), &bus.Event{FirstSeq: 1, LastSeq: 1})
+	s.queues.init(&s.cfg)
+	if !cfg.Assigned {
+		for slot := range id.Slot(id.SlotCount) {
+			s.due.add(slot)
+		}
+	}
 	return s, nil
 }
 
@@ -92,11 +103,20 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 	if len(msgs) == 0 {
 		return
 	}
+	if s.drained.has(conv) {
+		s.refuseForeign(msgs)
+		return
+	}
 	bytes := 0
 	for i := range msgs {
 		bytes += weight(&msgs[i])
 	}
 	c := s.lock(conv)
+	if s.drained.has(conv) { // since just now: Drain may have passed by before c was there
+		s.pass(c)
+		s.refuseForeign(msgs)
+		return
+	}
 	if c.count+len(msgs) > s.cfg.ConvPending || c.bytes+bytes > s.cfg.ConvPendingBytes ||
 		int(s.pending.Load())+len(msgs) > s.cfg.MaxPending || int(s.pendingBytes.Load())+bytes > s.cfg.MaxPendingBytes {
 		s.overload(c, msgs)
@@ -142,12 +162,7 @@ func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
 		behind[i] = blocked(l.refused, burst, c.arrivals)
 		l.refused, l.at = addRefused(l.refused, burst, c.arrivals), now
 	}
-	held := c.held
-	c.held = true
-	c.mu.Unlock()
-	if !held {
-		s.enqueue(c) // so that it is among those that are evicted one day
-	}
+	s.pass(c)
 	n := 0
 	for i := range msgs {
 		if behind[i] {
@@ -159,6 +174,17 @@ func (s *Sequencer) overload(c *conversation, msgs []packet.Pending) {
 	}
 	s.refused(code.Overloaded, n)
 	s.refused(code.LaneBlocked, len(msgs)-n)
+}
+
+// pass gives c, which is locked, to the sequencer goroutine if nobody holds it, so that it is
+// among those that are evicted one day. It unlocks c.
+func (s *Sequencer) pass(c *conversation) {
+	held := c.held
+	c.held = true
+	c.mu.Unlock()
+	if !held {
+		s.enqueue(c)
+	}
 }
 
 func (s *Sequencer) refused(c code.Code, n int) {
@@ -232,10 +258,6 @@ func (s *Sequencer) Head(ctx context.Context, conv id.ConversationID) (msgstore.
 	return h, err
 }
 
-// LatestTime returns the latest Unix millisecond that stands in a MessageID of this
-// Sequencer. A process that starts again with the same worker number must begin above it.
-func (s *Sequencer) LatestTime() int64 { return s.clock.latest.Load() }
-
 // Run sequences until ctx ends. It finishes the commit under way and refuses what
 // waits as unavailable, also what comes later. Run is called once.
 func (s *Sequencer) Run(ctx context.Context) error {
@@ -247,6 +269,9 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	}
 	if s.apart {
 		wg.Go(func() { s.runSweep(ctx) })
+		if s.cfg.Consumers != nil {
+			wg.Go(func() { s.queues.run(ctx, s) })
+		}
 	}
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
@@ -257,6 +282,8 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	s.closed = true
 	s.todo = append(s.todo, s.ready...)
 	s.ready = nil
+	leaves := s.leaves
+	s.leaves = nil
 	s.mu.Unlock()
 	stop()
 	for _, c := range s.loads.close() {
@@ -269,6 +296,9 @@ func (s *Sequencer) Run(ctx context.Context) error {
 		s.refuseAll(c, code.New(code.Unavailable))
 	}
 	s.todo, s.delayed = nil, nil
+	for _, l := range leaves {
+		close(l.done)
+	}
 	wg.Wait()
 	s.after()
 	return nil
@@ -281,6 +311,7 @@ func (s *Sequencer) wait(ctx context.Context, tick <-chan time.Time) bool {
 			return false
 		}
 		next := s.wakeDelayed()
+		s.letGo()
 		s.mu.Lock()
 		s.todo = append(s.todo, s.ready...)
 		clear(s.ready)
