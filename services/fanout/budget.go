@@ -15,6 +15,8 @@ import (
 type owe struct {
 	budget float64 // deliveries a second and conversation; 0: any number
 	byConv map[id.ConversationID]*account
+
+	planned float64 // deliveries of groups at most, in what is planned and not counted yet
 }
 
 // account is one conversation's. Deliveries are taken off it when they are counted, after the
@@ -59,6 +61,27 @@ func (o *owe) spent(conv id.ConversationID, n uint64) {
 	}
 }
 
+// debit has the deliveries of what was planned last, each of n messages, taken off conv's budget when they are counted.
+func (h *Handler) debit(conv id.ConversationID, n uint64) {
+	if h.owe.budget == 0 || conv.Kind() != id.KindGroup {
+		return
+	}
+	p := &h.plan
+	p.debits = append(p.debits, debit{conv, n})
+	c := &p.parcels[len(p.parcels)-1]
+	c.debit = int32(len(p.debits))
+	h.owe.planned += float64(uint64(c.last-c.first) * n)
+}
+
+// doubtful reports whether what is planned could use up conv's budget.
+func (o *owe) doubtful(conv id.ConversationID) bool {
+	if o.planned == 0 {
+		return false
+	}
+	a := o.byConv[conv]
+	return a != nil && a.left <= o.planned
+}
+
 // over reports whether messages of conv up to last are to be told of rather than sent, and
 // tells of them if that may be now.
 func (h *Handler) over(conv id.ConversationID, to aim, last uint64) bool {
@@ -78,12 +101,12 @@ func (h *Handler) over(conv id.ConversationID, to aim, last uint64) bool {
 func (h *Handler) tell(conv id.ConversationID, a *account, to aim) {
 	n := len(h.slab)
 	h.slab = appendHint(h.slab, conv, a.behind)
-	f := h.slab[n:len(h.slab):len(h.slab)]
 	if l := to.large; l != nil {
+		f := h.slab[n:len(h.slab):len(h.slab)]
 		h.deliver(l, true)
 		h.cfg.Audiences.Deliver(conv, a.behind, f, []int{len(f)}, []uint64{0}, true)
 	} else {
-		h.each(to.users, f, 0)
+		h.each(to.users, n, 0)
 	}
 	h.hinted.Add(1)
 	a.told, a.behind = h.cfg.Now(), 0
@@ -97,14 +120,13 @@ func (o *owe) leave(h *Handler, conv id.ConversationID, mv *move) {
 	}
 	n := len(h.slab)
 	h.slab = appendHint(h.slab, conv, min(a.behind, mv.seq))
-	h.each(mv.left, h.slab[n:len(h.slab):len(h.slab)], 0)
+	h.each(mv.left, n, 0)
 }
 
 // tellAll sends the HINTs that are due, and forgets accounts that are as good as new.
 func (h *Handler) tellAll(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	before := h.out.n
 	now := h.cfg.Now()
 	for conv, a := range h.owe.byConv {
 		h.owe.of(conv, now)
@@ -124,7 +146,7 @@ func (h *Handler) tellAll(ctx context.Context) {
 			h.tell(conv, a, to)
 		}
 	}
-	h.flush(before)
+	h.flush(ctx)
 }
 
 // appendHint appends a HINT: conv goes up to seq.

@@ -12,9 +12,10 @@ import (
 // quiet is a Deliverer that does nothing.
 type quiet struct{ frames, bytes int }
 
-func (q *quiet) Deliver(_ uint64, f []byte)          { q.frames++; q.bytes += len(f) }
-func (q *quiet) DeliverLazily(conn uint64, f []byte) { q.Deliver(conn, f) }
-func (q *quiet) Flush()                              {}
+func (q *quiet) Deliver(_ uint64, f []byte)               { q.frames++; q.bytes += len(f) }
+func (q *quiet) DeliverLazily(conn uint64, f []byte)      { q.Deliver(conn, f) }
+func (q *quiet) DeliverUsers([]id.UserID, []byte, uint64) {}
+func (q *quiet) Flush()                                   {}
 
 // load is a batch of appends to n conversations, and a way to make it the next one.
 func load(t testing.TB, n int) (w *world, dir *session.Directory, evs []bus.Event, next func()) {

@@ -46,8 +46,11 @@ type Groups interface {
 
 // Sessions knows who is connected.
 type Sessions interface {
-	// Each calls fn for each connection of user.
-	Each(user id.UserID, fn func(conn uint64, device id.DeviceID))
+	// Gather appends the connections of each of users, one after the other, to conns and where each one's end in it to
+	// ends, and returns both. The last of a user's is 0 if there may be others, or all that is known
+	// is that nothing is: such users are looked for at all edges. It may wait for other nodes, but
+	// not for long: it fails by answering 0. A user may be asked for several times.
+	Gather(ctx context.Context, users []id.UserID, conns []uint64, ends []int) ([]uint64, []int)
 }
 
 // Deliverer hands frames to connections. It is safe for concurrent use.
@@ -59,6 +62,9 @@ type Deliverer interface {
 
 	// DeliverLazily is Deliver of what can wait for the next thing that is written to conn, or a second.
 	DeliverLazily(conn uint64, frame []byte)
+
+	// DeliverUsers is Deliver for every connection of users, at whatever edge it is, but one.
+	DeliverUsers(users []id.UserID, frame []byte, but uint64)
 
 	// Flush begins to write what was delivered since the last one.
 	Flush()
@@ -93,6 +99,10 @@ type Config struct {
 	// a second's worth; above it members are told by a HINT a second at most, and pull. 0: any number.
 	Budget int
 
+	// Pushes is how many pushes may wait for Run to look their users up. 0: none has to wait, as is right
+	// where Sessions never does.
+	Pushes int
+
 	MaxFrame      int           // bytes of a frame, the length field aside; 0: frame.DefaultMax
 	MaxSignal     int           // bytes of a signal's data; 0: 4 KiB
 	Conversations int           // conversations whose seqs are remembered; 0: 65,536, at least 16
@@ -116,6 +126,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("%w: a budget needs Groups", ErrConfig)
 	case c.LargeGroup < 0 || c.Idle < 0 || c.Seats < 0 || c.Budget < 0:
 		return fmt.Errorf("%w: a limit of large groups is below zero", ErrConfig)
+	case c.Pushes < 0:
+		return fmt.Errorf("%w: Pushes is below zero", ErrConfig)
 	case c.MaxFrame < 0 || c.MaxSignal < 0 || c.GapAfter < 0 || c.Conversations < 0 || c.Conversations > 0 && c.Conversations < 16:
 		return fmt.Errorf("%w: a limit is out of bounds", ErrConfig)
 	}
@@ -135,6 +147,7 @@ type Stats struct {
 	Opened    uint64 // audiences opened
 	Passes    uint64 // over audiences, each with what had gathered
 	Audiences int    // open now
+	PushLost  uint64 // pushes dropped because too many waited
 }
 
 // Handler fans events out. Handle is called from one goroutine at a time; the
@@ -147,7 +160,7 @@ type Handler struct {
 	mu    sync.Mutex
 	seen  seen
 	slab  []byte // frames of the batch under way
-	out   sender
+	plan  plan
 	retry []missing // appends whose recipients could not be found
 	owe   owe
 
@@ -156,12 +169,13 @@ type Handler struct {
 	moves     []move
 	collect   func(seq uint64, joined, left []id.UserID) // appends to moves
 	waiting   []*large                                   // have something queued, or had
-	unwritten bool                                       // an audience was delivered something that Flush is to write
+	unwritten bool                                       // something was delivered that Flush is to write
 
 	signals sync.Pool // *signaler
+	pushes  chan *signaler
 
 	events, repeats, delivered, gaps, healed, givenUp, signalled atomic.Uint64
-	hinted, opened, passes                                       atomic.Uint64
+	hinted, opened, passes, pushesLost                           atomic.Uint64
 }
 
 // New returns a Handler.
@@ -198,42 +212,18 @@ func New(cfg Config) (*Handler, error) {
 	}
 	h := &Handler{cfg: cfg, log: cfg.Logger}
 	h.seen.init(cfg.Conversations)
-	h.out.init(cfg.Deliver)
+	h.pushes = make(chan *signaler, cfg.Pushes)
 	h.owe.init(cfg.Budget)
 	h.large.m = make(map[id.ConversationID]*large)
 	h.collect = func(seq uint64, joined, left []id.UserID) { h.moves = append(h.moves, move{seq, joined, left}) }
-	h.signals.New = func() any { return newSignaler(cfg.Deliver) }
+	h.signals.New = func() any { return new(signaler) }
 	return h, nil
 }
 
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
 	return Stats{h.events.Load(), h.repeats.Load(), h.delivered.Load(), h.gaps.Load(),
-		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load())}
-}
-
-// A sender delivers one frame to the sessions of users, all but one connection. The
-// callback is made once, so that handing it to Sessions.Each allocates nothing.
-type sender struct {
-	each   func(conn uint64, device id.DeviceID)
-	frame  []byte
-	skip   uint64
-	lazily bool
-	n      uint64
-}
-
-func (s *sender) init(d Deliverer) {
-	s.each = func(conn uint64, _ id.DeviceID) {
-		if conn == s.skip {
-			return
-		}
-		s.n++
-		if s.lazily {
-			d.DeliverLazily(conn, s.frame)
-		} else {
-			d.Deliver(conn, s.frame)
-		}
-	}
+		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load()), h.pushesLost.Load()}
 }
 
 // defaultLargeGroup is how many members a group may have until its messages go to an audience.
@@ -243,14 +233,6 @@ const defaultLargeGroup = 500
 type aim struct {
 	users []id.UserID
 	large *large
-}
-
-// each delivers a frame to the sessions of users, but not to skip.
-func (h *Handler) each(users []id.UserID, frame []byte, skip uint64) {
-	h.out.frame, h.out.skip = frame, skip
-	for _, u := range users {
-		h.cfg.Sessions.Each(u, h.out.each)
-	}
 }
 
 // flushBytes is how much of a batch is gathered at most before it is written: less than
@@ -265,33 +247,30 @@ const maxSlab = 1 << 20
 func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	before := h.out.n
 	for i := range evs {
 		if err := h.event(ctx, &evs[i]); err != nil {
 			if ctx.Err() != nil {
-				h.flush(before)
+				h.flush(ctx)
 				return fmt.Errorf("fanning out: %w", err)
 			}
 			h.later(&evs[i], err)
 		}
-		if len(h.slab) > flushBytes {
-			h.flush(before)
-			before = h.out.n
+		if len(h.slab) > flushBytes || h.plan.full() {
+			h.flush(ctx)
 		}
 	}
-	h.flush(before)
+	h.flush(ctx)
 	return nil
 }
 
 // flush ends a batch: the frames of it are ours again.
-func (h *Handler) flush(before uint64) {
+func (h *Handler) flush(ctx context.Context) {
+	h.lookUp(ctx)
 	h.deliverAll()
-	if h.out.n != before || h.unwritten {
+	if h.unwritten {
 		h.cfg.Deliver.Flush()
-		h.delivered.Add(h.out.n - before)
 		h.unwritten = false
 	}
-	h.out.frame = nil
 	if cap(h.slab) > maxSlab {
 		h.slab = nil
 	}
@@ -319,23 +298,23 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 			m.members = members
 		}
 	}
-	h.pass(m, ev, aim{users: members})
+	h.pass(ctx, m, ev, aim{users: members})
 	return nil
 }
 
 // pass delivers what of ev was not seen before.
-func (h *Handler) pass(m *mark, ev *bus.Event, to aim) {
+func (h *Handler) pass(ctx context.Context, m *mark, ev *bus.Event, to aim) {
 	switch m.admit(ev.Epoch, ev.FirstSeq, ev.LastSeq) {
 	case repeated:
 		h.repeats.Add(1)
 		return
 	case fresh:
 		h.events.Add(1)
-		h.send(ev.Conversation, to, ev.Messages, ev.Origin, ev.FirstSeq, ev.LastSeq)
+		h.send(ctx, ev.Conversation, to, ev.Messages, ev.Origin, ev.FirstSeq, ev.LastSeq)
 		return
 	}
 	// Something arrived out of order, or a part of it again.
-	if !h.unseen(m, ev, to) {
+	if !h.unseen(ctx, m, ev, to) {
 		h.repeats.Add(1)
 		return
 	}
@@ -349,7 +328,7 @@ func (h *Handler) pass(m *mark, ev *bus.Event, to aim) {
 }
 
 // unseen delivers the runs of ev's messages that m has not, and reports whether there was one.
-func (h *Handler) unseen(m *mark, ev *bus.Event, to aim) (some bool) {
+func (h *Handler) unseen(ctx context.Context, m *mark, ev *bus.Event, to aim) (some bool) {
 	start, end := -1, 0
 	var first, last uint64 // of the run
 	for rest := ev.Messages; len(rest) > 0; {
@@ -362,7 +341,7 @@ func (h *Handler) unseen(m *mark, ev *bus.Event, to aim) (some bool) {
 		rest = after
 		if m.has(ev.Epoch, v.Seq) {
 			if start >= 0 {
-				h.send(ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
+				h.send(ctx, ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
 				start = -1
 			}
 			continue
@@ -374,7 +353,7 @@ func (h *Handler) unseen(m *mark, ev *bus.Event, to aim) (some bool) {
 		end = len(ev.Messages) - len(rest)
 	}
 	if start >= 0 {
-		h.send(ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
+		h.send(ctx, ev.Conversation, to, ev.Messages[start:end], ev.Origin, first, last)
 	}
 	return some
 }
@@ -385,7 +364,10 @@ const deliverRoom = 2 + 18 + 2*(2+id.MaxUserID)
 
 // send encodes messages first..last once and hands the frame to every session of those
 // whom they are for but origin, or tells them of the messages if the budget is used up.
-func (h *Handler) send(conv id.ConversationID, to aim, messages []byte, origin, first, last uint64) {
+func (h *Handler) send(ctx context.Context, conv id.ConversationID, to aim, messages []byte, origin, first, last uint64) {
+	if h.owe.doubtful(conv) {
+		h.lookUp(ctx)
+	}
 	switch {
 	case to.large == nil && len(to.users) == 0 || h.over(conv, to, last):
 		return
@@ -393,7 +375,6 @@ func (h *Handler) send(conv id.ConversationID, to aim, messages []byte, origin, 
 		h.queue(to.large, messages, origin, first, last)
 		return
 	}
-	before := h.out.n
 	users, both := pair(conv, to.users)
 	for len(messages) > 0 {
 		part := messages
@@ -411,9 +392,9 @@ func (h *Handler) send(conv id.ConversationID, to aim, messages []byte, origin, 
 		} else {
 			h.slab = packet.AppendDeliver(h.slab, conv, nil, part)
 		}
-		h.each(to.users, h.slab[n:len(h.slab):len(h.slab)], origin)
+		h.each(to.users, n, origin)
+		h.debit(conv, last-first+1)
 	}
-	h.owe.spent(conv, (h.out.n-before)*(last-first+1))
 }
 
 // pair returns both users of a direct conversation; somebody who writes to themselves stands twice.

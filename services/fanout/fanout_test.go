@@ -23,12 +23,16 @@ type world struct {
 	mu       sync.Mutex
 	members  map[id.ConversationID][]id.UserID
 	sessions map[id.UserID][]uint64
-	stored   map[id.ConversationID]stored
-	fail     error // of Members
-	failRead error // of Range
-	got      map[uint64][]byte
-	flushes  int
-	now      time.Time
+	unknown  map[id.UserID]bool // may have others than those
+
+	everywhere map[id.UserID][]uint64 // which are these
+	gathered   int                    // look-ups
+	stored     map[id.ConversationID]stored
+	fail       error // of Members
+	failRead   error // of Range
+	got        map[uint64][]byte
+	flushes    int
+	now        time.Time
 }
 
 type stored struct{ first, last uint64 }
@@ -44,9 +48,25 @@ func (w *world) Members(_ context.Context, conv id.ConversationID) ([]id.UserID,
 	return w.members[conv], w.fail
 }
 
-func (w *world) Each(u id.UserID, fn func(conn uint64, device id.DeviceID)) {
-	for _, c := range w.sessions[u] {
-		fn(c, "phone")
+func (w *world) Gather(_ context.Context, users []id.UserID, conns []uint64, ends []int) ([]uint64, []int) {
+	for _, u := range users {
+		conns = append(conns, w.sessions[u]...)
+		if w.unknown[u] {
+			conns = append(conns, 0)
+		}
+		ends = append(ends, len(conns))
+	}
+	w.gathered++
+	return conns, ends
+}
+
+func (w *world) DeliverUsers(users []id.UserID, f []byte, but uint64) {
+	for _, u := range users {
+		for _, c := range append(w.everywhere[u], w.sessions[u]...) {
+			if c != but {
+				w.Deliver(c, f)
+			}
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func (h *Handler) look(ctx context.Context, ev *bus.Event, mayOpen bool) error {
 		}
 		// Looked up here: reading may have taken a while, and made room for others.
 		if len(part.Messages) > 0 {
-			h.pass(h.seen.get(ev.Conversation), &part, aim{users: users})
+			h.pass(ctx, h.seen.get(ev.Conversation), &part, aim{users: users})
 		}
 	}
 	if a := h.owe.byConv[ev.Conversation]; a != nil && a.behind > 0 {

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
@@ -34,8 +35,13 @@ func (h *Handler) later(ev *bus.Event, err error) {
 	h.retry = append(h.retry, missing{ev.Conversation, ev.Epoch, ev.FirstSeq, ev.LastSeq, ev.Origin, false, 0})
 }
 
-// Run fills what the bus left out, from the timeline, until ctx ends.
+// Run fills what the bus left out, from the timeline, and brings pushes that wait, until ctx ends.
 func (h *Handler) Run(ctx context.Context) error {
+	var pushing sync.WaitGroup
+	defer pushing.Wait()
+	if h.cfg.Pushes > 0 {
+		pushing.Go(func() { h.runPushes(ctx) })
+	}
 	t := time.NewTicker(max(min(time.Second, h.cfg.GapAfter/2), time.Millisecond))
 	defer t.Stop()
 	for {
@@ -105,9 +111,8 @@ func (h *Handler) heal(ctx context.Context, g *missing) {
 			break
 		}
 		ev := bus.Event{Conversation: g.conv, Epoch: g.epoch, FirstSeq: first, LastSeq: last, Messages: messages, Origin: g.origin}
-		before := h.out.n
 		err = h.event(ctx, &ev)
-		h.flush(before)
+		h.flush(ctx)
 		h.mu.Unlock()
 		if err != nil {
 			h.failed(ctx, g, from, err)

@@ -144,6 +144,7 @@ func (h *Handler) open(ctx context.Context, ev *bus.Event, users []id.UserID) (*
 	if err != nil || !ok {
 		return nil, err
 	}
+	h.lookUp(ctx) // what was planned for its members comes before
 	h.makeRoom(0)
 	l := &large{conv: ev.Conversation, next: ev.FirstSeq, at: ev.FirstSeq, used: h.cfg.Now()}
 	// Findable first, then filled: who connects meanwhile is met by one of the two.
@@ -223,10 +224,10 @@ func (h *Handler) largeEvent(ctx context.Context, l *large, ev *bus.Event) error
 	}
 	l.used = h.cfg.Now()
 	for i := range h.moves {
-		h.apply(l, &h.moves[i], &rest)
+		h.apply(ctx, l, &h.moves[i], &rest)
 	}
 	clear(h.moves)
-	h.toAudience(l, &rest, rest.LastSeq)
+	h.toAudience(ctx, l, &rest, rest.LastSeq)
 	l.next = max(l.next, ev.LastSeq+1)
 	l.mu.Lock()
 	l.at = l.next - 1
@@ -239,8 +240,8 @@ func (h *Handler) largeEvent(ctx context.Context, l *large, ev *bus.Event) error
 
 // apply delivers what of rest comes before or with mv to those whom it is for, and
 // changes the audience.
-func (h *Handler) apply(l *large, mv *move, rest *bus.Event) {
-	h.toAudience(l, rest, mv.seq-1)
+func (h *Handler) apply(ctx context.Context, l *large, mv *move, rest *bus.Event) {
+	h.toAudience(ctx, l, rest, mv.seq-1)
 	if len(mv.joined) > 0 {
 		h.deliver(l, true)
 		l.mu.Lock()
@@ -249,7 +250,7 @@ func (h *Handler) apply(l *large, mv *move, rest *bus.Event) {
 		l.mu.Unlock()
 	}
 	if len(mv.left) > 0 {
-		h.toAudience(l, rest, mv.seq)
+		h.toAudience(ctx, l, rest, mv.seq)
 		h.deliver(l, true)
 		h.owe.leave(h, l.conv, mv)
 		l.mu.Lock()
@@ -260,12 +261,12 @@ func (h *Handler) apply(l *large, mv *move, rest *bus.Event) {
 }
 
 // toAudience takes the messages up to seq off rest, and queues those not seen before.
-func (h *Handler) toAudience(l *large, rest *bus.Event, seq uint64) {
+func (h *Handler) toAudience(ctx context.Context, l *large, rest *bus.Event, seq uint64) {
 	if seq < rest.FirstSeq || rest.FirstSeq > rest.LastSeq {
 		return
 	}
 	if part, ok := h.split(rest, min(seq, rest.LastSeq)); ok && len(part.Messages) > 0 {
-		h.pass(h.seen.get(l.conv), &part, aim{large: l})
+		h.pass(ctx, h.seen.get(l.conv), &part, aim{large: l})
 	}
 }
 

@@ -150,15 +150,20 @@ func (w *hall) Has(_ context.Context, _ id.ConversationID, user id.UserID) (bool
 	return w.member(user), w.size, nil
 }
 
-func (w *hall) Each(u id.UserID, fn func(conn uint64, device id.DeviceID)) {
+func (w *hall) Gather(_ context.Context, users []id.UserID, conns []uint64, ends []int) ([]uint64, []int) {
 	w.mu.Lock()
-	w.looked++
-	ds := slices.Clone(w.sessions[u])
-	w.mu.Unlock()
-	for _, d := range ds {
-		fn(d.conn, "d")
+	defer w.mu.Unlock()
+	for _, u := range users {
+		w.looked++
+		for _, d := range w.sessions[u] {
+			conns = append(conns, d.conn)
+		}
+		ends = append(ends, len(conns))
 	}
+	return conns, ends
 }
+
+func (w *hall) DeliverUsers([]id.UserID, []byte, uint64) { w.t.Error("everybody is known") }
 
 func (w *hall) Deliver(conn uint64, f []byte) {
 	w.mu.Lock()

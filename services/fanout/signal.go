@@ -14,16 +14,22 @@ import (
 
 // A signaler is what one Signal works with; they are reused.
 type signaler struct {
-	sender
-	msg  wire.Signal
-	body []byte
-	slab []byte
+	plan
+	msg    wire.Signal
+	body   []byte
+	slab   []byte
+	skip   uint64
+	lazily bool
 }
 
-func newSignaler(d Deliverer) *signaler {
-	s := new(signaler)
-	s.init(d)
-	return s
+// send looks everybody in users up and hands them the signal, but for the connection skip. It
+// reports whether there was somebody.
+func (w *signaler) send(ctx context.Context, h *Handler) (some bool) {
+	w.conns, w.ends = h.cfg.Sessions.Gather(ctx, w.users, w.conns[:0], w.ends[:0])
+	some = deliver(h.cfg.Deliver, &w.plan, &parcel{last: int32(len(w.users)), skip: w.skip}, w.slab, w.lazily) > 0
+	clear(w.users)
+	w.users = w.users[:0]
+	return some
 }
 
 // Signal passes s on, never stored, to every session of its conversation's members but
@@ -72,14 +78,11 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 		return code.Wrap(code.Internal, err)
 	}
 	w.slab = frame.Append(w.slab[:0], frame.Signal, 0, 0, w.body)
-	w.frame, w.skip, w.n = w.slab, from.Conn, 0
-	for _, u := range members {
-		h.cfg.Sessions.Each(u, w.each)
-	}
-	if w.n > 0 {
+	w.skip, w.lazily = from.Conn, false
+	w.users = append(w.users[:0], members...)
+	if w.send(ctx, h) {
 		h.cfg.Deliver.Flush()
 	}
-	w.frame = nil
 	h.signalled.Add(1)
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 const DefaultLease = 15 * time.Second
 
 // Edge is one start of one edge process. Its worker number is in the incarnations of its
-// connections; of two starts with one number the later has the higher Start.
+// connections; Start is different at each start.
 type Edge struct {
 	Worker uint32
 	Start  uint64
@@ -36,8 +36,8 @@ var (
 	// this one knows. Whoever announces the slot to its owner brings it, too.
 	ErrForeign = errors.New("session: the slot is another node's")
 
-	// ErrStale refuses what comes from an earlier start of an edge than one that is known.
-	ErrStale = errors.New("session: the edge has started anew since")
+	// ErrStale refuses another start of an edge than the one that is in the view, and speaks.
+	ErrStale = errors.New("session: another start of the edge is alive")
 
 	errOthers = errors.New("session: the connection is another edge's")
 )
@@ -119,13 +119,13 @@ func NewPart(cfg PartConfig) (*Part, error) {
 }
 
 // SetView says which edges are alive and which slots are this node's. Sessions in slots that
-// no longer are, and of earlier starts of these edges, are dropped. edges is kept.
+// no longer are, and of other starts of these edges, are dropped. edges is kept.
 func (p *Part) SetView(edges []Edge, owns func(id.Slot) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.edges = edges
 	for _, e := range edges {
-		if l := p.of(e.Worker); l != nil && l.edge.Start < e.Start {
+		if l := p.of(e.Worker); l != nil && l.edge != e {
 			p.drop(l)
 		}
 	}
@@ -202,10 +202,10 @@ func (p *Part) holdLocked(e Edge) (*lease, error) {
 	}
 	switch l := p.of(e.Worker); {
 	case l == nil:
-	case l.edge.Start > e.Start:
-		return nil, ErrStale
 	case l.edge == e && p.renew(l):
 		return l, nil
+	case l.edge != e && l.until.Load() >= p.now().UnixNano() && slices.Contains(p.edges, l.edge):
+		return nil, ErrStale
 	default:
 		if l.edge == e {
 			p.lapsed++
@@ -335,7 +335,7 @@ func (p *Part) settleSlot(s id.Slot) {
 	}
 	if p.now().Before(until) {
 		for _, e := range p.edges {
-			if l := p.of(e.Worker); l == nil || l.edge.Start < e.Start || !l.announced.has(s) {
+			if l := p.of(e.Worker); l == nil || l.edge != e || !l.announced.has(s) {
 				return
 			}
 		}

@@ -232,6 +232,10 @@ func TestLeases(t *testing.T) {
 	// A new start of edge 1: what the one before had is gone, and it says nothing any more.
 	old := r.edges[0].Edge
 	r.edges[0].Start, r.edges[0].sessions = 2, nil
+	if _, err := r.part.Renew(r.edges[0].Edge, nil, nil); !errors.Is(err, ErrStale) {
+		t.Errorf("a start that isn't in the view pushes the one aside that is: %v", err)
+	}
+	r.view()
 	d, _ := r.connect(0, "ben", "phone")
 	r.want("new start", "ann", true, b)
 	r.want("new start", "ben", true, d, c)
@@ -241,10 +245,16 @@ func TestLeases(t *testing.T) {
 	if _, _, err := r.part.Register(old, "ann", "web", 1, r.conn(0)); !errors.Is(err, ErrStale) {
 		t.Errorf("the start before registers: %v", err)
 	}
-	// Or the view tells of it first.
 	r.edges[0].Start = 3
 	r.view()
 	r.want("a later start is in the view", "ben", true, c)
+	// Of one that the view doesn't know yet nobody is pushed aside.
+	if _, err := r.part.Renew(Edge{Worker: 9, Start: 1}, nil, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.part.Renew(Edge{Worker: 9, Start: 2}, nil, nil); err != nil {
+		t.Error(err)
+	}
 	if _, _, err := r.part.Register(r.edges[0].Edge, "ann", "web", 1, b); err == nil {
 		t.Error("an edge registers another's connection")
 	}
@@ -402,13 +412,11 @@ func TestPartModel(t *testing.T) {
 				r.lose(u)
 			case 10:
 				r.own(u)
-			case 11: // starts anew, maybe known by the view
+			case 11: // starts anew
 				if rng.IntN(4) == 0 {
 					e.Start++
 					e.sessions, e.again, e.told, e.frozen = nil, nil, nil, false
-					if rng.IntN(2) == 0 {
-						r.view()
-					}
+					r.view()
 				}
 			}
 			check(step, false)
