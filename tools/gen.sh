@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generates the wire messages from idl/ and the code registry from protocol/code/codes.json.
+# Generates the wire messages and the services between nodes from idl/ and the code registry from protocol/code/codes.json.
 # With `check` it changes nothing and fails if what is committed is stale.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,10 +12,13 @@ if [ "${1:-}" = check ]; then
 	cd "$work"
 fi
 rm -rf kitex_gen
-if ! said=$(go tool -modfile="$root/go.mod" kitex -module github.com/gochat-im/gochat -type protobuf -I idl idl/wire.proto 2>&1); then
-	echo "$said"
-	exit 1
-fi
+# Wire messages first, then what nodes say to one another: a file of services generates the messages that it imports as well.
+for f in idl/wire.proto $(ls idl/*.proto | grep -v '^idl/wire.proto$'); do
+	if ! said=$(go tool -modfile="$root/go.mod" kitex -module github.com/gochat-im/gochat -type protobuf -I idl "$f" 2>&1); then
+		echo "$said"
+		exit 1
+	fi
+done
 (cd protocol/code && go run gen.go)
 if [ "${1:-}" = check ]; then
 	for f in kitex_gen protocol/code/codes_gen.go protocol/SPEC.md; do
