@@ -79,6 +79,10 @@ var rooms = []room{
 	{"edge/pages", 2, 4},
 	{"edge/admin", 2, 0},
 
+	{"services/link", 3, 0},
+	{"services/rpc", 3, 1},
+	{"services/remote", 3, 1},
+
 	{"node/config", 4, 0},
 	{"node/storage", 4, 1},
 	{"node/logic", 4, 2},
