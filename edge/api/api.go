@@ -192,10 +192,7 @@ func New(cfg Config) (*Server, error) {
 	s.forged = newLimiter[netip.Addr](cfg.ForgedPerMinute, cfg.Addresses)
 	s.guesses = newLimiter[netip.Addr](cfg.ForgedPerMinute, cfg.Addresses)
 	s.calls = newLimiter[string](cfg.CallsPerMinute, cfg.Addresses)
-	if s.transport, err = newTransport(&s.cfg, ln.(*net.TCPListener)); err != nil {
-		ln.Close()
-		return nil, err
-	}
+	s.transport = newTransport(&s.cfg, ln.(*net.TCPListener))
 	if cfg.WebSocket != nil {
 		if s.sockets, err = tcp.NewSockets(cfg.WebSocket.Writable, cfg.Logger); err != nil {
 			ln.Close()

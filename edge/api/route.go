@@ -112,7 +112,7 @@ func (s *Server) handler(rt Route) app.HandlerFunc {
 		per = newLimiter[string](rt.PerMinute, s.cfg.Addresses)
 	}
 	return func(ctx context.Context, c *app.RequestContext) {
-		r := &Request{Addr: s.client(c), ID: c.GetString(keyRequestID), c: c}
+		r := &Request{Addr: s.client(c), ID: givenID(c), c: c}
 		who := r.Addr.String()
 		if rt.Access != Open {
 			caller, err := s.identify(ctx, c, rt.Access, r.Addr)

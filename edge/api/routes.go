@@ -27,8 +27,11 @@ type status struct {
 	Status string `json:"status"`
 }
 
-// What around keeps in a request's context, by name.
-const keyRequestID = "gochat.request_id"
+// headerID is where a request's id goes, and where it is known from.
+const headerID = "X-Request-ID"
+
+// givenID is the id that around has given a request.
+func givenID(c *app.RequestContext) string { return string(c.Response.Header.Peek(headerID)) }
 
 // around is around every request: its id, its time, its deadline, and what becomes of a panic.
 func (s *Server) around(_ context.Context, c *app.RequestContext) {
@@ -38,8 +41,7 @@ func (s *Server) around(_ context.Context, c *app.RequestContext) {
 		k.enter(phaseHandle, 0) // the context bounds it
 	}
 	rid := requestID(c)
-	c.Set(keyRequestID, rid)
-	c.Response.Header.Set("X-Request-ID", rid)
+	c.Response.Header.Set(headerID, rid)
 	c.Response.Header.Set("X-Content-Type-Options", "nosniff")
 	c.Response.Header.Set("Cache-Control", "no-store")
 	ctx, cancel := context.WithTimeout(trace.With(s.base, trace.Call{Request: rid}), s.cfg.HandlerTimeout)
@@ -236,7 +238,7 @@ func (s *Server) refuse(c *app.RequestContext, httpStatus int, err *code.Error) 
 	if httpStatus == 0 {
 		httpStatus = err.Code.HTTP()
 	}
-	rid := c.GetString(keyRequestID)
+	rid := givenID(c)
 	if httpStatus >= 500 && err.Cause != nil {
 		s.cfg.Logger.Error("request failed", "route", c.FullPath(), "request_id", rid, "err", err)
 	} else {

@@ -26,102 +26,80 @@ import (
 // holds a goroutine for ever, and one that never sends anything isn't timed at all; and it
 // neither counts connections nor closes idle ones when it shuts down.
 type transport struct {
-	cfg *Config
-	ln  *listener
+	cfg   *Config
+	ln    *net.TCPListener
+	serve network.OnData // the engine
+
+	ctx  context.Context // of accepting
+	stop context.CancelFunc
 
 	mu      sync.Mutex
-	loop    netpoll.EventLoop
 	conns   map[*conn]struct{}
 	perIP   map[netip.Addr]int
 	sockets int           // connections that became WebSockets or streams of events, and are no conns any more: the hub's to count, and to end
 	closing atomic.Bool   // set under mu
+	none    chan struct{} // takes one value when closing and the last of conns has ended
 	stopped chan struct{} // ends the sweep
 
 	shutdown    sync.Once
 	shutdownErr error
 }
 
-func newTransport(cfg *Config, tcp *net.TCPListener) (*transport, error) {
-	ln, err := newListener(tcp)
-	if err != nil {
-		return nil, err
-	}
-	return &transport{
+func newTransport(cfg *Config, ln *net.TCPListener) *transport {
+	t := &transport{
 		cfg: cfg, ln: ln,
-		conns: make(map[*conn]struct{}), perIP: make(map[netip.Addr]int), stopped: make(chan struct{}),
-	}, nil
+		conns: make(map[*conn]struct{}), perIP: make(map[netip.Addr]int), none: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	return t
 }
 
 // Listener is asked by the engine to tell whether it runs.
 func (t *transport) Listener() net.Listener { return t.ln }
 
-// holder is the context that netpoll keeps with a connection: all that stays of an HTTP connection
-// that has become something else. Only the goroutine that serves the connection changes it.
+// ListenAndServe accepts connections until Shutdown.
+func (t *transport) ListenAndServe(serve network.OnData) error {
+	t.serve = serve
+	go t.sweep()
+	return tcp.Accept(t.ctx, t.ln, t.cfg.Logger, t.accept)
+}
+
+// holder is what stays of an HTTP connection that has become something else. Only the
+// goroutine that serves the connection changes it.
 type holder struct {
+	t    *transport
 	http *conn       // nil: it has outgrown HTTP
 	sock *tcp.Socket // hears of the end; nil: it is HTTP alone
 }
 
-type holderKey struct{}
-
-// Deadline, Done, Err and Value implement context.Context.
-func (*holder) Deadline() (at time.Time, ok bool) { return at, false }
-func (*holder) Done() <-chan struct{}             { return nil }
-func (*holder) Err() error                        { return nil }
-func (h *holder) Value(key any) any {
-	if key == (holderKey{}) {
-		return h
+// readable is netpoll's request callback: called by one goroutine at a time while bytes wait.
+func (h *holder) readable(ctx context.Context, nc netpoll.Connection) error {
+	c := h.http
+	if c == nil {
+		return h.sock.Readable()
 	}
-	return nil
-}
-
-// ListenAndServe runs the event loop until Shutdown.
-func (t *transport) ListenAndServe(serve network.OnData) error {
-	loop, err := netpoll.NewEventLoop(
-		func(ctx context.Context, nc netpoll.Connection) error {
-			h, ok := ctx.Value(holderKey{}).(*holder)
-			if !ok {
-				return nc.Close()
-			}
-			c := h.http
-			if c == nil {
-				return h.sock.Readable()
-			}
-			if c.secure != nil {
-				if err := c.secure.shake(); err != nil {
-					t.cfg.Logger.Debug("a TLS handshake failed", "addr", nc.RemoteAddr(), "err", err)
-					return nc.Close()
-				}
-			}
-			return serve(ctx, c)
-		},
-		netpoll.WithOnPrepare(t.accept),
-		netpoll.WithIdleTimeout(t.cfg.IdleTimeout),
-	)
-	if err != nil {
-		return err
+	if c.secure != nil {
+		if err := c.secure.shake(); err != nil {
+			h.t.cfg.Logger.Debug("a TLS handshake failed", "addr", c.RemoteAddr(), "err", err)
+			return nc.Close()
+		}
 	}
-	t.mu.Lock()
-	if t.closing.Load() {
-		t.mu.Unlock()
-		return nil
-	}
-	t.loop = loop
-	t.mu.Unlock()
-	go t.sweep()
-	return loop.Serve(t.ln)
+	return h.t.serve(ctx, c)
 }
 
 // accept takes a new connection in, or closes it.
-func (t *transport) accept(nc netpoll.Connection) context.Context {
-	c := &conn{t: t, raw: nc}
+func (t *transport) accept(fd int, from netip.AddrPort) {
+	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+	nc, err := netpoll.NewFDConnection(fd)
+	if err != nil { // netpoll has closed the socket
+		t.cfg.Logger.Warn("can't register a connection", "err", err)
+		return
+	}
+	c := &conn{t: t, raw: nc, peer: from.Addr(), port: from.Port()}
 	c.Conn.Conn = nc.(network.Conn)
 	if t.cfg.TLS != nil {
 		c.secure = newSecureConn(nc, t.cfg.TLS)
 		c.Conn.Conn = c.secure
-	}
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		c.peer, c.port = a.AddrPort().Addr().Unmap(), a.AddrPort().Port()
 	}
 	t.mu.Lock()
 	full := t.closing.Load() || len(t.conns) >= t.cfg.MaxConns ||
@@ -133,15 +111,20 @@ func (t *transport) accept(nc netpoll.Connection) context.Context {
 	t.mu.Unlock()
 	if full {
 		_ = nc.Close()
-		return context.Background()
+		return
 	}
-	h := &holder{http: c}
+	h := &holder{t: t, http: c}
 	c.holder = h
-	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.forget(h); return nil })
 	_ = nc.SetReadTimeout(t.cfg.ReadTimeout)
 	_ = nc.SetWriteTimeout(t.cfg.WriteTimeout)
 	c.enter(phaseRead, t.cfg.ReadTimeout)
-	return h
+	// Neither fails. The order matters: a connection without a request callback that the
+	// peer closes is left for us to close, one that has it calls the close callbacks.
+	_ = nc.AddCloseCallback(func(netpoll.Connection) error { t.forget(h); return nil })
+	_ = nc.SetOnRequest(h.readable)
+	if !nc.IsActive() {
+		_ = nc.Close()
+	}
 }
 
 // forget is called when a connection has ended, never while it is served.
@@ -152,6 +135,7 @@ func (t *transport) forget(h *holder) {
 	} else {
 		delete(t.conns, c)
 		t.leave(c.peer)
+		t.last()
 	}
 	t.mu.Unlock()
 	if h.sock != nil {
@@ -176,6 +160,17 @@ func (t *transport) outgrown(c *conn) {
 	delete(t.conns, c)
 	t.sockets++
 	t.leave(c.peer)
+	t.last()
+}
+
+// last tells a shutdown that there are no requests any more. mu is held.
+func (t *transport) last() {
+	if len(t.conns) == 0 && t.closing.Load() {
+		select {
+		case t.none <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // ended waits for connections that were closed to be gone, and reports whether all are: one
@@ -244,18 +239,20 @@ func (t *transport) Shutdown(ctx context.Context) error {
 	t.shutdown.Do(func() {
 		defer close(t.stopped)
 		t.mu.Lock()
-		loop := t.loop
 		t.closing.Store(true)
+		t.last()
 		t.mu.Unlock()
+		t.stop()
+		_ = t.ln.Close() // nobody may be accepting; or accepting has closed it
 		t.closeWhere(func(c *conn) bool {
 			p := c.phase.Load()
 			return p == phaseIdle || p == phaseRead && c.raw.Reader().Len() == 0
 		})
-		if loop == nil {
-			t.shutdownErr = t.ln.Close()
-			return
+		select {
+		case <-t.none:
+		case <-ctx.Done():
+			t.shutdownErr = ctx.Err()
 		}
-		t.shutdownErr = loop.Shutdown(ctx)
 		t.closeAll()
 	})
 	return t.shutdownErr
@@ -292,6 +289,12 @@ func (c *conn) enter(phase int32, limit time.Duration) {
 	}
 	c.phase.Store(phase)
 	c.deadline.Store(d)
+}
+
+// LocalAddr and RemoteAddr are of the listener and of the peer: what netpoll knows of a descriptor is neither.
+func (c *conn) LocalAddr() net.Addr { return c.t.ln.Addr() }
+func (c *conn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.peer, c.port))
 }
 
 // Close is called by the engine when it has done with the connection. What outgrew HTTP isn't its to close.

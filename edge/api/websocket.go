@@ -58,7 +58,7 @@ func (s *Server) websocket(_ context.Context, c *app.RequestContext) {
 	c.SetStatusCode(101) // for whoever counts answers
 	c.Response.HijackWriter(&switching{conn: k, sock: sock, answer: fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\n"+
 		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: %s\r\nX-Request-ID: %s\r\n\r\n",
-		a.Accept, a.Protocol, c.GetString(keyRequestID))})
+		a.Accept, a.Protocol, givenID(c))})
 	c.SetHijackHandler(func(network.Conn) { k.upgrade(sock, up) })
 }
 

@@ -19,7 +19,6 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/cloudwego/netpoll"
 
@@ -120,33 +119,7 @@ func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 
 // Run accepts connections until ctx ends. Connections live on: they are the hub's to end.
 func (s *Server) Run(ctx context.Context) error {
-	// A net.Listener's RawConn can't wait; the same socket as a file can.
-	f, err := s.ln.File()
-	if err != nil {
-		return fmt.Errorf("accepting connections: %w", err)
-	}
-	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { s.ln.Close(); f.Close() })
-	defer stop()
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("accepting connections: %w", err)
-	}
-	for {
-		err := rc.Read(func(fd uintptr) bool { return s.acceptAll(int(fd)) })
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accepting connections: %w", err)
-		}
-		// Out of file descriptors or memory: those that wait stay in the backlog.
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	return Accept(ctx, s.ln, s.log, s.serve)
 }
 
 // Close stops listening, if Run hasn't, and frees what is shared. It is called when
@@ -154,34 +127,6 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() {
 	s.ln.Close()
 	s.Sockets.Close()
-}
-
-// acceptAll accepts what waits. It reports true when no more can be accepted for a
-// while, false when nothing waits.
-func (s *Server) acceptAll(fd int) bool {
-	for {
-		nfd, sa, err := accept(fd)
-		switch err {
-		case nil:
-			s.serve(nfd, addrPort(sa))
-		case syscall.EAGAIN:
-			return false
-		case syscall.EINTR, syscall.ECONNABORTED:
-		default:
-			s.log.Warn("can't accept connections", "error", err)
-			return true
-		}
-	}
-}
-
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *syscall.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // proxied reports whether a is a load balancer that tells whom it speaks for.
