@@ -400,10 +400,13 @@ const dayMS = 24 * 60 * 60 * 1000
 
 // Repeat returns the id that was kept for the hash of a user's key, today or yesterday, and
 // else keeps fresh and returns it. nowMS is in Unix ms. Rows of days before are deleted on the way.
+// Around midnight one process has today what is yesterday, or tomorrow, for another: each looks at all three
+// days and writes to all of them, if only that there is nothing, so that of two at once one meets a conflict.
 func (x *Relations) Repeat(ctx context.Context, u id.UserID, hash [16]byte, fresh id.ClientMsgID, nowMS int64) (id.ClientMsgID, error) {
 	day := uint32(nowMS / dayMS)
-	today, yesterday := x.keys.Repeat(nil, u, day, hash), x.keys.Repeat(nil, u, day-1, hash)
-	raws, err := x.store.MultiGet(ctx, [][]byte{yesterday, today})
+	yesterday, today, tomorrow := x.keys.Repeat(nil, u, day-1, hash), x.keys.Repeat(nil, u, day, hash), x.keys.Repeat(nil, u, day+1, hash)
+	days := [][]byte{yesterday, today, tomorrow}
+	raws, err := x.store.MultiGet(ctx, days)
 	if err != nil {
 		return fresh, fmt.Errorf("read what a key stands for: %w", err)
 	}
@@ -420,8 +423,10 @@ func (x *Relations) Repeat(ctx context.Context, u id.UserID, hash [16]byte, fres
 	}); err != nil {
 		return fresh, fmt.Errorf("look for old keys: %w", err)
 	}
-	tx.Require(yesterday, nil)
-	tx.Require(today, nil)
+	for _, key := range days {
+		tx.Require(key, nil)
+		tx.Delete(key)
+	}
 	tx.Set(today, AppendRepeat(nil, fresh))
 	x.store.Commit(ctx, tx)
 	if tx.Err != nil {

@@ -66,6 +66,9 @@ type Config struct {
 	DevicesPerKind int           // and of one kind (phones, desktops, …); default: as many as in all
 	ExistsCache    int           // names of own accounts remembered as existing; default 10,000
 
+	// Shared: other processes delete accounts in Store, too, so what is remembered as existing is so for two seconds.
+	Shared bool
+
 	// OnRevoke hears of every session that ended before its time, after that is durable, so that
 	// its connection can be closed at once. It must not block and is called up to three times for one revocation.
 	OnRevoke func(Revocation)
@@ -173,6 +176,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.known.limit = cfg.ExistsCache
+	if cfg.Shared {
+		s.known.now = s.nowMS
+	}
 	return s, nil
 }
 
@@ -189,12 +195,13 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	if u == id.System || s.known.has(u) {
 		return true, nil
 	}
+	asked := s.nowMS()
 	if s.tokens.owner(u) != nil {
 		gone, err := s.Gone(ctx, u)
 		if err != nil || gone[0] {
 			return false, err
 		}
-		s.known.add(u)
+		s.known.add(u, asked)
 		return true, nil
 	}
 	raw, err := s.cfg.Store.Get(ctx, s.cfg.Keys.Account(nil, u))
@@ -211,23 +218,28 @@ func (s *Service) Exists(ctx context.Context, u id.UserID) (bool, error) {
 	if a.Hash == "" {
 		return false, nil
 	}
-	s.known.add(u)
+	s.known.add(u, asked)
 	return true, nil
 }
 
 // knownUsers is a bounded set of users that were seen to exist. Only the deletion of
 // an account makes untrue what is in it, and takes it out; when it is full an arbitrary half makes room.
+// Where other processes delete accounts, too, an entry holds for knownFor: much shorter than a
+// deletion goes on looking for what was begun before it.
 type knownUsers struct {
 	mu    sync.RWMutex
 	limit int
-	set   map[id.UserID]struct{}
+	now   func() int64 // Unix ms; nil: entries hold for good
+	set   map[id.UserID]int64
 }
+
+const knownFor = 2000 // ms
 
 func (k *knownUsers) has(u id.UserID) bool {
 	k.mu.RLock()
-	_, ok := k.set[u]
+	since, ok := k.set[u]
 	k.mu.RUnlock()
-	return ok
+	return ok && (k.now == nil || k.now()-since < knownFor)
 }
 
 func (k *knownUsers) remove(u id.UserID) {
@@ -236,11 +248,12 @@ func (k *knownUsers) remove(u id.UserID) {
 	k.mu.Unlock()
 }
 
-func (k *knownUsers) add(u id.UserID) {
+// add takes a user who existed at the Unix ms since.
+func (k *knownUsers) add(u id.UserID, since int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.set == nil {
-		k.set = make(map[id.UserID]struct{})
+		k.set = make(map[id.UserID]int64)
 	}
 	if len(k.set) >= k.limit {
 		drop := k.limit/2 + 1
@@ -251,7 +264,7 @@ func (k *knownUsers) add(u id.UserID) {
 			delete(k.set, old)
 		}
 	}
-	k.set[u] = struct{}{}
+	k.set[u] = since
 }
 
 // storeError turns a failure of the store into what the client is told.

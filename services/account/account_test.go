@@ -327,7 +327,7 @@ func TestKnownUsersAreBounded(t *testing.T) {
 	k := knownUsers{limit: 10}
 	for i := range 100 {
 		u := id.UserID(fmt.Sprint(i))
-		k.add(u)
+		k.add(u, 0)
 		if !k.has(u) {
 			t.Errorf("%s was forgotten at once", u)
 		}

@@ -63,7 +63,7 @@ func (s *Service) Create(ctx context.Context, name, password string) (id.UserID,
 			return "", storeError("storing an account", err)
 		}
 	}
-	s.known.add(user)
+	s.known.add(user, s.nowMS())
 	s.cfg.Logger.Info("account made", "user", user)
 	return user, nil
 }

@@ -44,20 +44,32 @@ var ErrNoKeys = errors.New("account: no keys")
 // owner may read or write. Two processes may call it at once; both get the same keys.
 func LoadOrCreateKeys(dir string) (*Keys, error) {
 	dir = filepath.Join(dir, "keys")
+	if err := CreateKeys(dir); err != nil {
+		return nil, err
+	}
+	return loadKeys(dir)
+}
+
+// CreateKeys makes the key files that are missing in dir itself, and dir: for those that several
+// servers are given.
+func CreateKeys(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("account: creating the key directory: %w", err)
+		return fmt.Errorf("account: creating the key directory: %w", err)
 	}
 	for _, name := range []string{signingFile, macFile} {
 		data, err := newKey(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := createKeyFile(dir, name, data); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return loadKeys(dir)
+	return nil
 }
+
+// ReadKeys reads the keys in dir itself and makes none; ErrNoKeys (wrapped) if there are none.
+func ReadKeys(dir string) (*Keys, error) { return loadKeys(dir) }
 
 // LoadKeys reads the keys in dir/keys; ErrNoKeys (wrapped) if there are none.
 func LoadKeys(dir string) (*Keys, error) { return loadKeys(filepath.Join(dir, "keys")) }

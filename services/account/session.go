@@ -134,7 +134,7 @@ func (s *Service) Register(ctx context.Context, name, password string, device id
 			return auth.Grant{}, code.New(code.NameTaken)
 		}
 	}
-	s.known.add(user)
+	s.known.add(user, s.nowMS())
 	s.cfg.Logger.Info("account registered", "user", user, "device", device)
 	return s.grant(user, device, &dev, refresh, now)
 }

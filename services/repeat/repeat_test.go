@@ -3,6 +3,7 @@ package repeat
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -107,5 +108,48 @@ func TestFaults(t *testing.T) {
 	var e *code.Error
 	if _, err := s.MessageID(context.Background(), "alice", "k", fresh); !errors.As(err, &e) || e.Code != code.Unavailable {
 		t.Errorf("a closed store: %v", err)
+	}
+}
+
+// For one process it is still yesterday: of two that are asked at once, or one after the other, for
+// the same key, both know of one message.
+func TestMessageIDAroundMidnight(t *testing.T) {
+	const seed = 1
+	t.Logf("seed %d", seed)
+	store := memory.New(memory.Config{Seed: seed})
+	var services []*Service
+	for _, now := range []int64{20_000*day - 1, 20_000 * day} {
+		s, err := New(Config{Store: store, Now: func() int64 { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		services = append(services, s)
+	}
+	for i := range 300 {
+		user := id.UserID(fmt.Sprint("user", i))
+		ids := make([]id.ClientMsgID, 2)
+		ask := func(i int) {
+			got, err := services[i].MessageID(t.Context(), user, "k", id.NewClientMsgID(int64(i)))
+			if err != nil {
+				t.Error(err)
+			}
+			ids[i] = got
+		}
+		var wg sync.WaitGroup
+		switch i % 3 {
+		case 0:
+			wg.Go(func() { ask(0) })
+			wg.Go(func() { ask(1) })
+			wg.Wait()
+		case 1:
+			ask(0)
+			ask(1)
+		case 2:
+			ask(1)
+			ask(0)
+		}
+		if ids[0] != ids[1] {
+			t.Errorf("%s: one key stands for %v and %v", user, ids[0], ids[1])
+		}
 	}
 }
