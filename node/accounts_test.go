@@ -33,7 +33,7 @@ func TestTheOperatorBansAndDeletes(t *testing.T) {
 		t.Fatalf("bob is %+v, %v", ans, err)
 	}
 	// His connection ends, and what stands is that he is banned, not only signed out.
-	for n.hub.Count() > 1 && ctx.Err() == nil {
+	for n.edge.Hub.Count() > 1 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	again := device(t, n, data, "bob", func(gochat.Message) {})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
@@ -209,7 +210,7 @@ func (s *stage) run(w []string) string {
 				case "hook":
 					in.BeforeSend = censor
 				case "outbound":
-					c.Limits.Outbound = Bytes(number(v) << 10)
+					c.Limits.Outbound = config.Bytes(number(v) << 10)
 				case "large_group":
 					c.Fanout.LargeGroup = int(number(v))
 				default:

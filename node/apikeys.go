@@ -33,7 +33,7 @@ func keyAnswer(k *apikey.Key, text string) KeyAnswer {
 }
 
 func (n *Node) keyCreateRequest(ctx context.Context, in KeyRequest) (KeyAnswer, error) {
-	text, k, err := n.apiKeys.Create(ctx, in.Name, in.Scopes)
+	text, k, err := n.logic.APIKeys.Create(ctx, in.Name, in.Scopes)
 	if err != nil {
 		return KeyAnswer{}, err
 	}
@@ -41,7 +41,7 @@ func (n *Node) keyCreateRequest(ctx context.Context, in KeyRequest) (KeyAnswer, 
 }
 
 func (n *Node) keyListRequest(ctx context.Context, _ KeyRequest) (KeysAnswer, error) {
-	keys, err := n.apiKeys.List(ctx)
+	keys, err := n.logic.APIKeys.List(ctx)
 	if err != nil {
 		return KeysAnswer{}, err
 	}
@@ -53,7 +53,7 @@ func (n *Node) keyListRequest(ctx context.Context, _ KeyRequest) (KeysAnswer, er
 }
 
 func (n *Node) keyRevokeRequest(ctx context.Context, in KeyRequest) (KeysAnswer, error) {
-	if err := n.apiKeys.Revoke(ctx, in.ID); err != nil {
+	if err := n.logic.APIKeys.Revoke(ctx, in.ID); err != nil {
 		return KeysAnswer{}, err
 	}
 	return n.keyListRequest(ctx, KeyRequest{})

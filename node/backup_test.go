@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
@@ -125,7 +126,7 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	if done.Bytes == 0 || done.Epoch != n.epoch {
+	if done.Bytes == 0 || done.Epoch != n.storage.Epoch {
 		t.Errorf("the answer is %+v", done)
 	}
 	for name, bad := range map[string]string{"exists": backup, "relative": "backup"} {
@@ -134,7 +135,7 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 		}
 	}
 	after := say(ctx, t, alice, "bob", "after")
-	epoch := n.epoch
+	epoch := n.storage.Epoch
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 		cfg := Default()
 		cfg.Data = dir
 		var findings []string
-		sum, err := Check(ctx, cfg, quiet, func(_, text string) { findings = append(findings, text) })
+		sum, err := storage.Check(ctx, cfg, quiet, func(_, text string) { findings = append(findings, text) })
 		if err != nil || sum.Errors+sum.Warnings > 0 {
 			t.Errorf("audit of %s: %+v, %v, %q", dir, sum, err, findings)
 		}
@@ -157,10 +158,10 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 		t.Errorf("a server on a backup: %v", err)
 	}
 	// What an interrupted restore left is no obstacle.
-	if err := os.MkdirAll(filepath.Join(restored, ".restoring", storeDir), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(restored, ".restoring", "store"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	info, err := Restore(ctx, backup, restored, quiet)
+	info, err := storage.Restore(ctx, backup, restored, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,16 +169,16 @@ func TestBackupOfALiveServerRestores(t *testing.T) {
 		t.Errorf("epoch %d after a restore, %d before", info.Epoch, epoch)
 	}
 	audit(restored)
-	if _, err := Restore(ctx, backup, restored, quiet); err == nil || !strings.Contains(err.Error(), "holds a store already") {
+	if _, err := storage.Restore(ctx, backup, restored, quiet); err == nil || !strings.Contains(err.Error(), "holds a store already") {
 		t.Errorf("restoring over a store: %v", err)
 	}
-	if _, err := Restore(ctx, restored, filepath.Join(dir, "x"), quiet); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := storage.Restore(ctx, restored, filepath.Join(dir, "x"), quiet); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("restoring what is no backup: %v", err)
 	}
 
 	n = start(t, restored)
-	if n.epoch != info.Epoch {
-		t.Errorf("the restored server has epoch %d, want %d", n.epoch, info.Epoch)
+	if n.storage.Epoch != info.Epoch {
+		t.Errorf("the restored server has epoch %d, want %d", n.storage.Epoch, info.Epoch)
 	}
 	bob := device(t, n, restored, "bob", func(gochat.Message) {})
 	if err := bob.Connected(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
@@ -84,7 +85,7 @@ func TestDeletion(t *testing.T) {
 			}
 
 			if crash {
-				if err := w.node.accounts.BeginDelete(w.ctx, "bob"); err != nil {
+				if err := w.node.logic.Accounts.BeginDelete(w.ctx, "bob"); err != nil {
 					t.Fatal(err)
 				}
 				_, _ = ann.Close(), bob.Close()
@@ -93,11 +94,11 @@ func TestDeletion(t *testing.T) {
 				}
 				w.start(nil)
 				ann = w.device("ann", "phone")
-			} else if err := w.node.deleteUser(w.ctx, "bob"); err != nil {
+			} else if err := w.node.deletions.Delete(w.ctx, "bob"); err != nil {
 				t.Fatal(err)
 			}
 			left := func() bool {
-				rows, err := msgstore.NewInbox(w.node.store, msgstore.Keys{}).Scan(w.ctx, "bob", id.ConversationID{}, 0)
+				rows, err := msgstore.NewInbox(w.node.storage.Store, msgstore.Keys{}).Scan(w.ctx, "bob", id.ConversationID{}, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +108,7 @@ func TestDeletion(t *testing.T) {
 					}
 				}
 				for _, conv := range []id.ConversationID{hers, withAdmin, plain, alone} {
-					m, _, err := msgstore.NewMembers(w.node.store, msgstore.Keys{}).Get(w.ctx, conv, "bob")
+					m, _, err := msgstore.NewMembers(w.node.storage.Store, msgstore.Keys{}).Get(w.ctx, conv, "bob")
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -160,34 +161,34 @@ func TestDeletion(t *testing.T) {
 					t.Error("a deleted user is brought into a group")
 				}
 			}
-			if _, err := w.node.accounts.Register(w.ctx, "bob", "long enough", "", 0); err == nil || err.Code != code.NameTaken {
+			if _, err := w.node.logic.Accounts.Register(w.ctx, "bob", "long enough", "", 0); err == nil || err.Code != code.NameTaken {
 				t.Errorf("the name is given out again: %v", err)
 			}
-			if all, err := w.node.accounts.Gone(w.ctx, "bob", "ann"); err != nil || !slices.Equal(all, []bool{true, false}) {
+			if all, err := w.node.logic.Accounts.Gone(w.ctx, "bob", "ann"); err != nil || !slices.Equal(all, []bool{true, false}) {
 				t.Errorf("gone: %v, %v", all, err)
 			}
 			// Long after, everything is done and nothing is left to go on with.
 			tx := new(kv.Tx)
 			tx.Set(msgstore.Keys{}.Deleting(nil, "bob"), msgstore.AppendDeleting(nil, 1))
-			if w.node.store.Commit(w.ctx, tx); tx.Err != nil {
+			if w.node.storage.Store.Commit(w.ctx, tx); tx.Err != nil {
 				t.Fatal(tx.Err)
 			}
 			for left := true; left; {
-				if left, err = w.node.goOnDeleting(w.ctx); err != nil {
+				if left, err = w.node.deletions.GoOn(w.ctx); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if all, err := w.node.accounts.Deletions(w.ctx, 10); err != nil || len(all) != 0 {
+			if all, err := w.node.logic.Accounts.Deletions(w.ctx, nil, 10); err != nil || len(all) != 0 {
 				t.Errorf("still to be deleted: %+v, %v", all, err)
 			}
-			if rows, err := msgstore.NewInbox(w.node.store, msgstore.Keys{}).Scan(w.ctx, "bob", id.ConversationID{}, 0); err != nil || len(rows) != 0 {
+			if rows, err := msgstore.NewInbox(w.node.storage.Store, msgstore.Keys{}).Scan(w.ctx, "bob", id.ConversationID{}, 0); err != nil || len(rows) != 0 {
 				t.Errorf("still on the user's list: %+v, %v", rows, err)
 			}
 			_ = ann.Close()
 			if err := w.node.stop(); err != nil {
 				t.Error(err)
 			}
-			sum, err := Check(context.Background(), w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
+			sum, err := storage.Check(context.Background(), w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
 			if err != nil || sum.Errors > 0 {
 				t.Errorf("audit: %+v, %v", sum, err)
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -248,7 +249,7 @@ func TestDevicesAreListedAndSignedOut(t *testing.T) {
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}
-	sum, err := Check(within(t), n.cfg, slog.New(slog.DiscardHandler), func(what, text string) { t.Log(what, text) })
+	sum, err := storage.Check(within(t), n.cfg, slog.New(slog.DiscardHandler), func(what, text string) { t.Log(what, text) })
 	if err != nil || sum.Errors+sum.Warnings > 0 {
 		t.Errorf("audit: %+v, %v", sum, err)
 	}

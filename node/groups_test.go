@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
@@ -181,7 +182,7 @@ func TestTenThousandMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newTown(t, func(c *Config, _ *Program) {
-		c.Issuers = []Issuer{{Issuer: "elsewhere", Algorithm: "HS256", KeyFile: key, Prefix: "ext:"}}
+		c.Issuers = []config.Issuer{{Issuer: "elsewhere", Algorithm: "HS256", KeyFile: key, Prefix: "ext:"}}
 	}, "alice", "bob")
 	alice, bob := w.device("alice", "desk"), w.device("bob", "phone")
 	made, err := alice.CreateGroup(w.ctx, gochat.NewGroup{Key: "all", Users: []id.UserID{"bob"}})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
@@ -41,7 +42,7 @@ func TestImportedHistory(t *testing.T) {
 	k := c.with(w.key("import"))
 	a := c.as("alice", "laptop")
 	phone := w.device("bob", "phone")
-	now := w.node.clock.Now()
+	now := w.node.storage.Clock.Now()
 	begin := now - 100*day
 
 	in := func(body js) js { t.Helper(); return k.ok("POST", "/api/v1/admin/import/messages", body) }
@@ -185,8 +186,8 @@ func TestImportedHistory(t *testing.T) {
 	_, err = w.device("alice", "desk").says("bob", "hello today")
 	w.must(err)
 	w.must(w.node.stop())
-	sum, err := Check(w.ctx, w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Error(text) })
-	if err != nil || sum != (CheckSum{}) {
+	sum, err := storage.Check(w.ctx, w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Error(text) })
+	if err != nil || sum != (storage.CheckSum{}) {
 		t.Errorf("check: %+v, %v", sum, err)
 	}
 }
@@ -253,7 +254,7 @@ func TestSystemSender(t *testing.T) {
 		other.acting(us).refused("POST", "/api/v1/messages", js{"receiver_id": "bob", "content": "x"}, code.Forbidden)
 		other.refused("POST", "/api/v1/admin/users/"+us+"/tokens", js{}, code.Forbidden)
 		other.refused("POST", "/api/v1/admin/users/"+us+"/ban", js{}, code.Forbidden)
-		if err := w.node.deleteUser(w.ctx, id.System); err == nil {
+		if err := w.node.deletions.Delete(w.ctx, id.System); err == nil {
 			t.Error("the service was deleted")
 		}
 		if made := other.ok("POST", "/api/v1/admin/users", js{"users": []js{{"user_id": us, "password": "long enough"}}}); fmt.Sprint(ids(made["refused"], "name")) != "[name_taken]" {

@@ -193,7 +193,7 @@ func TestHTTPContract(t *testing.T) {
 	if conv != id.Direct("alice", "bob").String() || sent["seq"] != "1" || sent["duplicate"] != false {
 		t.Errorf("sent: %v", sent)
 	}
-	msg := js{"msg_type": 2, "content": `{"url":"https://example.org/1.png","mime":"image/png"}`, "client_msg_id": id.NewClientMsgID(w.node.clock.Now()).String(), "mentions": []string{"alice"}}
+	msg := js{"msg_type": 2, "content": `{"url":"https://example.org/1.png","mime":"image/png"}`, "client_msg_id": id.NewClientMsgID(w.node.storage.Clock.Now()).String(), "mentions": []string{"alice"}}
 	second := b.ok("POST", "/api/v1/conversations/"+conv+"/messages", msg)
 	again := b.ok("POST", "/api/v1/conversations/"+conv+"/messages", msg)
 	if second["seq"] != "2" || again["seq"] != "2" || again["duplicate"] != true || again["msg_id"] != second["msg_id"] {
@@ -432,7 +432,7 @@ func contract(t *testing.T, w *town, c *caller) {
 			t.Errorf("%s (%s %s) was not tried", op.ID, op.Method, op.Path)
 		}
 	}
-	for _, p := range w.node.api.Patterns() {
+	for _, p := range w.node.edge.API.Patterns() {
 		if i := slices.Index(documented, p); i >= 0 {
 			documented = slices.Delete(documented, i, i+1)
 		} else if !strings.HasPrefix(p, "HEAD ") {
@@ -521,7 +521,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{a, "POST", messages, js{"content": strings.Repeat("x", 13<<10)}, code.ContentTooLarge},
 		{a, "POST", messages, js{"content": "x", "msg_type": 64}, code.BadRequest},
 		{a, "POST", messages, js{"content": "x", "client_msg_id": "018d467f-d800-4000-8000-000000000001"}, code.BadRequest},
-		{a, "POST", messages, js{"content": "x", "client_msg_id": id.NewClientMsgID(w.node.clock.Now() + 1e8).String()}, code.IDInFuture},
+		{a, "POST", messages, js{"content": "x", "client_msg_id": id.NewClientMsgID(w.node.storage.Clock.Now() + 1e8).String()}, code.IDInFuture},
 		{a, "POST", messages, js{"content": "x", "conversation_id": conv}, code.BadRequest},
 		{a, "POST", messages, `[]`, code.BadRequest},
 		{a, "GET", messages + "?before=1&after=1", nil, code.BadRequest},

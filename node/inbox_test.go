@@ -557,7 +557,7 @@ func peersOf(convs []gochat.Conversation, byPin bool) string {
 // trim removes the oldest messages in whole segments, below keep, and returns the first that is left.
 func trim(t *testing.T, n *running, conv id.ConversationID, keep uint64) uint64 {
 	t.Helper()
-	tl := msgstore.NewTimeline(n.store, msgstore.Keys{})
+	tl := msgstore.NewTimeline(n.storage.Store, msgstore.Keys{})
 	for {
 		h, raw, err := tl.Head(t.Context(), conv)
 		if err != nil {
@@ -567,7 +567,7 @@ func trim(t *testing.T, n *running, conv id.ConversationID, keep uint64) uint64 
 		if _, err := tl.Trim(t.Context(), tx, conv, raw, &h, keep, 100); err != nil {
 			t.Fatal(err)
 		}
-		n.store.Commit(t.Context(), tx)
+		n.storage.Store.Commit(t.Context(), tx)
 		if tx.Err == nil {
 			return h.FirstSeq
 		}

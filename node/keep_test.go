@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
@@ -89,13 +90,13 @@ func TestRetentionOfOneConversation(t *testing.T) {
 	if err := w.node.stop(); err != nil {
 		t.Error(err)
 	}
-	sum, err := Check(context.Background(), w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
+	sum, err := storage.Check(context.Background(), w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
 	if err != nil || sum.Errors > 0 || sum.Warnings > 0 {
 		t.Errorf("audit: %+v, %v", sum, err)
 	}
 	// It holds after a restart.
 	w.start(nil)
-	k, raw, err := msgstore.NewTimeline(w.node.store, msgstore.Keys{}).Keep(context.Background(), conv)
+	k, raw, err := msgstore.NewTimeline(w.node.storage.Store, msgstore.Keys{}).Keep(context.Background(), conv)
 	if err != nil || raw == nil || k.Age != 30*24*time.Hour {
 		t.Errorf("after a restart: %+v, %v", k, err)
 	}

@@ -144,8 +144,8 @@ func TestAGroupBecomesLargeAndSmall(t *testing.T) {
 				case <-time.After(20 * time.Millisecond):
 				}
 			}
-			if n.hub.Audiences().Seats() != 0 {
-				t.Errorf("%d seats without an audience", n.hub.Audiences().Seats())
+			if n.edge.Hub.Audiences().Seats() != 0 {
+				t.Errorf("%d seats without an audience", n.edge.Hub.Audiences().Seats())
 			}
 			settle()
 			if s := n.fanout.Stats(); s.Audiences != 1 || s.Opened != idle+1 {

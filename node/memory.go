@@ -48,11 +48,10 @@ func (n *Node) trimMemory(ctx context.Context) error {
 		default:
 			continue
 		}
-		if err := n.store.Relax(); err != nil {
-			n.log.Warn("giving memory back", "err", err)
-		}
-		if err := n.store.Settle(ctx); err != nil {
-			n.log.Warn("putting the store in order", "err", err)
+		if n.storage != nil {
+			if err := n.storage.Relax(ctx); err != nil {
+				n.log.Warn("giving the store's memory back", "err", err)
+			}
 		}
 		debug.FreeOSMemory()
 		trimmed = now

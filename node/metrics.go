@@ -9,9 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/gochat-im/gochat/edge/certs"
+	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/node/edge"
+	"github.com/gochat-im/gochat/node/logic"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/fanout"
 	"github.com/gochat-im/gochat/services/timeline"
 )
 
@@ -85,55 +90,87 @@ func (m *metrics) timelineEvents() timeline.Events {
 	}
 }
 
+func (m *metrics) gauge(name, help string, read func() float64) {
+	m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+}
+
+func (m *metrics) counter(name, help string, read func() float64) {
+	m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
+}
+
 // watch registers what is read from the node's parts at each scrape.
 func (m *metrics) watch(n *Node) {
-	gauge := func(name, help string, read func() float64) {
-		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+	if n.edge != nil {
+		m.watchEdge(n.edge)
 	}
-	counter := func(name, help string, read func() float64) {
-		m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
+	if n.fanout != nil {
+		m.watchFanout(n.fanout)
 	}
-	gauge("gochat_connections", "Connections, those not logged in included.", func() float64 { return float64(n.hub.Count()) })
-	counter("gochat_store_cache_hits_total", "Blocks of tables that were read from the cache.", func() float64 { return float64(n.store.Metrics().CacheHits) })
-	counter("gochat_store_cache_misses_total", "Blocks of tables that were read from files.", func() float64 { return float64(n.store.Metrics().CacheMisses) })
-	counter("gochat_tls_handshakes_total", "TLS handshakes of the binary protocol that succeeded.", func() float64 { return float64(n.tcp.Stats().Handshakes) })
-	counter("gochat_tls_handshakes_failed_total", "TLS handshakes of the binary protocol that failed.", func() float64 { return float64(n.tcp.Stats().HandshakesFailed) })
-	for listener, source := range map[string]*certs.Source{"tcp": n.tcpCert, "http": n.httpCert} {
+	if n.sessions != nil {
+		m.gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
+	}
+	if n.storage == nil {
+		return
+	}
+	m.reg.MustRegister(caches{n.logic})
+	if _, ok := n.storage.Embedded(); ok {
+		m.watchEmbedded(n.storage)
+	}
+}
+
+func (m *metrics) watchEdge(e *edge.Edge) {
+	m.gauge("gochat_connections", "Connections, those not logged in included.", func() float64 { return float64(e.Hub.Count()) })
+	m.counter("gochat_tls_handshakes_total", "TLS handshakes of the binary protocol that succeeded.", func() float64 { return float64(e.TCP.Stats().Handshakes) })
+	m.counter("gochat_tls_handshakes_failed_total", "TLS handshakes of the binary protocol that failed.", func() float64 { return float64(e.TCP.Stats().HandshakesFailed) })
+	m.counter("gochat_websockets_opened_total", "WebSockets opened.", func() float64 { return float64(e.WS.Stats().Upgrades) })
+	m.counter("gochat_websockets_refused_total", "Requests for a WebSocket that became none.", func() float64 { return float64(e.WS.Stats().Refused) })
+	m.counter("gochat_websockets_malformed_total", "WebSockets closed for what RFC 6455 forbids.", func() float64 { return float64(e.WS.Stats().Malformed) })
+	m.counter("gochat_event_streams_opened_total", "Streams of server-sent events opened.", func() float64 { return float64(e.SSE.Stats().Opened) })
+	m.counter("gochat_event_streams_refused_total", "Requests for a stream of events that became none.", func() float64 { return float64(e.SSE.Stats().Refused) })
+	m.counter("gochat_event_posts_lost_total", "POSTs to streams of events that there are none of.", func() float64 { return float64(e.SSE.Stats().Lost) })
+	m.counter("gochat_socket_writes_total", "Writes to sockets; frames out per write is how well they coalesce.", func() float64 { return float64(e.Hub.Stats().Writes) })
+	m.counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(e.Hub.Stats().Lagging) })
+	m.counter("gochat_deliveries_dropped_total", "Deliveries dropped for lagging connections, which pull them later.", func() float64 { return float64(e.Hub.Stats().Dropped) })
+	m.counter("gochat_hints_total", "HINTs sent.", func() float64 { return float64(e.Hub.Stats().Hints) })
+	m.counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(e.Hub.Stats().RefusedAtDoor) })
+	m.gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(e.Hub.Audiences().Seats()) })
+	for listener, source := range map[string]*certs.Source{"tcp": e.TCPCert, "http": e.HTTPCert} {
 		if source != nil {
-			gauge("gochat_certificate_expires_"+listener+"_seconds", "When the certificate in use ends, as a Unix time.", func() float64 { return float64(source.Expires().Unix()) })
+			m.gauge("gochat_certificate_expires_"+listener+"_seconds", "When the certificate in use ends, as a Unix time.", func() float64 { return float64(source.Expires().Unix()) })
 		}
 	}
-	counter("gochat_websockets_opened_total", "WebSockets opened.", func() float64 { return float64(n.ws.Stats().Upgrades) })
-	counter("gochat_websockets_refused_total", "Requests for a WebSocket that became none.", func() float64 { return float64(n.ws.Stats().Refused) })
-	counter("gochat_websockets_malformed_total", "WebSockets closed for what RFC 6455 forbids.", func() float64 { return float64(n.ws.Stats().Malformed) })
-	counter("gochat_event_streams_opened_total", "Streams of server-sent events opened.", func() float64 { return float64(n.sse.Stats().Opened) })
-	counter("gochat_event_streams_refused_total", "Requests for a stream of events that became none.", func() float64 { return float64(n.sse.Stats().Refused) })
-	counter("gochat_event_posts_lost_total", "POSTs to streams of events that there are none of.", func() float64 { return float64(n.sse.Stats().Lost) })
-	gauge("gochat_sessions", "Logged-in devices that are connected.", func() float64 { return float64(n.sessions.Len()) })
-	counter("gochat_socket_writes_total", "Writes to sockets; frames out per write is how well they coalesce.", func() float64 { return float64(n.hub.Stats().Writes) })
-	counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(n.hub.Stats().Lagging) })
-	counter("gochat_deliveries_dropped_total", "Deliveries dropped for lagging connections, which pull them later.", func() float64 { return float64(n.hub.Stats().Dropped) })
-	counter("gochat_hints_total", "HINTs sent.", func() float64 { return float64(n.hub.Stats().Hints) })
-	counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(n.hub.Stats().RefusedAtDoor) })
-	counter("gochat_fanout_events_total", "Appends fanned out.", func() float64 { return float64(n.fanout.Stats().Events) })
-	counter("gochat_deliveries_total", "Frames handed to connections by fan-out.", func() float64 { return float64(n.fanout.Stats().Delivered) })
-	gauge("gochat_audiences", "Large groups whose connected members are kept together.", func() float64 { return float64(n.fanout.Stats().Audiences) })
-	gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(n.hub.Audiences().Seats()) })
-	counter("gochat_audiences_opened_total", "Times that the connected members of a large group were looked up.", func() float64 { return float64(n.fanout.Stats().Opened) })
-	counter("gochat_audience_passes_total", "Passes over these; deliveries per pass are how well messages are gathered.", func() float64 { return float64(n.fanout.Stats().Passes) })
-	counter("gochat_fanout_hinted_total", "Times that a group over its budget was told of messages instead of sent them.", func() float64 { return float64(n.fanout.Stats().Hinted) })
-	gauge("gochat_store_disk_bytes", "Bytes on disk.", func() float64 { return float64(n.store.Metrics().DiskBytes) })
-	gauge("gochat_store_full", "1 while writes are refused for lack of space.", func() float64 {
-		if n.store.Metrics().Full {
+	m.reg.MustRegister(edgeCounts{e.Hub})
+}
+
+func (m *metrics) watchFanout(h *fanout.Handler) {
+	m.counter("gochat_fanout_events_total", "Appends fanned out.", func() float64 { return float64(h.Stats().Events) })
+	m.counter("gochat_deliveries_total", "Frames handed to connections by fan-out.", func() float64 { return float64(h.Stats().Delivered) })
+	m.gauge("gochat_audiences", "Large groups whose connected members are kept together.", func() float64 { return float64(h.Stats().Audiences) })
+	m.counter("gochat_audiences_opened_total", "Times that the connected members of a large group were looked up.", func() float64 { return float64(h.Stats().Opened) })
+	m.counter("gochat_audience_passes_total", "Passes over these; deliveries per pass are how well messages are gathered.", func() float64 { return float64(h.Stats().Passes) })
+	m.counter("gochat_fanout_hinted_total", "Times that a group over its budget was told of messages instead of sent them.", func() float64 { return float64(h.Stats().Hinted) })
+}
+
+func (m *metrics) watchEmbedded(s *storage.Storage) {
+	read := func(of func(pebblekv.Metrics) float64) func() float64 {
+		return func() float64 {
+			k, _ := s.Embedded()
+			return of(k)
+		}
+	}
+	m.counter("gochat_store_cache_hits_total", "Blocks of tables that were read from the cache.", read(func(k pebblekv.Metrics) float64 { return float64(k.CacheHits) }))
+	m.counter("gochat_store_cache_misses_total", "Blocks of tables that were read from files.", read(func(k pebblekv.Metrics) float64 { return float64(k.CacheMisses) }))
+	m.gauge("gochat_store_disk_bytes", "Bytes on disk.", read(func(k pebblekv.Metrics) float64 { return float64(k.DiskBytes) }))
+	m.gauge("gochat_store_full", "1 while writes are refused for lack of space.", read(func(k pebblekv.Metrics) float64 {
+		if k.Full {
 			return 1
 		}
 		return 0
-	})
-	m.reg.MustRegister(edgeCounts{n}, caches{n})
+	}))
 }
 
 // edgeCounts are frames by type, and what the edge refused and closed, by code.
-type edgeCounts struct{ n *Node }
+type edgeCounts struct{ hub *hub.Hub }
 
 var (
 	framesIn    = prometheus.NewDesc("gochat_frames_in_total", "Frames from clients, by type.", []string{"type"}, nil)
@@ -152,7 +189,7 @@ func (edgeCounts) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (e edgeCounts) Collect(ch chan<- prometheus.Metric) {
-	s := e.n.hub.Stats()
+	s := e.hub.Stats()
 	for desc, counts := range map[*prometheus.Desc]map[string]uint64{framesIn: s.In, framesOut: s.Out} {
 		for t, n := range counts {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), t)
@@ -166,7 +203,7 @@ func (e edgeCounts) Collect(ch chan<- prometheus.Metric) {
 }
 
 // caches are what is kept in memory, by name.
-type caches struct{ n *Node }
+type caches struct{ l *logic.Logic }
 
 var (
 	cacheEntries = prometheus.NewDesc("gochat_cache_entries", "What is kept in memory, by cache.", []string{"cache"}, nil)
@@ -183,14 +220,14 @@ func (caches) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (k caches) Collect(ch chan<- prometheus.Metric) {
-	directs, rosters, unread := k.n.convs.Caches()
-	heads, ids := k.n.seq.Caches()
+	directs, rosters, unread := k.l.Conversations.Caches()
+	heads, ids := k.l.Sequencer.Caches()
 	for name, s := range map[string]struct {
 		Entries      int
 		Hits, Misses uint64
 	}{
-		"directs": directs, "direct_members": rosters, "unread": unread, "group_members": k.n.groups.Cache(),
-		"profiles": k.n.relations.Cache(), "heads": heads, "ids": ids,
+		"directs": directs, "direct_members": rosters, "unread": unread, "group_members": k.l.Groups.Cache(),
+		"profiles": k.l.Relations.Cache(), "heads": heads, "ids": ids,
 	} {
 		ch <- prometheus.MustNewConstMetric(cacheEntries, prometheus.GaugeValue, float64(s.Entries), name)
 		ch <- prometheus.MustNewConstMetric(cacheHits, prometheus.CounterValue, float64(s.Hits), name)
@@ -202,12 +239,20 @@ func (k caches) Collect(ch chan<- prometheus.Metric) {
 func (n *Node) stats() any {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	return map[string]any{
-		"goroutines": runtime.NumGoroutine(),
-		"heap_bytes": mem.HeapAlloc,
-		"edge":       n.hub.Stats(),
-		"fanout":     n.fanout.Stats(),
-		"store":      n.store.Metrics(),
-		"sessions":   n.sessions.Len(),
+	out := map[string]any{"goroutines": runtime.NumGoroutine(), "heap_bytes": mem.HeapAlloc}
+	if n.edge != nil {
+		out["edge"] = n.edge.Hub.Stats()
 	}
+	if n.fanout != nil {
+		out["fanout"] = n.fanout.Stats()
+	}
+	if n.storage != nil {
+		if k, ok := n.storage.Embedded(); ok {
+			out["store"] = k
+		}
+	}
+	if n.sessions != nil {
+		out["sessions"] = n.sessions.Len()
+	}
+	return out
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/node/config"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 	"github.com/gochat-im/gochat/services/account"
@@ -128,7 +130,7 @@ func TestANodeServesDrainsAndComesBack(t *testing.T) {
 	}
 
 	var findings []string
-	sum, err := Check(ctx, n.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
+	sum, err := storage.Check(ctx, n.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
 	if err != nil || sum.Errors+sum.Warnings > 0 {
 		t.Errorf("audit: %+v, %v, %q", sum, err, findings)
 	}
@@ -147,7 +149,7 @@ func TestStartingFailsClean(t *testing.T) {
 		"data directory in use": func(c *Config) { c.Data = data },
 		"--tcp":                 func(c *Config) { c.TCP.Listen = n.TCPAddr().String() },
 		"--http":                func(c *Config) { c.HTTP.Listen = n.HTTPAddr().String() },
-		"key file":              func(c *Config) { c.Issuers = []Issuer{{Issuer: "x", Algorithm: "HS256", KeyFile: "/nowhere"}} },
+		"key file":              func(c *Config) { c.Issuers = []config.Issuer{{Issuer: "x", Algorithm: "HS256", KeyFile: "/nowhere"}} },
 	} {
 		cfg := Default()
 		cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"

@@ -2,21 +2,25 @@ package node
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"time"
 
 	"github.com/gochat-im/gochat/edge/admin"
 	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
-// routes are the operator's requests on the administration socket.
+// routes are the operator's requests on the administration socket: those that this node's parts can answer.
 func (n *Node) routes() map[string]http.HandlerFunc {
-	return map[string]http.HandlerFunc{
-		"POST /gc/backup": admin.JSON(n.backupRequest),
-		"POST /gc/reload": admin.JSON(n.reloadRequest),
-
+	all := map[string]http.HandlerFunc{"POST /gc/reload": admin.JSON(n.reloadRequest)}
+	if n.storage == nil {
+		return all
+	}
+	maps.Copy(all, map[string]http.HandlerFunc{
+		"POST /gc/backup":    admin.JSON(n.backupRequest),
 		"POST /gc/retention": admin.JSON(n.keepRequest),
 
 		"POST /gc/apikey/create": admin.JSON(n.keyCreateRequest),
@@ -28,7 +32,8 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 		"POST /gc/unban":    admin.JSON(n.unbanRequest),
 		"POST /gc/delete":   admin.JSON(n.deleteRequest),
 		"POST /gc/sign-out": admin.JSON(n.signOutRequest),
-	}
+	})
+	return all
 }
 
 // BackupRequest asks for a backup into Dir, an absolute path on the server's machine.
@@ -38,13 +43,13 @@ type BackupRequest struct {
 
 // BackupAnswer tells of a backup that was written.
 type BackupAnswer struct {
-	BackupInfo
+	storage.BackupInfo
 	Millis int64 `json:"millis"` // how long it took
 }
 
 func (n *Node) backupRequest(ctx context.Context, in BackupRequest) (BackupAnswer, error) {
 	start := time.Now()
-	info, err := n.Backup(ctx, in.Dir)
+	info, err := n.storage.Backup(ctx, in.Dir)
 	return BackupAnswer{BackupInfo: info, Millis: time.Since(start).Milliseconds()}, err
 }
 
@@ -74,7 +79,7 @@ func (n *Node) keepRequest(ctx context.Context, in KeepRequest) (KeepAnswer, err
 	if err != nil {
 		return KeepAnswer{}, code.Newf(code.BadRequest, "%v", err)
 	}
-	tl := msgstore.NewTimeline(n.store, msgstore.Keys{})
+	tl := n.storage.Timeline
 	head, _, err := tl.Head(ctx, conv)
 	if err != nil {
 		return KeepAnswer{}, err
@@ -83,7 +88,7 @@ func (n *Node) keepRequest(ctx context.Context, in KeepRequest) (KeepAnswer, err
 		return KeepAnswer{}, code.Newf(code.NoSuchConversation, "no such conversation")
 	}
 	if in.Set {
-		own := &msgstore.Keep{Age: in.Age.Truncate(time.Second), Messages: in.Messages, Set: n.clock.Now()}
+		own := &msgstore.Keep{Age: in.Age.Truncate(time.Second), Messages: in.Messages, Set: n.storage.Clock.Now()}
 		switch {
 		case in.Default:
 			own = nil
@@ -94,7 +99,9 @@ func (n *Node) keepRequest(ctx context.Context, in KeepRequest) (KeepAnswer, err
 			return KeepAnswer{}, err
 		}
 		n.log.Info("retention of a conversation set", "conversation", conv.String(), "default", in.Default, "age", in.Age, "messages", in.Messages)
-		n.sweeper.Soon()
+		if n.sweeper != nil {
+			n.sweeper.Soon()
+		}
 	}
 	own, raw, err := tl.Keep(ctx, conv)
 	if err != nil {

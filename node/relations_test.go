@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
@@ -36,7 +37,7 @@ func newTown(t *testing.T, change func(*Config, *Program), users ...string) *tow
 	t.Cleanup(cancel)
 	w.start(change)
 	for _, u := range users {
-		if _, err := w.node.accounts.Register(w.ctx, u, "long enough", "", 0); err != nil {
+		if _, err := w.node.logic.Accounts.Register(w.ctx, u, "long enough", "", 0); err != nil {
 			t.Fatalf("registering %s: %v", u, err)
 		}
 	}
@@ -225,7 +226,7 @@ func TestBlocking(t *testing.T) {
 func (w *town) audit() {
 	w.t.Helper()
 	var findings []string
-	sum, err := Check(w.ctx, w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
+	sum, err := storage.Check(w.ctx, w.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
 	if err != nil || sum.Errors+sum.Warnings > 0 {
 		w.t.Errorf("audit: %+v, %v, %q", sum, err, findings)
 	}

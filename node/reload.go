@@ -7,9 +7,6 @@ import (
 	"log/slog"
 	"reflect"
 
-	"github.com/gochat-im/gochat/edge/certs"
-	"github.com/gochat-im/gochat/edge/conn"
-	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
@@ -39,26 +36,11 @@ func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 		return done, fmt.Errorf("configuration:\n%w", err)
 	}
 	cfg.Data = n.cfg.Data // as an absolute path, which doesn't change
-	for section, c := range map[string]struct {
-		source *certs.Source
-		cfg    TLS
-	}{"tcp.tls": {n.tcpCert, cfg.TCP.TLS}, "http.tls": {n.httpCert, cfg.HTTP.TLS}} {
-		switch {
-		case (c.source != nil) != c.cfg.On():
-			return done, code.Newf(code.BadRequest, "%s: TLS begins and ends with a restart alone", section)
-		case c.source == nil:
-			continue
-		}
-		if err := c.source.Replace(certConfig(c.cfg)); err != nil {
-			return done, code.Newf(code.BadRequest, "%s: %v", section, err)
+	if n.edge != nil {
+		if err := n.edge.Reload(cfg, n.inForce.Limits.ConnectionsPerUser); err != nil {
+			return done, err
 		}
 	}
-	limits := hubLimits(cfg.Limits)
-	limits.PerUser = perUser(n.inForce.Limits.ConnectionsPerUser) // what the directory of sessions was made with
-	if err := n.hub.SetLimits(limits, allowance(cfg.Limits)); err != nil {
-		return done, err
-	}
-	n.api.SetAuthPerMinute(cfg.HTTP.AuthPerMinute)
 	if n.level != nil {
 		var l slog.Level
 		if err := l.UnmarshalText([]byte(cfg.Log.Level)); err == nil {
@@ -100,25 +82,6 @@ func differences(a, b reflect.Value, prefix string, fn func(name string)) {
 		} else if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
 			fn(name)
 		}
-	}
-}
-
-func hubLimits(l Limits) hub.Limits {
-	return hub.Limits{
-		Connections: l.Connections, PerAddress: l.ConnectionsPerAddress,
-		ConnectsPerAddress: l.ConnectsPerAddress, Strangers: l.Unauthenticated,
-		StrangersPerAddress: strangersPerAddress(l),
-	}
-}
-
-// strangersPerAddress is half of them, so that one address can never keep everybody else from logging in.
-func strangersPerAddress(l Limits) int {
-	return max(1, min(l.ConnectionsPerAddress, l.Unauthenticated/2))
-}
-
-func allowance(l Limits) conn.Allowance {
-	return conn.Allowance{
-		SendsPerSecond: l.SendsPerSecond, UserSendsPerSecond: l.UserSendsPerSecond, BytesPerSecond: int(l.BytesPerSecond), MaxInflight: l.Inflight,
 	}
 }
 

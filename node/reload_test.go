@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/edge/certs/certtest"
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 	"github.com/gochat-im/gochat/services/account"
@@ -27,7 +28,7 @@ func TestReloadOfLimitsAndCertificates(t *testing.T) {
 	defer cancel()
 	cfg := Default()
 	cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen, cfg.Storage.Memtable = data, "127.0.0.1:0", "127.0.0.1:0", 4<<20
-	cfg.TCP.TLS = TLS{CertFile: certFile, KeyFile: keyFile, MinVersion: "1.2"}
+	cfg.TCP.TLS = config.TLS{CertFile: certFile, KeyFile: keyFile, MinVersion: "1.2"}
 	cfg.HTTP.TLS = cfg.TCP.TLS
 	var mu sync.Mutex // guards file: what the operator has written
 	file := cfg
@@ -127,7 +128,7 @@ func TestReloadOfLimitsAndCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for n.hub.Stats().Refused == nil && ctx.Err() == nil {
+	for n.edge.Hub.Stats().Refused == nil && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
 
@@ -146,7 +147,7 @@ func TestReloadOfLimitsAndCertificates(t *testing.T) {
 		t.Error("a limit changed though the certificate couldn't be read")
 	}
 	mu.Lock()
-	file.TCP.TLS, file.HTTP.TLS = TLS{}, TLS{}
+	file.TCP.TLS, file.HTTP.TLS = config.TLS{}, config.TLS{}
 	mu.Unlock()
 	if err := ask("/gc/reload", nil, nil); err == nil || !strings.Contains(err.Error(), "restart") {
 		t.Errorf("TLS taken away: %v", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/node/storage"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
 
@@ -28,7 +29,7 @@ func TestMessagesOlderThanTheyAreKept(t *testing.T) {
 	}
 	now := time.Now().UnixMilli()
 	sweeper := msgstore.NewSweeper(msgstore.SweeperConfig{
-		Store: n.store, Logger: slog.New(slog.DiscardHandler), Now: func() int64 { return now },
+		Store: n.storage.Store, Logger: slog.New(slog.DiscardHandler), Now: func() int64 { return now },
 	})
 	for removed := 0; removed == 0 && ctx.Err() == nil; {
 		now += 3 * time.Hour.Milliseconds()
@@ -59,7 +60,7 @@ func TestMessagesOlderThanTheyAreKept(t *testing.T) {
 				if err := n.stop(); err != nil {
 					t.Error(err)
 				}
-				sum, err := Check(context.Background(), n.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
+				sum, err := storage.Check(context.Background(), n.cfg, slog.New(slog.DiscardHandler), func(_, text string) { t.Log(text) })
 				if err != nil || sum.Errors > 0 {
 					t.Errorf("audit: %+v, %v", sum, err)
 				}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/node/storage"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -159,7 +160,7 @@ func (s *stage) end() {
 		s.t.Error(err)
 	}
 	var findings []string
-	sum, err := Check(s.ctx, s.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
+	sum, err := storage.Check(s.ctx, s.node.cfg, slog.New(slog.DiscardHandler), func(_, text string) { findings = append(findings, text) })
 	if err != nil || sum.Errors+sum.Warnings > 0 {
 		s.t.Errorf("audit: %+v, %v, %q", sum, err, findings)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/node/storage"
 )
 
 func backupCommand() *cobra.Command {
@@ -55,7 +56,7 @@ func restoreCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			info, err := node.Restore(cmd.Context(), args[0], cfg.Data, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+			info, err := storage.Restore(cmd.Context(), args[0], cfg.Data, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/node/storage"
 )
 
 func checkCommand() *cobra.Command {
@@ -56,7 +57,7 @@ func check(ctx context.Context, cfg node.Config, out io.Writer) error {
 		}
 	}
 	findings := 0
-	sum, err := node.Check(ctx, cfg, slog.New(slog.DiscardHandler), func(severity, text string) {
+	sum, err := storage.Check(ctx, cfg, slog.New(slog.DiscardHandler), func(severity, text string) {
 		findings++
 		if findings <= shownFindings {
 			fmt.Fprintln(out, text)

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/node/config"
 )
 
 // configFlags are the flags that every command which reads the server's configuration has.
@@ -27,7 +28,7 @@ func (f *configFlags) load(set map[string]any) (node.Config, error) {
 	if f.data != "" {
 		set["data"] = f.data
 	}
-	cfg, err := node.Load(f.file, os.Environ(), set)
+	cfg, err := config.Load(f.file, os.Environ(), set)
 	if err != nil {
 		return cfg, usageError{err}
 	}
@@ -46,7 +47,7 @@ func configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return node.Print(cmd.OutOrStdout(), cfg)
+			return config.Print(cmd.OutOrStdout(), cfg)
 		},
 	}
 	flags.add(show)

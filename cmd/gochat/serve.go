@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/web"
 )
 
@@ -100,7 +101,7 @@ func serve(ctx context.Context, cfg node.Config, load func() (node.Config, error
 	return err
 }
 
-func newLogger(cfg node.Log, level *slog.LevelVar, out io.Writer) (*slog.Logger, error) {
+func newLogger(cfg config.Log, level *slog.LevelVar, out io.Writer) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(cfg.Level)); err != nil {
 		return nil, fmt.Errorf("log.level: %w", err)
@@ -126,7 +127,7 @@ func reachable(addr net.Addr) string {
 
 // invitation tells how to try the server, if whoever likes may register.
 func invitation(cfg node.Config, self, flags string) string {
-	elsewhere := slices.ContainsFunc(cfg.Issuers, func(i node.Issuer) bool { return i.Prefix == "" })
+	elsewhere := slices.ContainsFunc(cfg.Issuers, func(i config.Issuer) bool { return i.Prefix == "" })
 	if elsewhere || !cfg.Accounts.Registration {
 		return "Nobody can register here: users come with a token of a configured issuer, or have an account.\n"
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/gochat-im/gochat/node"
+	"github.com/gochat-im/gochat/node/config"
 )
 
 // What the banner tells to type must work on this machine.
@@ -27,8 +28,8 @@ func TestReachable(t *testing.T) {
 func TestInvitation(t *testing.T) {
 	for name, change := range map[string]func(*node.Config){
 		"open":       func(*node.Config) {},
-		"own users":  func(c *node.Config) { c.Issuers = []node.Issuer{{Issuer: "x", Prefix: "x:"}} },
-		"no users":   func(c *node.Config) { c.Issuers = []node.Issuer{{Issuer: "x", Prefix: "x:"}, {Issuer: "y"}} },
+		"own users":  func(c *node.Config) { c.Issuers = []config.Issuer{{Issuer: "x", Prefix: "x:"}} },
+		"no users":   func(c *node.Config) { c.Issuers = []config.Issuer{{Issuer: "x", Prefix: "x:"}, {Issuer: "y"}} },
 		"no opening": func(c *node.Config) { c.Accounts.Registration = false },
 	} {
 		cfg := node.Default()

@@ -1,4 +1,4 @@
-package node
+package storage
 
 import (
 	"context"
@@ -22,7 +22,6 @@ const (
 	storeDir   = "store"
 	keysDir    = "keys"
 	backupFile = "backup.json" // marks a backup: a server doesn't start on one
-	socketFile = "admin.sock"
 )
 
 // backupFormat is the version of backup.json and of what lies beside it.
@@ -37,18 +36,21 @@ type BackupInfo struct {
 	Bytes   int64     `json:"bytes"` // of all files
 }
 
-// Backup writes a copy of everything the node has stored and of its keys into dir, an absolute
+// Backup writes a copy of everything that an embedded store holds and of its keys into dir, an absolute
 // path where nothing is yet. Whatever was acked before the call is in it; clients are served
 // meanwhile. On one file system with the data tables are linked rather than copied, which takes
 // a moment and little room. dir appears when it is complete. One runs at a time.
-func (n *Node) Backup(ctx context.Context, dir string) (info BackupInfo, err error) {
+func (s *Storage) Backup(ctx context.Context, dir string) (info BackupInfo, err error) {
+	if s.pebble == nil {
+		return info, code.Newf(code.BadRequest, "the store isn't in this server's data directory: back it up by its own means")
+	}
 	if !filepath.IsAbs(dir) {
 		return info, code.Newf(code.BadRequest, "backup directory %q: want an absolute path", dir)
 	}
-	if !n.backing.TryLock() {
+	if !s.backing.TryLock() {
 		return info, code.Newf(code.Overloaded, "another backup is being written")
 	}
-	defer n.backing.Unlock()
+	defer s.backing.Unlock()
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return info, code.Newf(code.BadRequest, "backup directory %s exists already", dir)
 	}
@@ -60,11 +62,11 @@ func (n *Node) Backup(ctx context.Context, dir string) (info BackupInfo, err err
 		return info, fmt.Errorf("making a directory for the backup: %w", err)
 	}
 	defer os.RemoveAll(tmp)
-	info = BackupInfo{Format: backupFormat, Server: n.version, Epoch: n.epoch, Created: time.Now().UTC()}
-	if err := n.store.Checkpoint(filepath.Join(tmp, storeDir)); err != nil {
+	info = BackupInfo{Format: backupFormat, Server: s.cfg.Version, Epoch: s.Epoch, Created: time.Now().UTC()}
+	if err := s.pebble.Checkpoint(filepath.Join(tmp, storeDir)); err != nil {
 		return info, err
 	}
-	if err := copyTree(ctx, filepath.Join(n.cfg.Data, keysDir), filepath.Join(tmp, keysDir)); err != nil {
+	if err := copyTree(ctx, s.keys(), filepath.Join(tmp, keysDir)); err != nil {
 		return info, fmt.Errorf("copying the keys: %w", err)
 	}
 	if info.Bytes, err = treeBytes(tmp); err != nil {
@@ -80,8 +82,16 @@ func (n *Node) Backup(ctx context.Context, dir string) (info BackupInfo, err err
 	if err := errors.Join(syncDir(tmp), os.Rename(tmp, dir), syncDir(filepath.Dir(dir))); err != nil {
 		return info, fmt.Errorf("completing the backup: %w", err)
 	}
-	n.log.Info("backup written", "dir", dir, "bytes", info.Bytes, "took", time.Since(info.Created).Round(time.Millisecond))
+	s.log.Info("backup written", "dir", dir, "bytes", info.Bytes, "took", time.Since(info.Created).Round(time.Millisecond))
 	return info, nil
+}
+
+// keys is the directory of the keys that tokens are signed with.
+func (s *Storage) keys() string {
+	if dir := s.cfg.Cluster.SigningKeys; dir != "" {
+		return dir
+	}
+	return filepath.Join(s.cfg.Data, keysDir)
 }
 
 // ReadBackup says what lies in dir; fs.ErrNotExist, wrapped, if that is no backup.

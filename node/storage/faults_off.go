@@ -1,6 +1,6 @@
 //go:build !faultpoints
 
-package node
+package storage
 
 import (
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"

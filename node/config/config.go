@@ -1,6 +1,5 @@
-// Package node builds a running GoChat out of its parts. It is the only place
-// where adapters are chosen.
-package node
+// Package config is what can be set of a node, and where it is read from.
+package config
 
 import (
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/gochat-im/gochat/edge/certs"
 	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/relation"
 	"github.com/gochat-im/gochat/services/session"
@@ -30,6 +30,7 @@ type Config struct {
 	Issuers   []Issuer  `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
 	Fanout    Fanout    `koanf:"fanout" doc:"How messages reach the members of groups who are connected."`
 	Storage   Storage   `koanf:"storage" doc:"The embedded store."`
+	Cluster   Cluster   `koanf:"cluster" doc:"Several processes that are one installation. Nothing of it is needed by a server that is alone."`
 	Retention Retention `koanf:"retention" doc:"Messages older than this are removed, some time within the hour. 0: kept for ever."`
 }
 
@@ -77,6 +78,11 @@ type TLS struct {
 // On reports whether there is TLS.
 func (t TLS) On() bool { return t.CertFile != "" || t.KeyFile != "" }
 
+// Certificate is t as edge/certs reads it.
+func (t TLS) Certificate() certs.Config {
+	return certs.Config{CertFile: t.CertFile, KeyFile: t.KeyFile, MinVersion: t.MinVersion}
+}
+
 // Limits bounds what clients may do.
 type Limits struct {
 	Connections           int           `koanf:"connections" doc:"Connections in all."`
@@ -99,6 +105,13 @@ type Limits struct {
 	GroupMembers          int           `koanf:"group_members" doc:"Members of one group."`
 	ConversationsPerUser  int           `koanf:"conversations_per_user" doc:"Conversations that one user may be in before nobody can bring them into another group."`
 	Conversations         int           `koanf:"conversations" doc:"Conversations kept in memory. Idle ones beyond it are read again when they are needed."`
+}
+
+// PacketLimits are the bounds of what clients send.
+func (c *Config) PacketLimits() packet.Limits {
+	lim := packet.DefaultLimits
+	lim.MaxContent = int(c.Limits.Content)
+	return lim
 }
 
 // Accounts configures GoChat's own accounts.
@@ -174,6 +187,10 @@ func Default() Config {
 		Drain:    Drain{Deadline: 3 * time.Second},
 		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
 		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
+		Cluster: Cluster{
+			Weight: 1, Etcd: Etcd{Prefix: "/gochat"}, Store: Store{Kind: StorePebble},
+			Bus: Bus{Kind: BusEmbedded, RocketMQ: RocketMQ{Topic: "gochat-events"}},
+		},
 	}
 }
 
@@ -208,7 +225,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	for name, t := range map[string]TLS{"tcp.tls": c.TCP.TLS, "http.tls": c.HTTP.TLS} {
-		if cfg := certConfig(t); t.On() {
+		if cfg := t.Certificate(); t.On() {
 			if err := cfg.Validate(); err != nil {
 				bad("%s: %w", name, err)
 			}
@@ -328,5 +345,6 @@ func (c *Config) Validate() error {
 	if c.Storage.Memtable < 1<<20 {
 		bad("storage.memtable %s: want at least 1MiB", c.Storage.Memtable)
 	}
+	c.Cluster.validate(bad)
 	return errors.Join(errs...)
 }

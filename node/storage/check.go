@@ -1,4 +1,4 @@
-package node
+package storage
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/node/config"
 )
 
 // CheckSum is how an audit ended.
@@ -15,7 +16,7 @@ type CheckSum struct{ Errors, Warnings int }
 
 // Check audits the data directory of a stopped node and reports each finding, whose text
 // holds no message. The error is of reading, not of what was read.
-func Check(ctx context.Context, cfg Config, logger *slog.Logger, report func(severity, text string)) (sum CheckSum, err error) {
+func Check(ctx context.Context, cfg config.Config, logger *slog.Logger, report func(severity, text string)) (sum CheckSum, err error) {
 	dir := filepath.Join(cfg.Data, storeDir)
 	store, err := pebblekv.Open(pebblekv.Config{Dir: dir, Logger: logger, ReadOnly: true, CacheBytes: int64(cfg.Storage.Cache)})
 	if err != nil {

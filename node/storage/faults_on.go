@@ -1,6 +1,6 @@
 //go:build faultpoints
 
-package node
+package storage
 
 import (
 	"errors"
@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/services/timeline"
 )
 
@@ -27,14 +28,14 @@ import (
 //	write      writes to the store's log fail from then on
 //	sync       syncs of the store's log fail from then on
 func plantFaults(store *pebblekv.Config, events *timeline.Events) error {
-	fault := os.Getenv(EnvPrefix + "FAULT")
+	fault := os.Getenv(config.EnvPrefix + "FAULT")
 	if fault == "" {
 		return nil
 	}
 	point, times, _ := strings.Cut(fault, ":")
 	n, err := strconv.ParseInt(times, 10, 64)
 	if err != nil || n < 1 {
-		return fmt.Errorf("%sFAULT %q: want POINT:N", EnvPrefix, fault)
+		return fmt.Errorf("%sFAULT %q: want POINT:N", config.EnvPrefix, fault)
 	}
 	var left atomic.Int64
 	left.Store(n)
@@ -85,7 +86,7 @@ func plantFaults(store *pebblekv.Config, events *timeline.Events) error {
 			return nil
 		}))
 	default:
-		return fmt.Errorf("%sFAULT: no fault point %q", EnvPrefix, point)
+		return fmt.Errorf("%sFAULT: no fault point %q", config.EnvPrefix, point)
 	}
 	return nil
 }

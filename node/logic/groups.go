@@ -1,4 +1,4 @@
-package node
+package logic
 
 import (
 	"context"
@@ -65,9 +65,9 @@ func incoming(messages []backend.Past) []importer.Message {
 }
 
 // datedGroups are the methods of groups as of an earlier time.
-func (n *Node) datedGroups(at int64) map[packet.Method]conn.Method {
+func (l *Logic) datedGroups(at int64) map[packet.Method]conn.Method {
 	out := map[packet.Method]conn.Method{}
-	for m, answer := range n.groups.Dated(at).Methods() {
+	for m, answer := range l.Groups.Dated(at).Methods() {
 		out[m] = answer
 	}
 	return out

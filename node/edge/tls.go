@@ -1,22 +1,19 @@
-package node
+package edge
 
 import (
 	"crypto/tls"
 	"fmt"
 
 	"github.com/gochat-im/gochat/edge/certs"
+	"github.com/gochat-im/gochat/node/config"
 )
 
-func certConfig(t TLS) certs.Config {
-	return certs.Config{CertFile: t.CertFile, KeyFile: t.KeyFile, MinVersion: t.MinVersion}
-}
-
 // openCert reads the certificate of a section of the configuration; nil if it names none.
-func openCert(section string, t TLS) (*certs.Source, error) {
+func openCert(section string, t config.TLS) (*certs.Source, error) {
 	if !t.On() {
 		return nil, nil
 	}
-	s, err := certs.Open(certConfig(t))
+	s, err := certs.Open(t.Certificate())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", section, err)
 	}

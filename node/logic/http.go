@@ -1,58 +1,48 @@
-package node
+package logic
 
 import (
 	"context"
-	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/backend"
-	"github.com/gochat-im/gochat/edge/pages"
 	"github.com/gochat-im/gochat/edge/rest"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
-	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/apikey"
 	"github.com/gochat-im/gochat/services/importer"
 	"github.com/gochat-im/gochat/services/repeat"
 )
 
-// httpRoutes are the routes of the HTTP API that stand on the services.
-func (n *Node) httpRoutes(lim packet.Limits, app fs.FS) ([]api.Route, error) {
-	repeats, err := repeat.New(repeat.Config{Store: n.store, Now: n.clock.Now})
+// Routes are the routes of the HTTP API that stand on the services.
+func (l *Logic) Routes() ([]api.Route, error) {
+	lim := l.cfg.PacketLimits()
+	repeats, err := repeat.New(repeat.Config{Store: l.storage.Store, Now: l.storage.Clock.Now})
 	if err != nil {
 		return nil, err
 	}
-	if n.apiKeys, err = apikey.New(apikey.Config{Store: n.store, Now: n.clock.Now, Logger: n.log}); err != nil {
-		return nil, err
-	}
-	methods := n.methods()
-	past, err := importer.New(importer.Config{Store: n.store, Users: n.accounts, Sequencer: pastChanges{n.seq}, Now: n.clock.Now})
+	methods := l.Methods()
+	past, err := importer.New(importer.Config{Store: l.storage.Store, Users: l.Accounts, Sequencer: pastChanges{l.Sequencer}, Now: l.storage.Clock.Now})
 	if err != nil {
 		return nil, err
 	}
 	company, err := backend.Routes(backend.Config{
-		Accounts: n.accounts, Methods: methods, Look: n.standing, Online: n.online, Named: n.named,
-		Import: pastMessages{past}, Dated: n.datedGroups, Limits: lim, Now: n.clock.Now,
+		Accounts: l.Accounts, Methods: methods, Look: l.standing, Online: l.online, Named: l.named,
+		Import: pastMessages{past}, Dated: l.datedGroups, Limits: lim, Now: l.storage.Clock.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	routes, err := rest.Routes(rest.Config{
-		Conversations: n.convs, Methods: methods, Names: n.relations, Repeats: repeats,
-		Limits: lim, Now: n.clock.Now, Version: n.version, More: company,
+	return rest.Routes(rest.Config{
+		Conversations: l.Conversations, Methods: methods, Names: l.Relations, Repeats: repeats,
+		Limits: lim, Now: l.storage.Clock.Now, Version: l.cfg.Version, More: company,
 	})
-	if err != nil || app == nil {
-		return routes, err
-	}
-	shown, err := pages.Routes(app)
-	return append(routes, shown...), err
 }
 
-func (n *Node) standing(ctx context.Context, u id.UserID) (backend.Standing, error) {
-	st, err := n.accounts.Look(ctx, u)
+func (l *Logic) standing(ctx context.Context, u id.UserID) (backend.Standing, error) {
+	st, err := l.Accounts.Look(ctx, u)
 	if err != nil {
 		return backend.Standing{}, err
 	}
@@ -66,24 +56,24 @@ func (n *Node) standing(ctx context.Context, u id.UserID) (backend.Standing, err
 	return out, nil
 }
 
-func (n *Node) online(u id.UserID) (on bool) {
-	n.sessions.Each(u, func(uint64, id.DeviceID) { on = true })
+func (l *Logic) online(u id.UserID) (on bool) {
+	l.cfg.Presence.Each(u, func(uint64, id.DeviceID) { on = true })
 	return on
 }
 
 // named makes u found by name.
-func (n *Node) named(ctx context.Context, u id.UserID) {
+func (l *Logic) named(ctx context.Context, u id.UserID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), indexTime)
 	defer cancel()
-	if err := n.relations.Index(ctx, u); err != nil { // done at the next sign-in
-		n.log.Warn("somebody can't be found by name yet", "user", u, "err", err)
+	if err := l.Relations.Index(ctx, u); err != nil { // done at the next sign-in
+		l.log.Warn("somebody can't be found by name yet", "user", u, "err", err)
 	}
 }
 
-// identify says whose token a request to the HTTP API carries.
-func (n *Node) identify(ctx context.Context, access api.Access, token string, as id.UserID) (api.Caller, *code.Error) {
+// Identify says whose token a request to the HTTP API carries.
+func (l *Logic) Identify(ctx context.Context, access api.Access, token string, as id.UserID) (api.Caller, *code.Error) {
 	if access == api.Key || strings.HasPrefix(token, apikey.Prefix) {
-		k, err := n.apiKeys.Verify(ctx, token)
+		k, err := l.APIKeys.Verify(ctx, token)
 		if err != nil {
 			return api.Caller{}, err
 		}
@@ -95,7 +85,7 @@ func (n *Node) identify(ctx context.Context, access api.Access, token string, as
 		if as == id.System {
 			scope = apikey.ScopeSystem
 		}
-		switch exists, eerr := n.accounts.Exists(ctx, as); {
+		switch exists, eerr := l.Accounts.Exists(ctx, as); {
 		case as == "":
 			return caller, code.Newf(code.BadRequest, "a server key needs X-User-ID here: the user to act as")
 		case !k.May(scope):
@@ -108,7 +98,7 @@ func (n *Node) identify(ctx context.Context, access api.Access, token string, as
 		caller.User = as
 		return caller, nil
 	}
-	who, err := n.accounts.VerifyAccess(ctx, token)
+	who, err := l.Accounts.VerifyAccess(ctx, token)
 	if err != nil {
 		return api.Caller{}, err
 	}
@@ -118,8 +108,11 @@ func (n *Node) identify(ctx context.Context, access api.Access, token string, as
 	return api.Caller{User: who.User, Device: who.Device}, nil
 }
 
+// SignIns are the accounts as the HTTP API knows them.
+func (l *Logic) SignIns() api.Accounts { return signIns{l} }
+
 // signIns makes people found by their names once they have signed in.
-type signIns struct{ *Node }
+type signIns struct{ *Logic }
 
 // indexTime bounds how long a sign-in waits for the index of names.
 const indexTime = 2 * time.Second
@@ -133,23 +126,23 @@ func (s signIns) indexed(ctx context.Context, g auth.Grant, err *code.Error) (au
 }
 
 func (s signIns) Register(ctx context.Context, name, password string, device id.DeviceID, kind uint8) (auth.Grant, *code.Error) {
-	g, err := s.accounts.Register(ctx, name, password, device, kind)
+	g, err := s.Logic.Accounts.Register(ctx, name, password, device, kind)
 	return s.indexed(ctx, g, err)
 }
 
 func (s signIns) Login(ctx context.Context, name, password string, device id.DeviceID, kind uint8) (auth.Grant, *code.Error) {
-	g, err := s.accounts.Login(ctx, name, password, device, kind)
+	g, err := s.Logic.Accounts.Login(ctx, name, password, device, kind)
 	return s.indexed(ctx, g, err)
 }
 
 func (s signIns) Refresh(ctx context.Context, token string) (auth.Grant, *code.Error) {
-	return s.accounts.Refresh(ctx, token)
+	return s.Logic.Accounts.Refresh(ctx, token)
 }
 
 func (s signIns) Logout(ctx context.Context, token string, all bool) *code.Error {
-	return s.accounts.Logout(ctx, token, all)
+	return s.Logic.Accounts.Logout(ctx, token, all)
 }
 
 func (s signIns) ChangePassword(ctx context.Context, token, old, new string) *code.Error {
-	return s.accounts.ChangePassword(ctx, token, old, new)
+	return s.Logic.Accounts.ChangePassword(ctx, token, old, new)
 }

@@ -1,4 +1,4 @@
-package node
+package logic
 
 import (
 	"context"
@@ -27,12 +27,12 @@ func (s selfTimelines) Append(ctx context.Context, conv id.ConversationID, sende
 
 // record keeps what happened to a user's devices in the user's self timeline. What can't be
 // kept is lost: DEVICES tells how things are.
-func (n *Node) record(ctx context.Context, e account.Event) {
-	if n.self == nil { // before New has finished
+func (l *Logic) record(ctx context.Context, e account.Event) {
+	if l.self == nil { // before New has finished
 		return
 	}
-	err := n.self.Record(ctx, e.User, self.Event{Event: e.What, Device: e.Device, Kind: self.KindName(e.Kind), By: e.By})
+	err := l.self.Record(ctx, e.User, self.Event{Event: e.What, Device: e.Device, Kind: self.KindName(e.Kind), By: e.By})
 	if err != nil {
-		n.log.Warn("an account event was not kept", "user", e.User, "event", e.What, "err", err)
+		l.log.Warn("an account event was not kept", "user", e.User, "event", e.What, "err", err)
 	}
 }
