@@ -1,7 +1,7 @@
 // Package kv is the port to the ordered, transactional key-value store that
 // everything durable in GoChat lies in.
 //
-// Adapters: kv/memory (tests), kv/pebblekv (the embedded engine) and, wrapping
+// Adapters: kv/memory and kv/loopkv (tests), kv/pebblekv (the embedded engine) and, wrapping
 // any of them, kv/faultkv. kv/kvtest is the conformance suite that each of them
 // passes.
 package kv

@@ -42,6 +42,7 @@ var rooms = []room{
 	{"msgstore/kv/tikv", 1, 1},
 	{"msgstore/kv/tikv/tikvtest", 1, 2},
 	{"msgstore/kv/faultkv", 1, 1},
+	{"msgstore/kv/loopkv", 1, 1},
 	{"msgstore", 1, 2},
 	{"bus", 1, 0},
 	{"bus/log", 1, 1},
