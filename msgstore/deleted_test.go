@@ -39,13 +39,13 @@ func TestDeletedUsers(t *testing.T) {
 	w.audit("is a member, but the user's list does not have the conversation")
 	w.commit(func(tx *kv.Tx) { tx.Set(w.keys.Closed(nil, "bob"), []byte{1, 2, 5, 0}) })
 	w.audit()
-	all, err := Deletions(ctx, w.Store, w.keys, 2)
+	all, err := Deletions(ctx, w.Store, w.keys, nil, 2)
 	w.must(err)
 	if len(all) != 2 || all[0] != (Deletion{User: "al", Since: 2}) || all[1] != (Deletion{User: "bob", Since: 3}) {
 		t.Errorf("being deleted: %+v", all)
 	}
 	w.commit(func(tx *kv.Tx) { tx.Set(w.keys.Deleting(nil, "al"), []byte{9}) })
-	if _, err := Deletions(ctx, w.Store, w.keys, 0); !errors.Is(err, ErrVersion) {
+	if _, err := Deletions(ctx, w.Store, w.keys, nil, 0); !errors.Is(err, ErrVersion) {
 		t.Errorf("a row of a later version: %v", err)
 	}
 	w.audit(`user "al"`)

@@ -111,11 +111,19 @@ const (
 // SweepSides brings users' lists in line with groups: a row of somebody who is in no
 // longer becomes a tombstone, that of somebody who never was goes. Such rows are what
 // remains when a process dies between the two sides of a change. It judges rows changed
-// before the Unix millisecond before, looks at the users of `slots` slots, and returns
+// before the Unix millisecond before, looks at the users of `slots` of its slots, and returns
 // how many rows it changed; done says that the last slot was reached, and the next call
 // begins at the first.
 func (s *Sweeper) SweepSides(ctx context.Context, before int64, slots int) (changed int, done bool, err error) {
-	for range slots {
+	for slots > 0 {
+		if !s.cfg.Mine(s.sidesFrom) {
+			if s.sidesFrom++; s.sidesFrom == id.SlotCount {
+				s.sidesFrom = 0
+				return changed, true, nil
+			}
+			continue
+		}
+		slots--
 		n, err := s.sweepSidesOf(ctx, s.sidesFrom, before)
 		changed += n
 		if err != nil {

@@ -75,6 +75,17 @@ func (k Keys) All(dst []byte) []byte {
 	return append(dst, byte(k.Keyspace>>8), byte(k.Keyspace), Layout)
 }
 
+// SlotBounds returns where n regions of about the same number of slots begin (1 to as many as there are
+// slots), and, last, where the keyspace ends. The rows of the whole store lie in the last region.
+func (k Keys) SlotBounds(n int) [][]byte {
+	n = min(max(n, 1), id.SlotCount)
+	bounds := make([][]byte, 0, n+1)
+	for i := range n {
+		bounds = append(bounds, k.prefix(nil, id.Slot(i*id.SlotCount/n)))
+	}
+	return append(bounds, prefixEnd(k.All(nil)))
+}
+
 // Conversation is the beginning of every key of c but its outbox mark.
 func (k Keys) Conversation(dst []byte, c id.ConversationID) []byte {
 	dst = k.prefix(dst, c.Slot())

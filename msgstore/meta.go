@@ -118,6 +118,16 @@ func OpenMeta(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, 
 	}
 }
 
+// IsNew tells whether the store has no meta row yet: OpenMeta would make it. What is done to a store before it is
+// made (cutting a shared one into regions) is done then, perhaps by several nodes at once.
+func IsNew(ctx context.Context, store kv.Store, keys Keys) (bool, error) {
+	raw, err := store.Get(ctx, keys.StoreRow(nil, metaRowName))
+	if err != nil {
+		return false, fmt.Errorf("look for the store's meta row: %w", err)
+	}
+	return raw == nil, nil
+}
+
 func (m *Meta) check() error {
 	switch {
 	case m.SlotCount != id.SlotCount || m.Hash != SlotHash:
@@ -191,14 +201,18 @@ type Deletion struct {
 	Since int64 // Unix ms
 }
 
-// Deletions returns up to limit users who are being deleted.
-func Deletions(ctx context.Context, store kv.Store, keys Keys, limit int) ([]Deletion, error) {
+// Deletions returns up to limit users who are being deleted, and whose slot is mine; nil: all are.
+func Deletions(ctx context.Context, store kv.Store, keys Keys, mine func(slot id.Slot) bool, limit int) ([]Deletion, error) {
 	var all []Deletion
 	start := keys.Deleting(nil, "")
-	err := store.Scan(ctx, kv.Span{Start: start, End: prefixEnd(bytes.Clone(start)), Limit: limit}, func(key, value []byte) (bool, error) {
+	err := store.Scan(ctx, kv.Span{Start: start, End: prefixEnd(bytes.Clone(start))}, func(key, value []byte) (bool, error) {
+		user := id.UserID(key[len(start):])
+		if mine != nil && !mine(user.Slot()) {
+			return true, nil
+		}
 		since, err := ParseDeleting(value)
-		all = append(all, Deletion{id.UserID(key[len(start):]), since})
-		return err == nil, err
+		all = append(all, Deletion{user, since})
+		return len(all) != limit, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read which users are being deleted: %w", err)

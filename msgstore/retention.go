@@ -42,7 +42,7 @@ func (r Retention) Of(k id.Kind) time.Duration {
 // SweepOld looks at up to budget conversations and removes their messages that are older
 // than r, or a conversation's own Keep, lets them be, in whole segments: a message may outlive it by those that were stored with
 // it. What tells of these messages (mentions, lists of members) goes after them; so that a crash in between leaves
-// nothing, the first pass, and one after a pass with an error, looks for such rows everywhere. The head stays and says where what is left begins, and that seqs are never given out
+// nothing, the first pass, one after a pass with an error, and one with slots that the pass before hadn't, looks for such rows everywhere. The head stays and says where what is left begins, and that seqs are never given out
 // again; its preview goes with its message. messages is how many were removed; done says that the last
 // conversation was reached; the next call begins at the first. A conversation whose head
 // keeps changing meanwhile is left for the next pass.
@@ -55,8 +55,9 @@ func (s *Sweeper) SweepOld(ctx context.Context, r Retention, budget int) (messag
 	for range budget {
 		if s.oldFrom == nil {
 			s.oldFrom = s.cfg.Keys.All(nil)
+			s.thorough = s.gained() || s.thorough
 		}
-		c, next, err := nextConversation(ctx, s.cfg.Store, s.cfg.Keys, s.oldFrom)
+		c, next, err := s.next(ctx, s.oldFrom)
 		if err != nil {
 			return messages, false, fmt.Errorf("sweep old messages: %w", err)
 		}

@@ -415,8 +415,13 @@ func TestSweepBusLog(t *testing.T) {
 	if got := refs(); got[0] != first+50 {
 		t.Errorf("first reference %d, want %d", got[0], first+50)
 	}
+	// A group that is dead holds only so much.
+	bounded := NewSweeper(SweeperConfig{Store: w.Store, Keys: w.keys, BusKeep: 100, BusMost: 2900})
+	if n, err := bounded.SweepBusLog(ctx, 0); err != nil || n != 50 {
+		t.Errorf("removed %d of a dead group's, %v", n, err)
+	}
 	position("push", 0, first+5000)
-	sweep(1950)
+	sweep(1900)
 	position("fanout", 0, first+5000)
 	sweep(900) // the newest are kept
 	sweep(0)

@@ -25,14 +25,26 @@ const (
 
 // SweeperConfig says what a Sweeper sweeps. Zero values stand for the defaults.
 type SweeperConfig struct {
-	Store  kv.Store
-	Keys   Keys
+	Store kv.Store
+	Keys  Keys
+
+	// Mine reports whether a slot is this sweeper's, as of now; what belongs to the whole store is done by
+	// whoever has slot 0. So several sweepers divide a store; two that both believe that a slot is theirs only
+	// do some work twice. It must not block. Nil: all are.
+	Mine func(slot id.Slot) bool
+
+	// HandOn hands on what the bus, which lies apart, may lack of convs: their outbox marks were set MarkAge ago, so
+	// whoever set them is likely to be dead. Nil: there are no marks.
+	HandOn  func(ctx context.Context, convs []id.ConversationID) error
+	MarkAge time.Duration // 0: one minute
+
 	Now    func() int64 // Unix ms; nil: the machine's clock
 	Logger *slog.Logger // nil: slog.Default
 
 	IDInterval    time.Duration // between passes over all conversations; 0: one hour
 	BusInterval   time.Duration // between looks at the bus log; 0: 10 s
 	BusKeep       int           // references kept whatever was consumed; 0: 1000
+	BusMost       uint64        // references kept at most, however far behind a group is: a dead one must not fill the disk. 0: 10,000,000
 	BusPartitions uint16        // 0: one
 
 	Retention Retention // of messages; looked after once an hour, in small portions
@@ -41,8 +53,8 @@ type SweeperConfig struct {
 // Sweeper removes what the format lets go: client message ids past their window, and
 // references of the embedded bus that every group of consumers is done with; and messages
 // that are older than they are kept; and it merges small segments. Every step
-// is one bounded transaction, which is taken even when the store is nearly full. Not for
-// concurrent use; a store has one sweeper.
+// is one bounded transaction, which is taken even when the store is nearly full, and requires what it
+// rests on, so that it does no harm wherever else the same is done. Not for concurrent use; each slot of a store has one sweeper.
 type Sweeper struct {
 	cfg       SweeperConfig
 	timeline  *Timeline
@@ -53,6 +65,8 @@ type Sweeper struct {
 	soon      chan struct{}     // that pass is to begin
 	smallFrom []byte            // the same of the pass that merges small segments
 	sidesFrom id.Slot           // where the pass over users' lists goes on
+	marksFrom id.Slot           // where the pass over outbox marks goes on
+	share     slotBits          // the slots of that pass over old messages
 	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
 }
 
@@ -72,6 +86,15 @@ func NewSweeper(cfg SweeperConfig) *Sweeper {
 	}
 	if cfg.BusKeep <= 0 {
 		cfg.BusKeep = 1000
+	}
+	if cfg.BusMost == 0 {
+		cfg.BusMost = 10_000_000
+	}
+	if cfg.MarkAge <= 0 {
+		cfg.MarkAge = time.Minute
+	}
+	if cfg.Mine == nil {
+		cfg.Mine = func(id.Slot) bool { return true }
 	}
 	cfg.BusPartitions = max(cfg.BusPartitions, 1)
 	return &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), thorough: true, soon: make(chan struct{}, 1), busFrom: map[uint16]uint64{}}
@@ -99,12 +122,29 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	defer old.Stop()
 	small := time.NewTimer(smallFirst)
 	defer small.Stop()
+	var marks <-chan time.Time
+	if s.cfg.HandOn != nil {
+		t := time.NewTicker(marksEvery)
+		defer t.Stop()
+		marks = t.C
+	}
 	smallSince, smallBefore := s.cfg.Now()-smallLookBack.Milliseconds(), int64(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-marks:
+			handed, _, err := s.SweepMarks(ctx, s.cfg.Now()-s.cfg.MarkAge.Milliseconds(), marksSlots)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("sweep: outbox marks", "err", err)
+			}
+			if handed > 0 {
+				s.cfg.Logger.Info("sweep: outbox marks that nobody looked after", "conversations", handed)
+			}
 		case <-bus.C:
+			if !s.cfg.Mine(0) {
+				continue
+			}
 			for p := range s.cfg.BusPartitions {
 				if _, err := s.SweepBusLog(ctx, p); err != nil && ctx.Err() == nil {
 					s.cfg.Logger.Warn("sweep: bus log", "partition", p, "err", err)
@@ -186,7 +226,7 @@ func (s *Sweeper) SweepIDs(ctx context.Context, before int64, budget int) (remov
 		if s.idsFrom == nil {
 			s.idsFrom = s.cfg.Keys.All(nil)
 		}
-		c, next, err := nextConversation(ctx, s.cfg.Store, s.cfg.Keys, s.idsFrom)
+		c, next, err := s.next(ctx, s.idsFrom)
 		if err != nil {
 			return removed, false, fmt.Errorf("sweep ids: %w", err)
 		}
@@ -298,7 +338,7 @@ func (s *Sweeper) SweepSmall(ctx context.Context, since, before int64, budget in
 		if s.smallFrom == nil {
 			s.smallFrom = s.cfg.Keys.All(nil)
 		}
-		c, next, err := nextConversation(ctx, s.cfg.Store, s.cfg.Keys, s.smallFrom)
+		c, next, err := s.next(ctx, s.smallFrom)
 		if err != nil {
 			return merged, false, fmt.Errorf("sweep small segments: %w", err)
 		}
@@ -340,8 +380,8 @@ func (s *Sweeper) SweepSmall(ctx context.Context, since, before int64, budget in
 }
 
 // SweepBusLog removes the references of a partition that every group with a stored
-// position is done with, but keeps the newest BusKeep. Where no group has a position
-// nothing is removed.
+// position is done with, but keeps the newest BusKeep, and of the others those that are among the newest
+// BusMost. Where no group has a position nothing else is removed.
 func (s *Sweeper) SweepBusLog(ctx context.Context, partition uint16) (removed int, err error) {
 	cut, err := s.busCut(ctx, partition)
 	if err != nil {
@@ -392,19 +432,26 @@ func (s *Sweeper) busCut(ctx context.Context, partition uint16) (uint64, error) 
 		lowest = min(lowest, stamp)
 		return true, err
 	})
-	if err != nil || lowest == math.MaxUint64 {
+	if err != nil {
 		return 0, err
 	}
-	kept, oldest := 0, uint64(0)
+	kept, oldest, newest := 0, uint64(0), uint64(0)
 	refs := s.cfg.Keys.BusRefs(nil, partition)
 	span := kv.Span{Start: refs, End: prefixEnd(bytes.Clone(refs)), Reverse: true, Limit: s.cfg.BusKeep}
 	err = s.cfg.Store.Scan(ctx, span, func(key, _ []byte) (bool, error) {
 		kept++
 		oldest = binary.BigEndian.Uint64(key[len(key)-8:])
+		newest = max(newest, oldest)
 		return true, nil
 	})
 	if err != nil || kept < s.cfg.BusKeep || oldest == 0 {
 		return 0, err
+	}
+	if lowest == math.MaxUint64 {
+		lowest = 0
+	}
+	if newest > s.cfg.BusMost { // stamps are numbers without gaps
+		lowest = max(lowest, newest-s.cfg.BusMost)
 	}
 	return min(lowest, oldest-1), nil
 }

@@ -47,9 +47,10 @@ func (s *Service) noteDelete(ctx context.Context, u id.UserID, fill func(tx *kv.
 	}
 }
 
-// Deletions returns up to limit users whose deletion was begun and not ended.
-func (s *Service) Deletions(ctx context.Context, limit int) ([]msgstore.Deletion, error) {
-	return msgstore.Deletions(ctx, s.cfg.Store, s.cfg.Keys, limit)
+// Deletions returns up to limit users whose deletion was begun and not ended. Of several processes
+// that end deletions each asks for those of users in its own slots; nil: of all. Two that do the same at once do no harm.
+func (s *Service) Deletions(ctx context.Context, mine func(slot id.Slot) bool, limit int) ([]msgstore.Deletion, error) {
+	return msgstore.Deletions(ctx, s.cfg.Store, s.cfg.Keys, mine, limit)
 }
 
 // Gone reports, for each of users, whether the account was deleted. It reads the store, never a cache.

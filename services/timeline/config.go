@@ -104,8 +104,8 @@ type Config struct {
 
 	// Direct takes events past a bus that lies apart: while it is away, while nobody is alive who takes
 	// from an event's queue, and from then on until an event published since has come through that queue. What is
-	// handed over so may come by the bus as well. It runs in the sequencer's goroutine and must not block. It and
-	// Consumers are set together, or neither is.
+	// handed over so may come by the bus as well. It runs in the sequencer's goroutine and must not block. Without
+	// Consumers only what the bus is away for is handed over so: of one whose consumers are always there. Both may be nil.
 	Direct    func(evs []bus.Event)
 	Consumers Consumers
 
@@ -159,8 +159,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: no guard")
 	case c.Worker >= id.ImportWorker:
 		return fmt.Errorf("timeline: worker %d is not below %d", c.Worker, id.ImportWorker)
-	case (c.Direct == nil) != (c.Consumers == nil):
-		return errors.New("timeline: Direct and Consumers go together")
+	case c.Consumers != nil && c.Direct == nil:
+		return errors.New("timeline: Consumers without Direct")
 	case c.Consumers != nil && c.Consumers.Queues() < 1:
 		return errors.New("timeline: a bus without queues")
 	case c.Slow < 0:

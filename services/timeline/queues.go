@@ -36,7 +36,7 @@ const (
 // queues knows which queues of the bus are handed over directly. All are at the start: what is
 // published may lie behind anything.
 type queues struct {
-	consumers Consumers // nil: nothing is handed over directly
+	consumers Consumers // nil: what the bus takes isn't handed over directly
 
 	mu  sync.Mutex
 	all []queue
@@ -85,11 +85,11 @@ func (q *queues) handOver(i int) {
 
 // part parts evs into those that are handed over directly, and the rest; away: all of them are.
 func (q *queues) part(evs []bus.Event, away bool) (direct, rest []bus.Event) {
-	if q.consumers == nil {
-		return nil, evs
-	}
 	if away {
 		return evs, nil
+	}
+	if q.consumers == nil {
+		return nil, evs
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -126,7 +126,7 @@ func (q *queues) isDirect(i int) bool {
 
 // published notes that the bus has taken evs, which were handed over directly as well.
 func (q *queues) published(evs []bus.Event) {
-	if len(evs) == 0 {
+	if q.consumers == nil || len(evs) == 0 {
 		return
 	}
 	q.mu.Lock()

@@ -27,6 +27,7 @@ import (
 	"github.com/tikv/client-go/v2/txnkv/transaction"
 	"github.com/tikv/client-go/v2/txnkv/txnsnapshot"
 	pd "github.com/tikv/pd/client"
+	pdhttp "github.com/tikv/pd/client/http"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 )
@@ -130,7 +131,8 @@ func dial(c Config) (*Store, error) {
 		return nil, fmt.Errorf("reach PD's etcd at %v: %w", c.PD, err)
 	}
 	rpc := clienttikv.NewRPCClient(clienttikv.WithSecurity(security), clienttikv.WithCodec(codec.GetCodec()))
-	client, err := clienttikv.NewKVStore(fmt.Sprintf("tikv-%d", plain.GetClusterID(context.Background())), codec, safePoints, rpc)
+	client, err := clienttikv.NewKVStore(fmt.Sprintf("tikv-%d", plain.GetClusterID(context.Background())), codec, safePoints, rpc,
+		clienttikv.WithPDHTTPClient("gochat", c.PD, pdhttp.WithTLSConfig(tlsConfig)))
 	if err != nil {
 		plain.Close()
 		return nil, errors.Join(fmt.Errorf("open client: %w", err), safePoints.Close())
@@ -144,6 +146,7 @@ func dial(c Config) (*Store, error) {
 // logger, the limits and the callbacks. The Store closes the client. It can't collect garbage.
 func New(client *clienttikv.KVStore, c Config) *Store {
 	c = c.withDefaults()
+	bridge(c.Logger)
 	// What is larger than this silently takes two phases.
 	if need := uint64(2 * kv.MaxTx); clientkv.TxnCommitBatchSize.Load() < need {
 		clientkv.TxnCommitBatchSize.Store(need)

@@ -5,50 +5,86 @@ package tikvtest
 
 import (
 	"log/slog"
+	"net"
 	"testing"
 
 	"github.com/tikv/client-go/v2/testutils"
 	clienttikv "github.com/tikv/client-go/v2/tikv"
+	pd "github.com/tikv/pd/client"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/gochat-im/gochat/msgstore/kv/tikv"
 )
 
-// Config configures a store of tests. The zero value is good.
-type Config struct {
-	// Splits are the bounds of the cluster's regions, in order.
-	Splits [][]byte
-
-	// Wrap goes between the client and the cluster; nil: nothing does.
-	Wrap func(clienttikv.Client) clienttikv.Client
-
-	// Store is the store's own configuration; its PD, Keyspace and TLS don't count. A nil Logger discards.
-	Store tikv.Config
+// Cluster is a cluster in memory, whose regions begin at the keys that New was given.
+type Cluster struct {
+	rpc *testutils.MockClient
+	pd  pd.Client
 }
 
-// Open returns an empty store. It is closed with the test, if it isn't before.
-func Open(t testing.TB, c Config) *tikv.Store {
+// New makes a cluster that ends with the test.
+func New(t testing.TB, splits ...[]byte) *Cluster {
 	t.Helper()
 	rpc, cluster, pdClient, err := testutils.NewMockTiKV("", nil)
 	if err != nil {
 		t.Fatalf("mock cluster: %v", err)
 	}
-	if len(c.Splits) > 0 {
-		testutils.BootstrapWithMultiRegions(cluster, c.Splits...)
+	var server uint64
+	if len(splits) > 0 {
+		server, _, _ = testutils.BootstrapWithMultiRegions(cluster, splits...)
 	} else {
-		testutils.BootstrapWithSingleStore(cluster)
+		server, _, _ = testutils.BootstrapWithSingleStore(cluster)
 	}
-	var client clienttikv.Client = rpc
-	if c.Wrap != nil {
-		client = c.Wrap(client)
+	cluster.UpdateStoreAddr(server, healthy(t))
+	t.Cleanup(func() { rpc.Close() })
+	return &Cluster{rpc: rpc, pd: pdClient}
+}
+
+// healthy returns an address where the client hears that the server lives: after a lost reply it asks, past the cluster
+// in memory.
+func healthy(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	store, err := clienttikv.NewTestTiKVStore(client, pdClient, nil, nil, 0)
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, health.NewServer())
+	go g.Serve(listener)
+	t.Cleanup(g.Stop)
+	return listener.Addr().String()
+}
+
+// Open returns a store of the cluster. It is closed with the test, if it isn't before. Of c its PD, Keyspace and
+// TLS don't count, and a nil Logger discards. Faults go between the client and the cluster; nil: none do.
+func (c *Cluster) Open(t testing.TB, cfg tikv.Config, faults *Faults) *tikv.Store {
+	t.Helper()
+	var client clienttikv.Client = shared{c.rpc}
+	if faults != nil {
+		client = &faultClient{Client: client, faults: faults}
+	}
+	store, err := clienttikv.NewTestTiKVStore(client, c.pd, nil, nil, 0)
 	if err != nil {
 		t.Fatalf("client of the mock cluster: %v", err)
 	}
-	if c.Store.Logger == nil {
-		c.Store.Logger = slog.New(slog.DiscardHandler)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := tikv.New(store, c.Store)
+	s := tikv.New(store, cfg)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
+
+// Open returns an empty store on a cluster of its own.
+func Open(t testing.TB, splits ...[]byte) *tikv.Store {
+	t.Helper()
+	return New(t, splits...).Open(t, tikv.Config{}, nil)
+}
+
+// shared is the cluster's side of several clients: none closes it.
+type shared struct{ *testutils.MockClient }
+
+// Close leaves the cluster as it is.
+func (shared) Close() error { return nil }

@@ -1,0 +1,24 @@
+package tikv
+
+// Hold keeps the store from committing until release is called: what is given to it gathers.
+func (s *Store) Hold() (release func()) {
+	for range cap(s.lanes.slots) {
+		s.lanes.slots <- struct{}{}
+	}
+	return func() {
+		for range cap(s.lanes.slots) {
+			<-s.lanes.slots
+		}
+	}
+}
+
+// Queued is how many transactions wait to be begun.
+func (s *Store) Queued() int {
+	s.lanes.mu.Lock()
+	defer s.lanes.mu.Unlock()
+	n := 0
+	for _, l := range s.lanes.lanes {
+		n += len(l.queue)
+	}
+	return n
+}

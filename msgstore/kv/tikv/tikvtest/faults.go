@@ -1,0 +1,126 @@
+package tikvtest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/pingcap/kvproto/pkg/errorpb"
+	clienttikv "github.com/tikv/client-go/v2/tikv"
+	"github.com/tikv/client-go/v2/tikvrpc"
+)
+
+// Fault is what becomes of a request.
+type Fault int
+
+// Faults of a cluster that lives: servers come and go, regions move, replies are lost.
+const (
+	None Fault = iota
+	NotLeader
+	EpochNotMatch
+	ServerBusy
+	LoseReply   // the server did it, and nobody hears of it
+	LoseRequest // the server never gets it
+)
+
+// Region returns the error by which a server refuses a request, nil for the faults that aren't one.
+func (f Fault) Region() *errorpb.Error {
+	switch f {
+	case NotLeader:
+		return &errorpb.Error{Message: "injected", NotLeader: &errorpb.NotLeader{}}
+	case EpochNotMatch:
+		return &errorpb.Error{Message: "injected", EpochNotMatch: &errorpb.EpochNotMatch{}}
+	case ServerBusy:
+		return &errorpb.Error{Message: "injected", ServerIsBusy: &errorpb.ServerIsBusy{Reason: "injected", BackoffMs: 1}}
+	}
+	return nil
+}
+
+// Rates are probabilities of faults; together at most 1.
+type Rates struct{ NotLeader, EpochNotMatch, ServerBusy, LoseReply, LoseRequest float64 }
+
+// Draw returns a fault for a number in [0, 1).
+func (r Rates) Draw(x float64) Fault {
+	for _, c := range []struct {
+		rate  float64
+		fault Fault
+	}{{r.NotLeader, NotLeader}, {r.EpochNotMatch, EpochNotMatch}, {r.ServerBusy, ServerBusy}, {r.LoseReply, LoseReply}, {r.LoseRequest, LoseRequest}} {
+		if x -= c.rate; x < 0 {
+			return c.fault
+		}
+	}
+	return None
+}
+
+// Faults decides between the client and the cluster what becomes of each request.
+type Faults struct {
+	mu     sync.Mutex
+	decide func(req *tikvrpc.Request) Fault
+	count  map[Fault]int
+}
+
+// Set has decide called for each request from now on, one at a time; nil: no faults.
+func (f *Faults) Set(decide func(req *tikvrpc.Request) Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.decide = decide
+}
+
+// Random draws faults for reads and for the requests of commits.
+func (f *Faults) Random(seed uint64, r Rates) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	f.Set(func(req *tikvrpc.Request) Fault {
+		switch req.Type {
+		case tikvrpc.CmdGet, tikvrpc.CmdBatchGet, tikvrpc.CmdScan, tikvrpc.CmdPrewrite, tikvrpc.CmdCommit:
+			return r.Draw(rng.Float64())
+		}
+		return None
+	})
+}
+
+// Count returns how often the fault was injected.
+func (f *Faults) Count(fault Fault) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.count[fault]
+}
+
+func (f *Faults) draw(req *tikvrpc.Request) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.decide == nil {
+		return None
+	}
+	fault := f.decide(req)
+	if f.count == nil {
+		f.count = make(map[Fault]int)
+	}
+	f.count[fault]++
+	return fault
+}
+
+type faultClient struct {
+	clienttikv.Client
+	faults *Faults
+}
+
+var errLost = errors.New("injected: connection lost")
+
+// SendRequest implements the client's seam to the servers.
+func (c *faultClient) SendRequest(ctx context.Context, addr string, req *tikvrpc.Request, timeout time.Duration) (*tikvrpc.Response, error) {
+	switch fault := c.faults.draw(req); fault {
+	case None:
+		return c.Client.SendRequest(ctx, addr, req, timeout)
+	case LoseReply:
+		if _, err := c.Client.SendRequest(ctx, addr, req, timeout); err != nil {
+			return nil, err
+		}
+		return nil, errLost
+	case LoseRequest:
+		return nil, errLost
+	default:
+		return tikvrpc.GenRegionErrorResp(req, fault.Region())
+	}
+}
