@@ -46,6 +46,7 @@ var rooms = []room{
 	{"msgstore", 1, 2},
 	{"bus", 1, 0},
 	{"bus/log", 1, 1},
+	{"bus/loopbus", 1, 1},
 	{"router/ring", 1, 0},
 	{"router/nodes", 1, 0},
 	{"router/etcd", 1, 0},
