@@ -85,7 +85,7 @@ func New(cfg Config) (_ *Logic, err error) {
 		Store: store, Keys: keys, Crypt: cfg.Crypt, Issuers: issuers(cfg.Issuers), Derive: derive,
 		AccessTTL: cfg.Accounts.AccessToken, RefreshTTL: cfg.Accounts.RefreshToken, ResumeTTL: cfg.Accounts.Resume,
 		RegistrationOff: !cfg.Accounts.Registration, HashesAtOnce: hashes, OnRevoke: cfg.Revoked, Logger: l.log,
-		DevicesPerUser: cfg.Devices.PerUser, DevicesPerKind: cfg.Devices.PerKind, Presence: cfg.Presence, Record: l.record,
+		DevicesPerUser: cfg.Devices.PerUser, DevicesPerKind: cfg.Devices.PerKind, Presence: cfg.Presence, Record: l.record, Shared: cfg.Cluster.On(),
 	}); err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	if l.Groups, err = group.New(group.Config{
 		Store: store, Keys: keys, Users: l.Accounts, Contacts: l.Relations, Now: now, Logger: l.log,
-		Members: cfg.Limits.GroupMembers, Conversations: cfg.Limits.ConversationsPerUser,
+		Members: cfg.Limits.GroupMembers, Conversations: cfg.Limits.ConversationsPerUser, Shared: cfg.Cluster.On(),
 	}); err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func New(cfg Config) (_ *Logic, err error) {
 		return nil, err
 	}
 	if l.Sequencer, err = timeline.New(timeline.Config{
-		Store: store, Keys: keys, Bus: cfg.Storage.Bus, Guard: guard{l.Conversations}, Epoch: cfg.Storage.Epoch, Worker: cfg.Worker, Now: now, Logger: l.log,
+		Store: store, Keys: keys, Bus: cfg.Storage.Bus, Guard: guard{l.Conversations}, Epoch: cfg.Storage.Epoch, Worker: cfg.Worker, Now: now, Reserve: cfg.Storage.Clock.Reserve, Logger: l.log,
 		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
 	}); err != nil {
 		return nil, err
