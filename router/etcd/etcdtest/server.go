@@ -1,9 +1,11 @@
-// Package etcdtest runs real etcd servers for tests, on loopback, in their own process.
+// Package etcdtest runs real etcd servers for tests, on loopback, in the test's own process.
 package etcdtest
 
 import (
 	"context"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,34 +16,35 @@ import (
 )
 
 // Server is an etcd of one member that can be stopped and started again with what it holds.
+// Clients reach it through a proxy, under one address for all its life.
 type Server struct {
-	t      testing.TB
-	dir    string
-	client url.URL
-	peer   url.URL
-	etcd   *embed.Etcd // nil: stopped
+	t     testing.TB
+	dir   string
+	front *Proxy
+	etcd  *embed.Etcd // nil: stopped
 }
 
 // Start runs a server until the test ends.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, dir: t.TempDir(), client: url.URL{Scheme: "http", Host: "127.0.0.1:0"}, peer: url.URL{Scheme: "http", Host: "127.0.0.1:0"}}
-	s.Restart()
+	s := &Server{t: t, dir: filepath.Join(t.TempDir(), "etcd"), front: newProxy(t, "")}
 	t.Cleanup(s.Stop)
+	s.Restart()
 	return s
 }
 
-// Restart stops the server if it runs and starts it again on the same directory and port.
+// Restart stops the server if it runs and starts it again on what it holds.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
+	any := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
 	cfg := embed.NewConfig()
 	cfg.Dir = s.dir
-	cfg.LogLevel, cfg.LogOutputs = "error", []string{"/dev/null"}
+	cfg.LogLevel, cfg.LogOutputs = "panic", []string{"/dev/null"}
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.UnsafeNoFsync = true
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{s.client}, []url.URL{s.client}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{s.peer}, []url.URL{s.peer}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{any}, []url.URL{any}
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{any}, []url.URL{any}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -53,19 +56,36 @@ func (s *Server) Restart() {
 	case <-time.After(30 * time.Second):
 		s.t.Fatal("etcd isn't ready after 30 s")
 	}
-	s.client.Host = e.Clients[0].Addr().String()
+	s.front.heal(e.Clients[0].Addr().String())
 }
 
-// Stop closes the server; what it holds stays.
+// Stop ends the server at once, as clients see it; what it holds stays.
 func (s *Server) Stop() {
+	s.front.Cut() // a server that closes in good order goes on telling watches for seconds
 	if s.etcd != nil {
 		s.etcd.Close()
 		s.etcd = nil
 	}
 }
 
-// URL is the endpoint, the same after each restart.
-func (s *Server) URL() string { return s.client.String() }
+// Wipe is Restart with an empty directory: etcd has lost everything.
+func (s *Server) Wipe() {
+	s.t.Helper()
+	s.Stop()
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Restart()
+}
+
+// URL is the endpoint.
+func (s *Server) URL() string { return s.front.URL() }
+
+// Proxy starts a proxy to s, which is closed when the test ends: some clients' own way to it.
+func (s *Server) Proxy() *Proxy {
+	s.t.Helper()
+	return newProxy(s.t, s.front.ln.Addr().String())
+}
 
 // Client returns a client that is closed when the test ends.
 func (s *Server) Client() *clientv3.Client {
