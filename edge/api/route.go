@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -52,41 +51,6 @@ type Route struct {
 	Body      bool // takes a JSON object; without, none but an empty one is allowed
 	Serve     func(ctx context.Context, r *Request) (*Answer, error)
 }
-
-// Request is one request to a Route. It is good until Serve returns.
-type Request struct {
-	Caller Caller
-	Addr   netip.Addr // of the client, through trusted proxies
-	ID     string     // the request id
-
-	c    *app.RequestContext
-	body []byte
-}
-
-// Param is the segment of the path that the pattern calls name, unescaped. It is the caller's.
-func (r *Request) Param(name string) string { return strings.Clone(r.c.Param(name)) }
-
-// Query returns the query's parameters. They are the caller's.
-func (r *Request) Query() (url.Values, *code.Error) {
-	v, err := url.ParseQuery(string(r.c.Request.URI().QueryString()))
-	if err != nil {
-		return nil, code.Newf(code.BadRequest, "the query can't be read")
-	}
-	for name, list := range v {
-		for _, s := range list {
-			if !utf8.ValidString(name) || !utf8.ValidString(s) {
-				return nil, code.Newf(code.InvalidUTF8, "the query isn't valid UTF-8")
-			}
-		}
-	}
-	return v, nil
-}
-
-// Header returns the first header of the name, empty if there is none. It is the caller's.
-func (r *Request) Header(name string) string { return string(r.c.Request.Header.Peek(name)) }
-
-// Body is the JSON object of a Route with Body: valid UTF-8, no member named twice. It must not be kept.
-func (r *Request) Body() []byte { return r.body }
 
 // Answer is what a Route answers.
 type Answer struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/kitex_gen/logic"
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -21,6 +22,9 @@ type Local struct {
 	Conversations conn.Conversations
 	Signals       conn.Signals
 	Methods       map[packet.Method]conn.Method
+
+	Accounts api.Accounts
+	Identify api.Identify
 }
 
 // LogicConfig is what a Logic is made of. Zero means the default that stands with each field.
@@ -28,6 +32,7 @@ type LogicConfig struct {
 	Router Router // required
 	Pool   *Pool  // required unless this node is the only one
 	Local  *Local // nil: this node hasn't the role logic
+	Send   SendConfig
 
 	Logger *slog.Logger // default: discards
 }
@@ -53,7 +58,9 @@ func (c *LogicConfig) Validate() error {
 // Errors are *code.Error where another node was asked: the owner's own, or unavailable if there is none that
 // can be reached, or undetermined if it is not known what became of a change.
 type Logic struct {
-	cfg LogicConfig
+	cfg      LogicConfig
+	sends    *sender // nil: this node is the only one
+	receipts receipts
 }
 
 // NewLogic returns a Logic.
@@ -64,7 +71,13 @@ func NewLogic(cfg LogicConfig) (*Logic, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Logic{cfg: cfg}, nil
+	cfg.Send.setDefaults()
+	l := &Logic{cfg: cfg}
+	l.receipts.l = l
+	if cfg.Pool != nil {
+		l.sends = newSender(l, &l.cfg.Send)
+	}
+	return l, nil
 }
 
 // here reports whether what belongs to slot is done in this process.

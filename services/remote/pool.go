@@ -265,8 +265,11 @@ func invoke[Q any, R replied](ctx context.Context, p *Pool, addr string, c *node
 		switch {
 		case err == nil:
 			failure = link.ErrorOf(reply.GetFailure())
-		case errors.As(err, &told) && told.TypeID() >= 1000: // a code of the registry: refused before any work
-			failure = unsent(code.Code(told.TypeID()), errors.New(told.Error()))
+		case errors.As(err, &told) && code.Code(told.TypeID()) == code.Overloaded: // before any work
+			failure = unsent(code.Overloaded, errors.New("the node has too many calls under way"))
+			err = nil
+		case errors.As(err, &told) && code.Code(told.TypeID()) == code.Internal:
+			failure = code.Wrap(code.Internal, errors.New("the node failed"))
 			err = nil
 		case errors.As(err, &told) && (told.TypeID() == kitex.UnknownService || told.TypeID() == kitex.UnknownMethod):
 			failure = unsent(code.Unavailable, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/kitex_gen/logic"
 	"github.com/gochat-im/gochat/kitex_gen/node"
@@ -28,6 +29,11 @@ type Logic struct {
 	Conversations conn.Conversations // required
 	Signals       conn.Signals       // required
 	Methods       map[packet.Method]conn.Method
+
+	// Of the HTTP API. Without them edges are told that there is no such thing.
+	Accounts api.Accounts
+	Identify api.Identify
+	Routes   []api.Route // whose Serve is called for what edges took in and checked
 }
 
 func (l *Logic) validate() error {
@@ -37,23 +43,29 @@ func (l *Logic) validate() error {
 	return nil
 }
 
-// owns returns a *link.WrongNode if another node is responsible for slot and hasn't sent the caller here.
-func (l *Logic) owns(c *node.Call, slot id.Slot) error {
+// owns returns a *link.WrongNode if another node is responsible for slot and the caller doesn't insist.
+func (l *Logic) owns(insist bool, slot id.Slot) *link.WrongNode {
 	owner := l.Router.Owner(slot)
-	if owner == nil || c.GetInsist() || l.Router.IsSelf(owner) {
+	if owner == nil || insist || l.Router.IsSelf(owner) {
 		return nil
 	}
 	return &link.WrongNode{Node: link.Node{ID: owner.ID, Addr: owner.RPC}, Revision: l.Router.Revision()}
 }
 
-type unserved = logic.Logic
+// mine is owns as an error.
+func (l *Logic) mine(c *node.Call, slot id.Slot) error {
+	if wrong := l.owns(c.GetInsist(), slot); wrong != nil {
+		return wrong
+	}
+	return nil
+}
 
 // logicHandler serves the service Logic. Requests are this handler's, and what of them is passed
 // on is memory of its own.
 type logicHandler struct {
-	unserved
 	*Logic
-	s *Server
+	s       *Server
+	tickets tickets
 }
 
 // fails returns err as it is answered, after what is nobody's fault but the server's was logged.
@@ -72,7 +84,7 @@ func (h *logicHandler) about(c *node.Call, conversation []byte) (id.Conversation
 	if err != nil {
 		return conv, code.Wrap(code.BadRequest, err)
 	}
-	return conv, h.owns(c, conv.Slot())
+	return conv, h.mine(c, conv.Slot())
 }
 
 // Sync implements the service.
@@ -116,7 +128,7 @@ func (h *logicHandler) Inbox(ctx context.Context, r *logic.InboxRequest) (*logic
 	ctx, cancel := link.Within(ctx, r.Call)
 	defer cancel()
 	o := link.Origin(r.Call)
-	err := h.owns(r.Call, o.User.Slot())
+	err := h.mine(r.Call, o.User.Slot())
 	var reply logic.InboxReply
 	if err == nil {
 		reply.States, reply.Next, reply.Mark, err = h.Conversations.Inbox(ctx, &o, r.Mark, r.Cursor, int(r.Limit))
@@ -146,7 +158,7 @@ func (h *logicHandler) OpenDirect(ctx context.Context, r *logic.OpenDirectReques
 	ctx, cancel := link.Within(ctx, r.Call)
 	defer cancel()
 	o, peer := link.Origin(r.Call), id.UserID(r.Peer)
-	err := h.owns(r.Call, id.Direct(o.User, peer).Slot())
+	err := h.mine(r.Call, id.Direct(o.User, peer).Slot())
 	var reply logic.StateReply
 	if err == nil {
 		reply.State, err = h.Conversations.OpenDirect(ctx, &o, peer)
@@ -198,7 +210,7 @@ func (h *logicHandler) answer(ctx context.Context, c *node.Call, o *packet.Origi
 	if serve == nil {
 		return nil, code.New(code.UnknownMethod)
 	}
-	if err := h.owns(c, link.MethodSlot(method, o.User, inner)); err != nil {
+	if err := h.mine(c, link.MethodSlot(method, o.User, inner)); err != nil {
 		return nil, err
 	}
 	body, err := serve(ctx, o, inner)

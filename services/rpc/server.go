@@ -21,6 +21,7 @@ import (
 	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/server"
 
+	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/kitex_gen/logic/logic"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/services/link"
@@ -78,6 +79,8 @@ func (c *Config) setDefaults() {
 // Server serves the calls of other nodes: New binds, Run serves, Shutdown drains.
 type Server struct {
 	cfg    Config
+	logic  *logicHandler // nil: no such role
+	routes map[string]func(context.Context, *api.Request) (*api.Answer, error)
 	ln     *listener
 	engine server.Server
 	exit   chan error
@@ -121,7 +124,12 @@ func New(cfg Config) (*Server, error) {
 		server.WithMiddleware(s.around),
 	)
 	if cfg.Logic != nil {
-		if err := logic.RegisterService(s.engine, &logicHandler{s: s, Logic: cfg.Logic}); err != nil {
+		s.logic = &logicHandler{s: s, Logic: cfg.Logic}
+		s.routes = make(map[string]func(context.Context, *api.Request) (*api.Answer, error))
+		for _, rt := range cfg.Logic.Routes {
+			s.routes[routeKey(rt.Method, rt.Path)] = rt.Serve
+		}
+		if err := logic.RegisterService(s.engine, s.logic); err != nil {
 			s.ln.Close()
 			return nil, fmt.Errorf("rpc: registering the service of logic: %w", err)
 		}
@@ -220,8 +228,11 @@ func (s *Server) Run(ctx context.Context) error {
 	defer ticks.Stop()
 	for {
 		select {
-		case <-ticks.C:
+		case now := <-ticks.C:
 			s.ln.abandoned(sweep)
+			if s.logic != nil {
+				s.logic.tickets.sweep(now)
+			}
 		case <-ctx.Done():
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
