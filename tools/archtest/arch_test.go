@@ -88,6 +88,7 @@ var rooms = []room{
 	{"services/remote", 3, 1},
 
 	{"node/config", 4, 0},
+	{"node/cluster", 4, 1},
 	{"node/storage", 4, 1},
 	{"node/logic", 4, 2},
 	{"node/edge", 4, 2},
