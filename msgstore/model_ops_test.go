@@ -234,6 +234,9 @@ func (m *model) sweep() {
 		}
 		d.head.IDFloor = h.IDFloor
 	}
+	if !m.store.Stamps() {
+		return
+	}
 	var at uint64
 	prefix := m.keys.BusRefs(nil, 0)
 	m.must(m.store.Scan(m.ctx, kv.Span{Start: prefix, End: append(bytes.Clone(prefix), 0xFF), Reverse: true, Limit: 2}, func(key, _ []byte) (bool, error) {

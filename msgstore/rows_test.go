@@ -394,3 +394,17 @@ func FuzzRows(f *testing.F) {
 		}
 	})
 }
+
+func TestSlotBounds(t *testing.T) {
+	k := Keys{Keyspace: 7}
+	for _, c := range []struct{ n, want int }{{0, 1}, {1, 1}, {3, 3}, {id.SlotCount, id.SlotCount}, {id.SlotCount + 1, id.SlotCount}} {
+		bounds := k.SlotBounds(c.n)
+		if len(bounds) != c.want+1 || !slices.IsSortedFunc(bounds, bytes.Compare) {
+			t.Errorf("%d regions: %d bounds, sorted %v", c.n, len(bounds), slices.IsSortedFunc(bounds, bytes.Compare))
+		}
+		first, last := bounds[0], bounds[len(bounds)-1]
+		if all := k.All(nil); !bytes.HasPrefix(first, all) || bytes.Compare(k.StoreRow(nil, "zzz"), last) >= 0 || bytes.HasPrefix(last, all) {
+			t.Errorf("%d regions lie from %x to %x", c.n, first, last)
+		}
+	}
+}

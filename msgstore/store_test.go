@@ -27,6 +27,14 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 func TestOpenMeta(t *testing.T) {
 	store := memory.New(memory.Config{})
 	keys := Keys{Keyspace: 3}
+	for _, fresh := range []bool{true, false} {
+		if got, err := IsNew(ctx, store, keys); got != fresh || err != nil {
+			t.Errorf("new %v, %v, want %v", got, err, fresh)
+		}
+		if _, err := OpenMeta(ctx, store, keys, testNow); err != nil {
+			t.Fatal(err)
+		}
+	}
 	m, err := OpenMeta(ctx, store, keys, testNow)
 	want := Meta{Epoch: testNow, SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: FeatureLevel, Created: testNow}
 	if err != nil || m != want {

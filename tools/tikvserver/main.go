@@ -35,6 +35,8 @@ import (
 	"github.com/pingcap/tidb/pkg/store/mockstore/unistore/tikv"
 	"github.com/pingcap/tidb/pkg/store/mockstore/unistore/tikv/mvcc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -91,6 +93,7 @@ func run(pds []string, addr, advertise, data string, syncWrites bool, level stri
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
 	tikvpb.RegisterTikvServer(g, s.Server)
+	healthpb.RegisterHealthServer(g, health.NewServer()) // clients ask after a lost reply
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(listener) }()
 	fmt.Println("ready", addr)

@@ -68,13 +68,21 @@ func (f *Faults) Set(decide func(req *tikvrpc.Request) Fault) {
 	f.decide = decide
 }
 
-// Random draws faults for reads and for the requests of commits.
-func (f *Faults) Random(seed uint64, r Rates) {
+// Random draws faults for reads and for the requests of commits, at most so many of those that the client takes
+// its time after (all but EpochNotMatch: up to seconds each).
+func (f *Faults) Random(seed uint64, r Rates, slow int) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	f.Set(func(req *tikvrpc.Request) Fault {
 		switch req.Type {
 		case tikvrpc.CmdGet, tikvrpc.CmdBatchGet, tikvrpc.CmdScan, tikvrpc.CmdPrewrite, tikvrpc.CmdCommit:
-			return r.Draw(rng.Float64())
+			fault := r.Draw(rng.Float64())
+			if fault != None && fault != EpochNotMatch {
+				if slow == 0 {
+					return None
+				}
+				slow--
+			}
+			return fault
 		}
 		return None
 	})
