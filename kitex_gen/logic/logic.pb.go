@@ -1112,6 +1112,49 @@ func (x *RouteReply) GetHeaders() []*Pair {
 	return nil
 }
 
+// About asks what a node of logic stands on.
+type AboutRequest struct {
+	Call *node.Call `protobuf:"bytes,1,opt,name=call" json:"call,omitempty"`
+}
+
+func (x *AboutRequest) Reset() { *x = AboutRequest{} }
+
+func (x *AboutRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *AboutRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *AboutRequest) GetCall() *node.Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+type AboutReply struct {
+	Failure    *node.Failure `protobuf:"bytes,1,opt,name=failure" json:"failure,omitempty"`
+	StoreEpoch uint64        `protobuf:"varint,2,opt,name=store_epoch" json:"store_epoch,omitempty"`
+}
+
+func (x *AboutReply) Reset() { *x = AboutReply{} }
+
+func (x *AboutReply) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *AboutReply) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *AboutReply) GetFailure() *node.Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *AboutReply) GetStoreEpoch() uint64 {
+	if x != nil {
+		return x.StoreEpoch
+	}
+	return 0
+}
+
 type Done struct {
 	Failure *node.Failure `protobuf:"bytes,1,opt,name=failure" json:"failure,omitempty"`
 }
@@ -1149,4 +1192,5 @@ type Logic interface {
 	ChangePassword(ctx context.Context, req *PasswordRequest) (res *Done, err error)
 	Identify(ctx context.Context, req *IdentifyRequest) (res *IdentifyReply, err error)
 	Route(ctx context.Context, req *RouteRequest) (res *RouteReply, err error)
+	About(ctx context.Context, req *AboutRequest) (res *AboutReply, err error)
 }

@@ -29,6 +29,7 @@ type Logic struct {
 	Conversations conn.Conversations // required
 	Signals       conn.Signals       // required
 	Methods       map[packet.Method]conn.Method
+	StoreEpoch    uint64 // of the store that all of it lies in
 
 	// Of the HTTP API. Without them edges are told that there is no such thing.
 	Accounts api.Accounts

@@ -30,6 +30,7 @@ type Client interface {
 	ChangePassword(ctx context.Context, Req *logic.PasswordRequest, callOptions ...callopt.Option) (r *logic.Done, err error)
 	Identify(ctx context.Context, Req *logic.IdentifyRequest, callOptions ...callopt.Option) (r *logic.IdentifyReply, err error)
 	Route(ctx context.Context, Req *logic.RouteRequest, callOptions ...callopt.Option) (r *logic.RouteReply, err error)
+	About(ctx context.Context, Req *logic.AboutRequest, callOptions ...callopt.Option) (r *logic.AboutReply, err error)
 }
 
 // NewClient creates a client for the service defined in IDL.
@@ -154,4 +155,9 @@ func (p *kLogicClient) Identify(ctx context.Context, Req *logic.IdentifyRequest,
 func (p *kLogicClient) Route(ctx context.Context, Req *logic.RouteRequest, callOptions ...callopt.Option) (r *logic.RouteReply, err error) {
 	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
 	return p.kClient.Route(ctx, Req)
+}
+
+func (p *kLogicClient) About(ctx context.Context, Req *logic.AboutRequest, callOptions ...callopt.Option) (r *logic.AboutReply, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.About(ctx, Req)
 }

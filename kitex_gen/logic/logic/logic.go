@@ -148,6 +148,13 @@ var serviceMethods = map[string]kitex.MethodInfo{
 		false,
 		kitex.WithStreamingMode(kitex.StreamingUnary),
 	),
+	"About": kitex.NewMethodInfo(
+		aboutHandler,
+		newAboutArgs,
+		newAboutResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingUnary),
+	),
 }
 
 var (
@@ -2323,6 +2330,117 @@ func (p *RouteResult) GetResult() interface{} {
 	return p.Success
 }
 
+func aboutHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	switch s := arg.(type) {
+	case *streaming.Args:
+		st := s.Stream
+		req := new(logic.AboutRequest)
+		if err := st.RecvMsg(req); err != nil {
+			return err
+		}
+		resp, err := handler.(logic.Logic).About(ctx, req)
+		if err != nil {
+			return err
+		}
+		return st.SendMsg(resp)
+	case *AboutArgs:
+		success, err := handler.(logic.Logic).About(ctx, s.Req)
+		if err != nil {
+			return err
+		}
+		realResult := result.(*AboutResult)
+		realResult.Success = success
+		return nil
+	default:
+		return errInvalidMessageType
+	}
+}
+func newAboutArgs() interface{} {
+	return &AboutArgs{}
+}
+
+func newAboutResult() interface{} {
+	return &AboutResult{}
+}
+
+type AboutArgs struct {
+	Req *logic.AboutRequest
+}
+
+func (p *AboutArgs) Marshal(out []byte) ([]byte, error) {
+	if !p.IsSetReq() {
+		return out, nil
+	}
+	return proto.Marshal(p.Req)
+}
+
+func (p *AboutArgs) Unmarshal(in []byte) error {
+	msg := new(logic.AboutRequest)
+	if err := proto.Unmarshal(in, msg); err != nil {
+		return err
+	}
+	p.Req = msg
+	return nil
+}
+
+var AboutArgs_Req_DEFAULT *logic.AboutRequest
+
+func (p *AboutArgs) GetReq() *logic.AboutRequest {
+	if !p.IsSetReq() {
+		return AboutArgs_Req_DEFAULT
+	}
+	return p.Req
+}
+
+func (p *AboutArgs) IsSetReq() bool {
+	return p.Req != nil
+}
+
+func (p *AboutArgs) GetFirstArgument() interface{} {
+	return p.Req
+}
+
+type AboutResult struct {
+	Success *logic.AboutReply
+}
+
+var AboutResult_Success_DEFAULT *logic.AboutReply
+
+func (p *AboutResult) Marshal(out []byte) ([]byte, error) {
+	if !p.IsSetSuccess() {
+		return out, nil
+	}
+	return proto.Marshal(p.Success)
+}
+
+func (p *AboutResult) Unmarshal(in []byte) error {
+	msg := new(logic.AboutReply)
+	if err := proto.Unmarshal(in, msg); err != nil {
+		return err
+	}
+	p.Success = msg
+	return nil
+}
+
+func (p *AboutResult) GetSuccess() *logic.AboutReply {
+	if !p.IsSetSuccess() {
+		return AboutResult_Success_DEFAULT
+	}
+	return p.Success
+}
+
+func (p *AboutResult) SetSuccess(x interface{}) {
+	p.Success = x.(*logic.AboutReply)
+}
+
+func (p *AboutResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *AboutResult) GetResult() interface{} {
+	return p.Success
+}
+
 type kClient struct {
 	c client.Client
 }
@@ -2518,6 +2636,16 @@ func (p *kClient) Route(ctx context.Context, Req *logic.RouteRequest) (r *logic.
 	_args.Req = Req
 	var _result RouteResult
 	if err = p.c.Call(ctx, "Route", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) About(ctx context.Context, Req *logic.AboutRequest) (r *logic.AboutReply, err error) {
+	var _args AboutArgs
+	_args.Req = Req
+	var _result AboutResult
+	if err = p.c.Call(ctx, "About", &_args, &_result); err != nil {
 		return
 	}
 	return _result.GetSuccess(), nil
