@@ -220,9 +220,9 @@ func (s *Source) round(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Lease*2/5)
 	defer cancel()
 	s.mu.Lock()
-	known, num, lease, announced := s.revision, s.self.number, s.self.lease, s.self.announced
+	num, lease, announced := s.self.number, s.self.lease, s.self.announced
 	s.mu.Unlock()
-	asked := s.now()
+	known, asked := s.records.Revision(), s.now()
 	stalled := asked-time.Duration(s.self.awake.Load()) > s.cfg.Lease
 
 	// This read is also what keeps the renewals below from being tried while etcd is away: the

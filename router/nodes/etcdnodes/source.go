@@ -22,6 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/router/etcd"
 	"github.com/gochat-im/gochat/router/nodes"
 )
 
@@ -123,13 +124,14 @@ type Source struct {
 	done sync.WaitGroup
 	base time.Time // monotonic times are counted from here
 
+	records etcd.Watch // of nodes/
+
 	mu       sync.Mutex
-	known    map[string]*entry  // by node id
-	revision int64              // of etcd, up to which known is right; 0: nothing was read
-	contact  time.Duration      // when etcd last answered, since base
-	grace    time.Duration      // until then nobody is dropped, since base
-	isAway   bool               // Events.Away was told so
-	resync   context.CancelFunc // has the watcher read everything anew
+	known    map[string]*entry // by node id
+	revision int64             // of etcd, as of which known is; 0: nothing was read
+	contact  time.Duration     // when etcd last answered, since base
+	grace    time.Duration     // until then nobody is dropped, since base
+	isAway   bool              // Events.Away was told so
 
 	self self
 }
@@ -155,13 +157,13 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 		stop()
 		return nil, err
 	}
-	rev, err := s.read(ctx)
-	if err != nil {
+	s.records = etcd.Watch{Client: cfg.Client, Prefix: s.key("nodes", ""), Whole: s.whole, Changed: s.changed, Logger: s.log}
+	if err := s.records.Read(ctx); err != nil {
 		stop()
 		return nil, err
 	}
 	s.contact = s.now()
-	s.done.Go(func() { s.watch(run, rev) })
+	s.done.Go(func() { s.records.Run(run) })
 	s.done.Go(func() { s.keep(run) })
 	return s, nil
 }

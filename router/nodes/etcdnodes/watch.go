@@ -2,8 +2,6 @@ package etcdnodes
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -13,18 +11,13 @@ import (
 	"github.com/gochat-im/gochat/router/nodes"
 )
 
-// read reads all records and returns the revision they are of.
-func (s *Source) read(ctx context.Context) (int64, error) {
-	prefix := s.key("nodes", "")
-	r, err := s.cfg.Client.Get(ctx, prefix, clientv3.WithPrefix())
-	if err != nil {
-		return 0, fmt.Errorf("reading the nodes from etcd: %w", err)
-	}
+// whole takes in all records there are.
+func (s *Source) whole(kvs []*mvccpb.KeyValue, rev int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	there := make(map[string]bool, len(r.Kvs))
+	there := make(map[string]bool, len(kvs))
 	changed := s.revision == 0
-	for _, kv := range r.Kvs {
+	for _, kv := range kvs {
 		if n := s.parse(kv.Key, kv.Value, kv.CreateRevision); n != nil {
 			there[n.ID] = true
 			changed = s.put(n, kv.ModRevision) || changed
@@ -35,11 +28,28 @@ func (s *Source) read(ctx context.Context) (int64, error) {
 			changed = s.drop(name) || changed
 		}
 	}
-	s.revision = r.Header.Revision
+	s.revision = rev
 	if changed {
 		s.publish()
 	}
-	return r.Header.Revision, nil
+}
+
+// changed takes in what happened to records.
+func (s *Source) changed(events []*clientv3.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := false
+	for _, ev := range events {
+		if ev.Type == mvccpb.DELETE {
+			changed = s.drop(strings.TrimPrefix(string(ev.Kv.Key), s.records.Prefix)) || changed
+		} else if n := s.parse(ev.Kv.Key, ev.Kv.Value, ev.Kv.CreateRevision); n != nil {
+			changed = s.put(n, ev.Kv.ModRevision) || changed
+		}
+		s.revision = max(s.revision, ev.Kv.ModRevision)
+	}
+	if changed {
+		s.publish()
+	}
 }
 
 // put takes a record in. It reports whether the view changes. s.mu is held.
@@ -88,63 +98,6 @@ func (s *Source) sweep() {
 	}
 }
 
-// watch follows the records from behind rev until ctx ends. Whenever the watch breaks (the
-// events behind rev were compacted away, the members of etcd have no leader) it reads everything anew.
-func (s *Source) watch(ctx context.Context, rev int64) {
-	for {
-		one, cancel := context.WithCancel(ctx)
-		s.mu.Lock()
-		s.resync = cancel
-		s.mu.Unlock()
-		s.follow(one, rev)
-		cancel()
-		for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-			if !sleep(ctx, wait/2+rand.N(wait/2)) {
-				return
-			}
-			try, cancel := context.WithTimeout(ctx, s.cfg.Lease)
-			next, err := s.read(try)
-			cancel()
-			if err == nil {
-				rev = next
-				break
-			}
-			s.log.Info("nodes", "err", err)
-		}
-	}
-}
-
-// follow applies what happens behind rev until the watch breaks.
-func (s *Source) follow(ctx context.Context, rev int64) {
-	prefix := s.key("nodes", "")
-	for w := range s.cfg.Client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
-		if err := w.Err(); err != nil {
-			if ctx.Err() == nil {
-				s.log.Info("the watch of the nodes is begun anew", "err", err)
-			}
-			return
-		}
-		s.apply(prefix, w.Events)
-	}
-}
-
-func (s *Source) apply(prefix string, events []*clientv3.Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	changed := false
-	for _, ev := range events {
-		if ev.Type == mvccpb.DELETE {
-			changed = s.drop(strings.TrimPrefix(string(ev.Kv.Key), prefix)) || changed
-		} else if n := s.parse(ev.Kv.Key, ev.Kv.Value, ev.Kv.CreateRevision); n != nil {
-			changed = s.put(n, ev.Kv.ModRevision) || changed
-		}
-		s.revision = max(s.revision, ev.Kv.ModRevision)
-	}
-	if changed {
-		s.publish()
-	}
-}
-
 // heard notes that etcd answered a question. We knew of its revision known when we asked, and
 // it answered as of rev.
 func (s *Source) heard(known, rev int64) {
@@ -154,12 +107,9 @@ func (s *Source) heard(known, rev int64) {
 	if now-s.contact > s.cfg.Lease/2 {
 		s.grace = now + s.cfg.Lease
 	}
-	if rev < known && s.resync != nil {
-		// Reads are linearizable, so etcd was restored from a copy or begins from nothing, and
-		// what the watch waits for would come late or never.
+	if s.records.Seen(known, rev) {
 		s.log.Warn("etcd's revision went back; the nodes are read anew", "was", known, "is", rev)
-		s.revision, s.grace = rev, now+s.cfg.Lease
-		s.resync()
+		s.grace = now + s.cfg.Lease
 	}
 	if s.isAway {
 		s.isAway = false
