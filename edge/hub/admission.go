@@ -194,7 +194,7 @@ func (h *Hub) logout(c *conn.Conn) {
 	mp, unlock := h.users.lock(name)
 	defer unlock()
 	seats := &h.table.chunk(slot).seats[slot%chunkSlots]
-	defer h.audiences.gone(*seats)
+	defer gone(*seats)
 	*seats = nil
 	u := (*mp)[name]
 	if u == nil {

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -28,12 +29,31 @@ func (a *Audiences) init(h *Hub) {
 	a.byConv = make(map[id.ConversationID]*audience)
 }
 
-// Audiences returns those of this hub.
+// Audiences returns those of this hub that this process leads.
 func (h *Hub) Audiences() *Audiences { return &h.audiences }
+
+// NewAudiences returns another set of this hub's audiences, which knows nothing of the others: for each of
+// those who lead some, and for one conversation maybe two at a time.
+func (h *Hub) NewAudiences() *Audiences {
+	a := new(Audiences)
+	a.init(h)
+	return a
+}
+
+// Clear closes all of them.
+func (a *Audiences) Clear() {
+	a.mu.RLock()
+	convs := slices.Collect(maps.Keys(a.byConv))
+	a.mu.RUnlock()
+	for _, conv := range convs {
+		a.Close(conv)
+	}
+}
 
 // audience is the connections for one conversation. A place never moves while a Deliver
 // runs, so that nobody is passed over or met twice: who goes leaves a hole, which the next one to come takes.
 type audience struct {
+	home   *Audiences
 	mu     sync.Mutex
 	places []place
 	holes  []uint32
@@ -58,7 +78,7 @@ func (a *Audiences) Open(conv id.ConversationID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.byConv[conv] == nil {
-		a.byConv[conv] = new(audience)
+		a.byConv[conv] = &audience{home: a}
 	}
 }
 
@@ -151,7 +171,7 @@ func (a *Audiences) Leave(conv id.ConversationID, users []id.UserID) {
 			for slot := u.first; slot != 0; slot = t.chunk(slot - 1).next[(slot-1)%chunkSlots] {
 				for p := &t.chunk(slot - 1).seats[(slot-1)%chunkSlots]; *p != nil; p = &(*p).next {
 					if (*p).of == au {
-						a.remove(*p)
+						(*p).leave()
 						*p = (*p).next
 						break
 					}
@@ -163,15 +183,15 @@ func (a *Audiences) Leave(conv id.ConversationID, users []id.UserID) {
 }
 
 // gone takes a connection out of all its audiences. Its slot's list was taken off before.
-func (a *Audiences) gone(list *seat) {
+func gone(list *seat) {
 	for s := list; s != nil; s = s.next {
-		a.remove(s)
+		s.leave()
 	}
 }
 
-func (a *Audiences) remove(s *seat) {
+func (s *seat) leave() {
 	if s.of.remove(s) {
-		a.seats.Add(-1)
+		s.of.home.seats.Add(-1)
 	}
 }
 

@@ -30,3 +30,20 @@ func (h *Hub) connections(dst []*conn.Conn, name id.UserID) []*conn.Conn {
 	}
 	return dst
 }
+
+// Incarnations appends those of all connections that are logged in.
+func (h *Hub) Incarnations(dst []uint64) []uint64 {
+	for i := range h.users.shard {
+		s := &h.users.shard[i]
+		s.mu.Lock()
+		for _, u := range s.m {
+			for slot := u.first; slot != 0; slot = h.table.chunk(slot - 1).next[(slot-1)%chunkSlots] {
+				if c := h.table.chunk(slot - 1).conns[(slot-1)%chunkSlots].Load(); c != nil {
+					dst = append(dst, c.Incarnation())
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+	return dst
+}

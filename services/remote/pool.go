@@ -22,6 +22,7 @@ import (
 	"github.com/cloudwego/kitex/transport"
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/gochat-im/gochat/kitex_gen/edge/edge"
 	"github.com/gochat-im/gochat/kitex_gen/logic/logic"
 	"github.com/gochat-im/gochat/kitex_gen/node"
 	"github.com/gochat-im/gochat/protocol/code"
@@ -89,6 +90,7 @@ type Pool struct {
 	cfg   PoolConfig
 	conns *conns
 	logic logic.Client
+	edge  edge.Client
 	retry budget
 
 	mu    sync.RWMutex
@@ -127,6 +129,9 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	p.retry.rate = cfg.Retries
 	if p.logic, err = logic.NewClient("logic", p.options()...); err != nil {
 		return nil, fmt.Errorf("remote: making the client of logic: %w", err)
+	}
+	if p.edge, err = edge.NewClient("edge", p.options()...); err != nil {
+		return nil, fmt.Errorf("remote: making the client of edges and the directory: %w", err)
 	}
 	go p.run()
 	return p, nil

@@ -22,6 +22,7 @@ import (
 	"github.com/cloudwego/kitex/server"
 
 	"github.com/gochat-im/gochat/edge/api"
+	"github.com/gochat-im/gochat/kitex_gen/edge/edge"
 	"github.com/gochat-im/gochat/kitex_gen/logic/logic"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/services/link"
@@ -32,6 +33,7 @@ type Config struct {
 	Listen string    // host:port; required
 	Keys   link.Keys // of the cluster; required
 	Logic  *Logic    // nil: this node hasn't the role
+	Relay  *Relay    // nil: it has nothing to do with edges and the directory
 
 	MaxConns         int           // connections of other nodes; default 1,024
 	Handshakes       int           // under way at once; default 32
@@ -132,6 +134,12 @@ func New(cfg Config) (*Server, error) {
 		if err := logic.RegisterService(s.engine, s.logic); err != nil {
 			s.ln.Close()
 			return nil, fmt.Errorf("rpc: registering the service of logic: %w", err)
+		}
+	}
+	if cfg.Relay != nil {
+		if err := edge.RegisterService(s.engine, &relayHandler{cfg.Relay, s}); err != nil {
+			s.ln.Close()
+			return nil, fmt.Errorf("rpc: registering the service of edges and the directory: %w", err)
 		}
 	}
 	return s, nil

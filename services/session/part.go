@@ -262,6 +262,9 @@ func (p *Part) Register(e Edge, user id.UserID, device id.DeviceID, kind uint8, 
 	}
 	l.mark(slot)
 	replaced, ousted = s.register(user, device, kind, conn, p.dir.limit)
+	if replaced == conn { // it was announced already
+		replaced = 0
+	}
 	return replaced, ousted, nil
 }
 
@@ -275,6 +278,9 @@ func (l *lease) mark(s id.Slot) {
 func (p *Part) Unregister(e Edge, user id.UserID, conn uint64) error {
 	if _, err := p.hold(e); err != nil {
 		return err
+	}
+	if p.slots[user.Slot()].Load() == foreign {
+		return ErrForeign
 	}
 	p.dir.Unregister(user, conn)
 	return nil

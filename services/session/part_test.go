@@ -97,7 +97,9 @@ func (r *region) close(conns ...uint64) {
 			default:
 				u := e.sessions[i].User
 				e.sessions = slices.Delete(e.sessions, i, i+1)
-				if err := r.part.Unregister(e.Edge, u, c); err != nil {
+				if err := r.part.Unregister(e.Edge, u, c); errors.Is(err, ErrForeign) {
+					e.again = append(e.again, u.Slot())
+				} else if err != nil {
 					r.t.Fatal(err)
 				}
 			}

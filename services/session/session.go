@@ -137,6 +137,23 @@ func (d *Directory) Gather(_ context.Context, users []id.UserID, conns []uint64,
 	return conns, ends
 }
 
+// InSlot appends the sessions of the users in a slot, in no order.
+func (d *Directory) InSlot(slot id.Slot, dst []Session) []Session {
+	s := &d.shards[slot%shardCount]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for u, i := range s.users {
+		if u.Slot() != slot {
+			continue
+		}
+		for ; i != 0; i = s.at(i).next {
+			e := s.at(i)
+			dst = append(dst, Session{u, e.device, e.kind, e.conn})
+		}
+	}
+	return dst
+}
+
 // Find returns the connection of user's device and the device's kind, 0 if it has none.
 func (d *Directory) Find(user id.UserID, device id.DeviceID) (conn uint64, kind uint8) {
 	s := d.shard(user)

@@ -84,6 +84,7 @@ var rooms = []room{
 	{"edge/admin", 2, 0},
 
 	{"services/link", 3, 0},
+	{"services/relay", 3, 0},
 	{"services/rpc", 3, 1},
 	{"services/remote", 3, 1},
 

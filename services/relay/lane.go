@@ -1,0 +1,392 @@
+package relay
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/router/nodes"
+)
+
+// lane is the way to one start of one edge: parcels gather in it while the call before is under way, and
+// come in their order, each once. What is lost on it is never a delivery that nobody hears of: connections
+// get a HINT for theirs, audiences are filled again and get one, too. Orders stay until they were obeyed.
+type lane struct {
+	e  *Edges
+	to *nodes.Node
+
+	kick chan struct{} // of capacity 1: there is something to do
+	stop context.CancelFunc
+
+	mu     sync.Mutex
+	buf    []byte // parcels that gather
+	count  uint64 // how many
+	spare  []byte
+	closed bool
+
+	// The parcel at the end of buf, while more connections may be added to it.
+	open   *byte // the frame's first byte, where its owner has it
+	length int
+	counts int // where in buf the number of connections is
+	lazily bool
+
+	stream uint64
+	next   uint64 // number of the next parcel to be sent
+
+	orders orderList
+
+	dropped loss
+	fill    bool                // audiences are to be filled anew
+	unfull  []id.ConversationID // of them, those that weren't yet
+
+	heard map[id.ConversationID]uint64 // connections in each audience as the edge told last
+	seats uint64
+
+	sent, calls, failed, lost uint64
+}
+
+// orderList keeps what was not obeyed yet, oldest first.
+type orderList struct {
+	b    []byte
+	ends []int
+}
+
+const (
+	maxOrders = 4096
+	// maxDropped is how many connections are remembered one by one until all of the edge's are meant.
+	maxDropped = 4096
+)
+
+// loss is whose deliveries were dropped.
+type loss struct {
+	conns map[uint64]struct{}
+	all   bool
+	any   bool
+}
+
+func (l *loss) add(conns ...uint64) {
+	l.any = true
+	if l.all {
+		return
+	}
+	if len(l.conns)+len(conns) > maxDropped {
+		l.everybody()
+		return
+	}
+	if l.conns == nil {
+		l.conns = make(map[uint64]struct{})
+	}
+	for _, c := range conns {
+		l.conns[c] = struct{}{}
+	}
+}
+
+func (l *loss) everybody() { l.all, l.any, l.conns = true, true, nil }
+
+func newLane(e *Edges, to *nodes.Node, ctx context.Context) *lane {
+	ctx, stop := context.WithCancel(ctx)
+	l := &lane{e: e, to: to, kick: make(chan struct{}, 1), stop: stop, stream: e.streams.Add(1), next: 1, heard: make(map[id.ConversationID]uint64)}
+	e.running.Go(func() { l.run(ctx) })
+	return l
+}
+
+// go on: whoever sends looks again.
+func (l *lane) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// room reports whether n bytes more fit; what doesn't is dropped, and remembered by the caller. mu is held.
+func (l *lane) room(n int) bool { return !l.closed && len(l.buf)+n <= l.e.cfg.QueueBytes }
+
+// deliver adds conn to those that get frame.
+func (l *lane) deliver(conn uint64, frame []byte, lazily bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == &frame[0] && l.length == len(frame) && l.lazily == lazily && l.room(8) {
+		n := binary.BigEndian.Uint32(l.buf[l.counts:])
+		binary.BigEndian.PutUint32(l.buf[l.counts:], n+1)
+		l.buf = appendConn(l.buf, conn)
+		return
+	}
+	if !l.room(len(frame) + 24) {
+		l.drop(conn)
+		return
+	}
+	flags := byte(0)
+	if lazily {
+		flags = flagLazy
+	}
+	l.begin()
+	l.buf = appendString(append(l.buf, parcelFrame, flags), frame)
+	l.counts = len(l.buf)
+	l.buf = appendConn(binary.BigEndian.AppendUint32(l.buf, 1), conn)
+	l.open, l.length, l.lazily = &frame[0], len(frame), lazily
+}
+
+// begin counts a parcel that is appended next. mu is held.
+func (l *lane) begin() {
+	l.count++
+	l.open = nil
+}
+
+func (l *lane) drop(conns ...uint64) {
+	l.lost++
+	l.dropped.add(conns...)
+	if len(conns) == 0 {
+		l.dropped.everybody()
+	}
+}
+
+// users adds a frame for users.
+func (l *lane) users(users []id.UserID, frame []byte, but uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.room(len(frame) + 32 + 66*len(users)) {
+		l.drop() // whose connections these are is known there alone
+		return
+	}
+	l.begin()
+	l.buf = appendUsers(appendString(appendConn(append(l.buf, parcelUsers), but), frame), users)
+}
+
+// audience adds a parcel about an audience, of at most n bytes, and returns how many connections are in that.
+// What must be added is, unless the lane has ended: there is not much of that.
+func (l *lane) audience(conv id.ConversationID, n int, must bool, add func(dst []byte) []byte) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return 0
+	case !must && !l.room(n):
+		l.lost++
+		l.refill()
+		return l.heard[conv]
+	}
+	l.begin()
+	l.buf = add(l.buf)
+	return l.heard[conv]
+}
+
+// refill has the lane begin its stream anew, because something of it is lost: the edge forgets the audiences, which are filled again.
+// What gathered so far comes first in it, which matters to connections alone. mu is held.
+func (l *lane) refill() {
+	l.fill = true
+	l.wake()
+}
+
+// finish has what gathered since the last call sent.
+func (l *lane) finish() {
+	l.mu.Lock()
+	l.open = nil // its owner has the frame again
+	some := l.count > 0 || l.dropped.any
+	l.mu.Unlock()
+	if some {
+		l.wake()
+	}
+}
+
+// order adds what the edge must do.
+func (l *lane) order(add func(dst []byte) []byte) {
+	l.mu.Lock()
+	o := &l.orders
+	if len(o.ends) == maxOrders {
+		l.e.cfg.Logger.Error("an order for an edge was given up, too many wait", "edge", l.to.ID)
+		o.obeyed(1)
+	}
+	o.b = add(o.b)
+	o.ends = append(o.ends, len(o.b))
+	l.mu.Unlock()
+	l.wake()
+}
+
+// obeyed takes the first n off.
+func (o *orderList) obeyed(n int) {
+	if n == 0 {
+		return
+	}
+	cut := o.ends[n-1]
+	o.b = append([]byte(nil), o.b[cut:]...)
+	o.ends = append([]int(nil), o.ends[n:]...)
+	for i := range o.ends {
+		o.ends[i] -= cut
+	}
+}
+
+// tryFor is how long the same letter is tried: an edge answers again soon or not at all.
+const (
+	tryFor   = 10 * time.Second
+	tryAgain = 100 * time.Millisecond
+)
+
+// run sends until ctx ends.
+func (l *lane) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.kick:
+		}
+		for l.turn(ctx) {
+		}
+	}
+}
+
+// turn sends what has gathered and reports whether there was something.
+func (l *lane) turn(ctx context.Context) bool {
+	l.refillSome(ctx)
+	l.mu.Lock()
+	if l.dropped.any {
+		l.begin()
+		l.buf = append(l.buf, parcelHint)
+		conns := make([]uint64, 0, len(l.dropped.conns))
+		for c := range l.dropped.conns {
+			conns = append(conns, c)
+		}
+		l.buf = appendConns(l.buf, conns)
+		l.dropped = loss{}
+	}
+	if l.count == 0 && len(l.orders.ends) == 0 {
+		l.mu.Unlock()
+		return false
+	}
+	o := letter{
+		node: l.e.cfg.Self, start: l.e.cfg.Start, stream: l.stream, first: l.next, count: l.count,
+		orders: l.orders.b[:len(l.orders.b):len(l.orders.b)], nOrder: uint64(len(l.orders.ends)), body: l.buf,
+	}
+	l.buf, l.spare, l.count, l.open = l.spare[:0], nil, 0, nil
+	l.mu.Unlock()
+
+	l.send(ctx, &o)
+	l.mu.Lock()
+	if cap(o.body) <= l.e.cfg.QueueBytes/4 {
+		l.spare = o.body[:0]
+	}
+	l.mu.Unlock()
+	return true
+}
+
+// send tries to bring a letter until it is there, or given up.
+func (l *lane) send(ctx context.Context, o *letter) {
+	end := time.Now().Add(tryFor)
+	body := o.append(nil)
+	for {
+		call, cancel := context.WithTimeout(ctx, l.e.cfg.Timeout)
+		reply, err := l.e.cfg.Call(call, l.to, body)
+		cancel()
+		var r receipt
+		if err == nil {
+			r, err = readReceipt(reply)
+		}
+		l.mu.Lock()
+		l.calls++
+		if err == nil {
+			l.orders.obeyed(int(o.nOrder))
+			if !r.lost {
+				l.next = o.first + o.count
+				l.sent += uint64(len(o.body))
+				l.seats = r.seats
+				for _, h := range r.heard {
+					l.heard[h.conv] = h.connections
+				}
+				l.mu.Unlock()
+				return
+			}
+			l.mu.Unlock()
+			break
+		}
+		l.failed++
+		l.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		l.e.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "an edge can't be reached", slog.String("edge", l.to.ID), slog.Int("bytes", len(body)), slog.Any("err", err))
+		if time.Now().After(end) {
+			break
+		}
+		if !pause(ctx, tryAgain) {
+			return
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost += o.count
+	if err := deal(o.body, 0, &lostMail{l}); err != nil {
+		l.dropped.everybody()
+	}
+	l.fill = true
+}
+
+// refillSome fills audiences that are to be filled, as many as fit into half of what may gather.
+func (l *lane) refillSome(ctx context.Context) {
+	l.mu.Lock()
+	if l.fill {
+		l.fill = false
+		l.stream, l.next = l.e.streams.Add(1), 1
+		clear(l.heard)
+		l.seats = 0
+		l.unfull = l.e.audiences.all()
+	}
+	l.mu.Unlock()
+	for {
+		l.mu.Lock()
+		n := len(l.unfull)
+		if n == 0 || l.closed || len(l.buf) > l.e.cfg.QueueBytes/2 {
+			l.mu.Unlock()
+			return
+		}
+		conv := l.unfull[n-1]
+		l.mu.Unlock()
+		if !l.e.audiences.fillOne(ctx, l, conv) {
+			time.AfterFunc(refillAfter, l.wake)
+			return
+		}
+		l.mu.Lock()
+		l.unfull = l.unfull[:n-1] // this goroutine's alone
+		l.mu.Unlock()
+	}
+}
+
+// close ends the lane: its edge is gone.
+func (l *lane) close() {
+	l.stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed, l.buf, l.spare, l.count, l.open = true, nil, nil, 0, nil
+}
+
+// follow takes over the orders of the lane before, which was closed, of the same process.
+func (l *lane) follow(before *lane) {
+	before.mu.Lock()
+	orders := before.orders
+	before.orders = orderList{}
+	before.mu.Unlock()
+	l.mu.Lock()
+	l.orders = orders
+	l.dropped.everybody() // who knows what it got
+	l.mu.Unlock()
+	l.wake()
+}
+
+// lostMail notes whose deliveries were in a letter that got lost. The audiences are filled again anyway.
+type lostMail struct{ l *lane }
+
+func (m *lostMail) frame(conns []uint64, _ []byte, _ bool)                            { m.l.dropped.add(conns...) }
+func (m *lostMail) users([]id.UserID, []byte, uint64)                                 { m.l.dropped.everybody() }
+func (m *lostMail) open(id.ConversationID)                                            {}
+func (m *lostMail) end(id.ConversationID)                                             {}
+func (m *lostMail) join(id.ConversationID, []id.UserID)                               {}
+func (m *lostMail) leave(id.ConversationID, []id.UserID)                              {}
+func (m *lostMail) audience(id.ConversationID, uint64, []byte, []int, []uint64, bool) {}
+func (m *lostMail) hint(conns []uint64) {
+	if len(conns) == 0 {
+		m.l.dropped.everybody()
+	} else {
+		m.l.dropped.add(conns...)
+	}
+}
