@@ -34,6 +34,9 @@ type LogicConfig struct {
 	Local  *Local // nil: this node hasn't the role logic
 	Send   SendConfig
 
+	// Flush is called after outcomes of SENDs that went to other nodes were given out. May be nil.
+	Flush func()
+
 	Logger *slog.Logger // default: discards
 }
 

@@ -1,8 +1,10 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"sync"
+	"time"
 
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -32,8 +34,16 @@ type sender struct {
 	closed  bool
 	idle    sync.Cond // lanes went down to 0
 
+	// The lanes in which something was refused retryably lately, by the first such message. Connections
+	// hold their lanes shut by themselves; this is for what had passed there before it was known.
+	shut, shutOld map[laneKey]id.ClientMsgID
+	shutAt        time.Time // of the last turn of the two
+
 	stats SendStats
 }
+
+// shutFor is how long a lane is remembered, once or twice as long.
+const shutFor = 2 * time.Second
 
 // SendConfig bounds what is under way to other nodes. Zero means the default that stands with each field.
 type SendConfig struct {
@@ -109,8 +119,7 @@ func newSender(l *Logic, cfg *SendConfig) *sender {
 func weight(p *packet.Pending) int { return len(p.Tail) + 256 }
 
 // Send implements conn.Conversations. Outcomes come in the order of the lane. Where another node owns the conversation, what
-// is refused retryably is refused Unlaned: the Replier holds back the rest of the lane, and, if it is a packet.Laned, is
-// asked before each message that had passed it earlier.
+// is refused retryably is refused Unlaned: the Replier holds back the rest of the lane from then on, and what had passed it before is refused here.
 func (l *Logic) Send(batch []packet.Pending) {
 	if len(batch) == 0 {
 		return
@@ -130,13 +139,22 @@ func (s *sender) send(batch []packet.Pending) {
 	}
 	s.mu.Lock()
 	if s.closed {
+		s.shuts(key, p.ClientMsgID)
 		s.mu.Unlock()
 		s.refuse(batch, code.New(code.Unavailable))
+		return
+	}
+	if len(s.shut)+len(s.shutOld) > 0 && !s.opens(key, p) {
+		s.mu.Unlock()
+		s.refuse(batch, errLaneBlocked)
 		return
 	}
 	ln := s.lanes[key]
 	if ln != nil && ln.busy {
 		full := !s.wait(ln, ln.at, batch)
+		if full {
+			s.shuts(key, p.ClientMsgID)
+		}
 		s.mu.Unlock()
 		if full {
 			s.refuse(batch, code.New(code.Overloaded))
@@ -156,12 +174,16 @@ func (s *sender) send(batch []packet.Pending) {
 		return
 	case ln != nil: // this process's services have some of it still: it leaves when they are done
 		full := !s.wait(ln, ln.at, batch)
+		if full {
+			s.shuts(key, p.ClientMsgID)
+		}
 		s.mu.Unlock()
 		if full {
 			s.refuse(batch, code.New(code.Overloaded))
 		}
 		return
 	case owner == nil:
+		s.shuts(key, p.ClientMsgID)
 		s.mu.Unlock()
 		s.refuse(batch, nobody())
 		return
@@ -171,6 +193,7 @@ func (s *sender) send(batch []packet.Pending) {
 	if !s.wait(ln, t, batch) {
 		s.forget(ln)
 		s.vacate(t)
+		s.shuts(key, p.ClientMsgID)
 		s.mu.Unlock()
 		s.refuse(batch, code.New(code.Overloaded))
 		return
@@ -228,31 +251,31 @@ func (s *sender) vacate(t *target) {
 
 // wait has batch wait in ln, counted at t (nil: nowhere, for the moment), and reports false if there is no room. mu is held.
 func (s *sender) wait(ln *lane, t *target, batch []packet.Pending) bool {
-	bytes := 0
+	heavy := 0
 	for i := range batch {
-		bytes += weight(&batch[i])
+		heavy += weight(&batch[i])
 	}
 	n, size := ln.n, ln.bytes // a lane that is nowhere is bounded by itself
 	if t != nil {
 		n, size = t.n, t.bytes
 	}
-	if n+len(batch) > s.cfg.Waiting || size+bytes > s.cfg.WaitingBytes {
+	if n+len(batch) > s.cfg.Waiting || size+heavy > s.cfg.WaitingBytes {
 		return false
 	}
 	ln.waiting = append(ln.waiting, batch)
-	s.count(ln, t, len(batch), bytes)
+	s.count(ln, t, len(batch), heavy)
 	return true
 }
 
 // count adds to what waits in ln, which is counted at t. mu is held.
-func (s *sender) count(ln *lane, t *target, n, bytes int) {
+func (s *sender) count(ln *lane, t *target, n, heavy int) {
 	ln.at = t
 	ln.n += n
-	ln.bytes += bytes
+	ln.bytes += heavy
 	s.stats.Waiting += n
 	if t != nil {
 		t.n += n
-		t.bytes += bytes
+		t.bytes += heavy
 	}
 }
 
@@ -304,8 +327,10 @@ func (s *sender) proceed(ln *lane) {
 				return
 			case owner == nil:
 				batch := s.take(ln)
+				behind := s.block(ln, batch[0].ClientMsgID)
 				s.mu.Unlock()
 				s.refuse(batch, nobody())
+				s.refuseBehind(behind)
 				s.mu.Lock()
 				continue
 			}
@@ -327,12 +352,59 @@ func (s *sender) take(ln *lane) []packet.Pending {
 	copy(ln.waiting, ln.waiting[1:])
 	ln.waiting[len(ln.waiting)-1] = nil
 	ln.waiting = ln.waiting[:len(ln.waiting)-1]
-	bytes := 0
+	heavy := 0
 	for i := range batch {
-		bytes += weight(&batch[i])
+		heavy += weight(&batch[i])
 	}
-	s.count(ln, ln.at, -len(batch), -bytes)
+	s.count(ln, ln.at, -len(batch), -heavy)
 	return batch
+}
+
+// turn forgets lanes that were shut long ago. mu is held.
+func (s *sender) turn() {
+	if now := time.Now(); now.Sub(s.shutAt) > shutFor {
+		s.shutOld, s.shut, s.shutAt = s.shut, nil, now
+	}
+}
+
+// shuts notes that m of a lane is refused retryably. mu is held.
+func (s *sender) shuts(key laneKey, m id.ClientMsgID) {
+	s.turn()
+	if s.shut == nil {
+		s.shut = make(map[laneKey]id.ClientMsgID)
+	}
+	if by, ok := s.shut[key]; !ok || bytes.Compare(m[:], by[:]) < 0 {
+		s.shut[key] = m
+	}
+}
+
+// opens reports whether p may pass its lane, which opens for a resend of what shut it, or of an earlier one. mu is held.
+func (s *sender) opens(key laneKey, p *packet.Pending) bool {
+	s.turn()
+	for _, m := range [...]map[laneKey]id.ClientMsgID{s.shut, s.shutOld} {
+		if by, ok := m[key]; ok && (!p.Resend || bytes.Compare(p.ClientMsgID[:], by[:]) > 0) {
+			return false
+		}
+	}
+	delete(s.shut, key)
+	delete(s.shutOld, key)
+	return true
+}
+
+// block shuts a lane because m is about to be refused, and returns what waits in it: it is behind m. mu is held.
+func (s *sender) block(ln *lane, m id.ClientMsgID) (behind [][]packet.Pending) {
+	s.shuts(ln.key, m)
+	for len(ln.waiting) > 0 {
+		behind = append(behind, s.take(ln))
+	}
+	return behind
+}
+
+// refuseBehind refuses what came behind a refusal.
+func (s *sender) refuseBehind(behind [][]packet.Pending) {
+	for _, batch := range behind {
+		s.refuse(batch, errLaneBlocked)
+	}
 }
 
 // refuse refuses messages, so that their lane is shut until it is sent again from the first of them.
@@ -345,6 +417,13 @@ func (s *sender) refuse(batch []packet.Pending, err *code.Error) {
 	s.mu.Unlock()
 	for i := range batch {
 		refuseOne(&batch[i], err)
+	}
+	s.flush()
+}
+
+func (s *sender) flush() {
+	if f := s.l.cfg.Flush; f != nil {
+		f()
 	}
 }
 
@@ -388,10 +467,15 @@ func (h *handed) Acked(p *packet.Pending, ack packet.Ack) {
 // Refused implements packet.Replier.
 func (h *handed) Refused(p *packet.Pending, err *code.Error) {
 	p.Reply = h.reply
+	var behind [][]packet.Pending
 	if err.Code.Scope() == code.ScopeLane {
 		p.Unlaned = true // the next of the lane may go to another node
+		h.s.mu.Lock()
+		behind = h.s.block(h.ln, p.ClientMsgID)
+		h.s.mu.Unlock()
 	}
 	h.reply.Refused(p, err)
+	h.s.refuseBehind(behind)
 	h.answered()
 }
 

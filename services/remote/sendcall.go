@@ -72,10 +72,6 @@ func (s *sender) call(t *target, call *sendCall) *sendCall {
 		buf = new([]byte)
 	}
 	*buf = s.encode((*buf)[:0], call)
-	if len(call.lanes) == 0 {
-		s.buffers.Put(buf)
-		return call
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), sendTime)
 	p := s.l.cfg.Pool
 	c := link.NewCall(ctx, p.cfg.Self, nil)
@@ -142,39 +138,22 @@ func (s *sender) await(t *target, call *sendCall, ticket uint64) {
 	}
 }
 
-// encode appends the request of call, after what has come behind a refusal since it was queued was
-// refused as well. Lanes of which nothing is left leave the call.
+// encode appends the request of call.
 func (s *sender) encode(b []byte, call *sendCall) []byte {
-	count, kept := 0, call.lanes[:0]
+	count := 0
 	for _, ln := range call.lanes {
-		n := 0
-		for i, batch := range ln.sending {
-			ln.sending[i] = s.passing(batch)
-			n += len(ln.sending[i])
+		for _, batch := range ln.sending {
+			count += len(batch)
 		}
-		if n == 0 {
-			s.end(ln, nil)
-			continue
-		}
-		kept = append(kept, ln)
-		count += n
-	}
-	clear(call.lanes[len(kept):])
-	call.lanes = kept
-	if count == 0 {
-		return b
 	}
 	now := trace.Now()
-	b = link.AppendSends(b, len(kept), count)
-	for _, ln := range kept {
+	b = link.AppendSends(b, len(call.lanes), count)
+	for _, ln := range call.lanes {
 		n := 0
-		var from *packet.Origin
 		for _, batch := range ln.sending {
-			if n += len(batch); len(batch) > 0 {
-				from = batch[0].From
-			}
+			n += len(batch)
 		}
-		b = link.AppendLane(b, from, n, ln.insist)
+		b = link.AppendLane(b, ln.key.from, n, ln.insist)
 		for _, batch := range ln.sending {
 			for i := range batch {
 				b = link.AppendSend(b, &batch[i], now)
@@ -186,28 +165,6 @@ func (s *sender) encode(b []byte, call *sendCall) []byte {
 	s.stats.Messages += uint64(count)
 	s.mu.Unlock()
 	return b
-}
-
-// passing returns those of batch that don't come behind a refusal of their lane, and refuses the others.
-func (s *sender) passing(batch []packet.Pending) []packet.Pending {
-	laned, ok := batch[0].Reply.(packet.Laned)
-	if !ok {
-		return batch
-	}
-	for i := range batch {
-		if laned.Shut(&batch[i]) {
-			kept := append([]packet.Pending(nil), batch[:i]...)
-			for ; i < len(batch); i++ {
-				if laned.Shut(&batch[i]) {
-					s.refuse(batch[i:i+1], errLaneBlocked)
-				} else {
-					kept = append(kept, batch[i])
-				}
-			}
-			return kept
-		}
-	}
-	return batch
 }
 
 // outcomes acts on what a reply says and returns how many lanes it says nothing about.
@@ -236,13 +193,15 @@ func (s *sender) outcomes(t *target, call *sendCall, b []byte) (left int) {
 			left++
 		}
 	}
+	s.flush()
 	return left
 }
 
 // settle passes on the outcomes of a lane. What a node refused because it is leaving goes on to the next owner.
 func (s *sender) settle(ln *lane, t *target, r *link.Outcomes, i int, call *sendCall) bool {
 	var again []packet.Pending
-	shut := false // something is refused retryably: what comes behind is, too
+	var behind [][]packet.Pending // what was waiting when something was refused retryably
+	shut := false
 	for b, batch := range ln.sending {
 		for j := range batch {
 			p := &batch[j]
@@ -253,6 +212,7 @@ func (s *sender) settle(ln *lane, t *target, r *link.Outcomes, i int, call *send
 				if len(again) > 0 {
 					ln.sending = append([][]packet.Pending{again}, ln.sending...)
 				}
+				s.refuseBehind(behind)
 				return false
 			}
 			switch {
@@ -265,11 +225,17 @@ func (s *sender) settle(ln *lane, t *target, r *link.Outcomes, i int, call *send
 				!shut && len(again) > 0 && o.Err.Code == code.LaneBlocked:
 				again = append(again, *p)
 			default:
+				if !shut {
+					shut = true
+					s.mu.Lock()
+					behind = s.block(ln, p.ClientMsgID)
+					s.mu.Unlock()
+				}
 				refuseOne(p, o.Err)
-				shut = true
 			}
 		}
 	}
+	s.refuseBehind(behind)
 	call.lanes[i] = nil
 	if len(again) > 0 {
 		s.leaving(ln, t, again)
@@ -309,8 +275,8 @@ func (s *sender) elsewhere(ln *lane, t *target, right link.Node) {
 func (s *sender) leaving(ln *lane, t *target, again []packet.Pending) {
 	owner := s.owner(ln)
 	if owner == nil || owner.RPC == t.addr {
-		s.refuse(again, code.New(code.WrongOwner))
-		s.end(ln, nil)
+		ln.sending = append(ln.sending[:0], again)
+		s.fail(ln, code.New(code.WrongOwner))
 		return
 	}
 	s.mu.Lock()
@@ -355,9 +321,13 @@ func (s *sender) failed(t *target, call *sendCall, err error) {
 
 // fail refuses what was under way of a lane.
 func (s *sender) fail(ln *lane, e *code.Error) {
+	s.mu.Lock()
+	behind := s.block(ln, ln.sending[0][0].ClientMsgID)
+	s.mu.Unlock()
 	for _, batch := range ln.sending {
 		s.refuse(batch, e)
 	}
+	s.refuseBehind(behind)
 	s.end(ln, nil)
 }
 
@@ -368,12 +338,12 @@ func (s *sender) end(ln *lane, again []packet.Pending) {
 	clear(ln.sending)
 	ln.sending = ln.sending[:0]
 	if len(again) > 0 {
-		bytes := 0
+		heavy := 0
 		for i := range again {
-			bytes += weight(&again[i])
+			heavy += weight(&again[i])
 		}
 		ln.waiting = append([][]packet.Pending{again}, ln.waiting...)
-		s.count(ln, ln.at, len(again), bytes)
+		s.count(ln, ln.at, len(again), heavy)
 	} else {
 		ln.hops, ln.wrong, ln.insist = 0, "", false
 	}
