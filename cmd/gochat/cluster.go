@@ -42,5 +42,6 @@ func clusterCommand() *cobra.Command {
 		},
 	}
 	cmd.AddCommand(keys)
+	cmd.AddCommand(new(registryFlags).commands()...)
 	return cmd
 }

@@ -4,7 +4,7 @@
 //
 // Each slot ranks the members by a hash of both (weighted rendezvous) and goes to the first,
 // except that no member takes more than its share and a sixteenth: beyond that it keeps those
-// slots that rank it best, and the others go on to their next choice. docs/adr/0004 tells why.
+// slots that rank it best, and the others go on to their next choice. docs/adr/0005 tells why.
 package ring
 
 import (
