@@ -51,6 +51,8 @@ type SendConfig struct {
 	Messages int // in one call; default 1,024
 	Bytes    int // in one call, about; default 1 MiB
 
+	Timeout time.Duration // of a call, after which nobody knows what became of its messages; default 4 s
+
 	Waiting      int // messages that wait for one node; what comes beyond is refused as overloaded; default 16,384
 	WaitingBytes int // of them; default 32 MiB
 }
@@ -66,6 +68,9 @@ func (c *SendConfig) setDefaults() {
 	num(&c.Bytes, 1<<20)
 	num(&c.Waiting, 16<<10)
 	num(&c.WaitingBytes, 32<<20)
+	if c.Timeout <= 0 {
+		c.Timeout = sendTime
+	}
 }
 
 // SendStats are counts of SENDs that went to other nodes.

@@ -39,7 +39,7 @@ func (s *sent) hear(line string) {
 
 func (s *sent) Acked(p *packet.Pending, a packet.Ack) {
 	line := fmt.Sprintf("%d:seq=%d", p.ReqID, a.Seq)
-	if a.Conversation != conversation(p) || a.MessageID == 0 {
+	if a.Conversation != laneOf(p) || a.MessageID == 0 {
 		line += " wrong"
 	}
 	if a.Duplicate {
@@ -74,7 +74,7 @@ func (s *sent) expect(t *testing.T, want ...string) {
 	s.heard = nil
 }
 
-func conversation(p *packet.Pending) id.ConversationID {
+func laneOf(p *packet.Pending) id.ConversationID {
 	if p.Conversation.IsZero() {
 		return id.Direct(p.From.User, p.ToUser)
 	}

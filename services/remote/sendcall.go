@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	sendTime  = 4 * time.Second  // for one call: it is answered within some 20 ms of its commit
+	sendTime  = 4 * time.Second  // for one call, unless configured: it is answered within some 20 ms of its commit
 	awaitTime = 15 * time.Second // for what is left out of its answer, in all
 	maxLate   = 32               // calls to one node that wait for what was left out; beyond, they keep their place
 )
@@ -72,7 +72,7 @@ func (s *sender) call(t *target, call *sendCall) *sendCall {
 		buf = new([]byte)
 	}
 	*buf = s.encode((*buf)[:0], call)
-	ctx, cancel := context.WithTimeout(context.Background(), sendTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Timeout)
 	p := s.l.cfg.Pool
 	c := link.NewCall(ctx, p.cfg.Self, nil)
 	call.began = time.Now()
