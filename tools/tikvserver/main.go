@@ -34,6 +34,7 @@ import (
 	"github.com/pingcap/tidb/pkg/store/mockstore/unistore/pd"
 	"github.com/pingcap/tidb/pkg/store/mockstore/unistore/tikv"
 	"github.com/pingcap/tidb/pkg/store/mockstore/unistore/tikv/mvcc"
+	pdclient "github.com/tikv/pd/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -245,9 +246,12 @@ func (r *regions) SplitRegion(req *kvrpcpb.SplitRegionRequest) *kvrpcpb.SplitReg
 	return res
 }
 
+// all returns the regions in their order. From nil on the scan would leave out a region without an end.
+func (r *regions) all() []*pdclient.Region { return r.ScanRegions([]byte{0}, nil, 0) }
+
 // report tells PD of every region.
 func (r *regions) report() {
-	for _, region := range r.ScanRegions(nil, nil, 0) {
+	for _, region := range r.all() {
 		r.pd.ReportRegion(&pdpb.RegionHeartbeatRequest{Region: region.Meta, Leader: region.Leader, ApproximateSize: 1, ApproximateKeys: 1})
 	}
 }
@@ -259,7 +263,7 @@ func (r *regions) heartbeats(ctx context.Context) {
 	for {
 		stats := &pdpb.StoreStats{
 			StoreId: r.store.Id, Capacity: 1 << 40, Available: 1 << 39,
-			RegionCount: uint32(len(r.ScanRegions(nil, nil, 0))),
+			RegionCount: uint32(len(r.all())),
 		}
 		if err := r.pd.StoreHeartbeat(ctx, stats); err != nil && ctx.Err() == nil {
 			log.Warn(fmt.Sprintf("heartbeat: %v", err))
