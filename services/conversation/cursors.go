@@ -44,7 +44,7 @@ type cursors struct {
 	shards [cursorShards]cursorShard
 	limit  int           // of a shard
 	full   chan struct{} // a shard is half full: write now
-	turn   sync.Mutex    // one Flush at a time
+	turn   chan struct{} // one Flush at a time
 }
 
 type cursorShard struct {
@@ -58,6 +58,7 @@ type cursorShard struct {
 func (c *cursors) init(limit int) {
 	c.limit = max(limit/cursorShards, 4)
 	c.full = make(chan struct{}, 1)
+	c.turn = make(chan struct{}, 1)
 }
 
 func (c *cursors) shard(k cursorKey) *cursorShard { return &c.shards[k.hash()%cursorShards] }
@@ -114,10 +115,15 @@ type move struct {
 const flushBatch = 256
 
 // Flush writes every cursor that waits. What could not be written waits on, unless it
-// can't be written at all.
+// can't be written at all. A process that gives away conversations calls it when they are drained: what
+// comes later is written within a second by whoever heard it, as each write takes the later of what it finds and what it brings.
 func (s *Service) Flush(ctx context.Context) error {
-	s.cursors.turn.Lock()
-	defer s.cursors.turn.Unlock()
+	select {
+	case s.cursors.turn <- struct{}{}:
+		defer func() { <-s.cursors.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("write cursors: %w", ctx.Err())
+	}
 	var batch []move
 	var failed error
 	write := func() {

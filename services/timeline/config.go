@@ -94,6 +94,12 @@ type Config struct {
 	// logged; 0: none is.
 	Slow time.Duration
 
+	// WaitAtMost is how long after its arrival a message that isn't stored may still be decided on; then it
+	// is refused for now. Where others append, too, it is the time after which another process may be asked for
+	// what this one has. Its sender may have been told there that it isn't a member, say, and that must not come true
+	// with a message which has waited here meanwhile. 0: for ever, where nobody else is asked.
+	WaitAtMost time.Duration
+
 	// AfterBatch is called after each round's answers and events were given out: the
 	// time to flush. May be nil.
 	AfterBatch func()
@@ -163,8 +169,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: Consumers without Direct")
 	case c.Consumers != nil && c.Consumers.Queues() < 1:
 		return errors.New("timeline: a bus without queues")
-	case c.Slow < 0:
-		return fmt.Errorf("timeline: slow %s", c.Slow)
+	case c.Slow < 0 || c.WaitAtMost < 0:
+		return fmt.Errorf("timeline: slow %s, wait at most %s", c.Slow, c.WaitAtMost)
 	case c.RebuildAfter > maxRebuildAfter:
 		return fmt.Errorf("timeline: rebuild after %s is over %s", c.RebuildAfter, maxRebuildAfter)
 	}

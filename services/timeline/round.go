@@ -371,6 +371,8 @@ func (ru *run) refuse(o *outcome, err *code.Error) {
 // admit returns why p, whose id is not stored, may not be appended, or nil.
 func (s *Sequencer) admit(c *conversation, p *packet.Pending, ms, ahead int64) *code.Error {
 	switch {
+	case s.cfg.WaitAtMost > 0 && s.round.began-p.At > int64(s.cfg.WaitAtMost):
+		return code.New(code.Unavailable)
 	case ms < c.head.IDFloor:
 		return code.New(code.IDUnknown)
 	case ms > ahead:

@@ -110,6 +110,9 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 	bytes := 0
 	for i := range msgs {
 		bytes += weight(&msgs[i])
+		if msgs[i].At == 0 && s.cfg.WaitAtMost > 0 {
+			msgs[i].At = trace.Now()
+		}
 	}
 	c := s.lock(conv)
 	if s.drained.has(conv) { // since just now: Drain may have passed by before c was there

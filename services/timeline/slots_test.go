@@ -13,6 +13,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 func TestSlotSet(t *testing.T) {
@@ -246,4 +247,22 @@ func TestTimeNotReserved(t *testing.T) {
 	fail.Store(false)
 	st.send(resend(x))
 	st.a.expect(t, "4:seq=4")
+}
+
+// What waited for so long that another owner may have decided on it isn't decided anew. What is
+// stored is acked all the same.
+func TestWaitedTooLong(t *testing.T) {
+	st := newStage(t, func(c *Config) { c.WaitAtMost = time.Minute })
+	late := st.a.text(st.id(0), "1")
+	late.At = trace.Now() - int64(2*time.Minute)
+	fresh := st.a.text(st.id(0), "2")
+	fresh.At = trace.Now() - int64(time.Second)
+	st.send(late, fresh)
+	st.a.expect(t, "1:unavailable", "2:lane_blocked")
+	late.At, fresh.At = 0, 0
+	st.send(resend(late), resend(fresh))
+	st.a.expect(t, "1:seq=1", "2:seq=2")
+	late.At = trace.Now() - int64(2*time.Minute)
+	st.send(resend(late))
+	st.a.expect(t, "1:dup=1")
 }
