@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn"
@@ -183,11 +184,11 @@ func (h *logicHandler) Read(ctx context.Context, r *logic.ReadRequest) (*logic.R
 }
 
 // Received implements the service. Marks of conversations that another node owns by now are lost: clients
-// announce them again when they resume.
+// announce them again when they resume. Names are kept for a while, what they were read from isn't.
 func (h *logicHandler) Received(ctx context.Context, r *logic.ReceivedRequest) (*logic.Done, error) {
 	for _, m := range r.Marks {
 		if conv, err := id.ConversationFromBytes(m.ConversationId); err == nil {
-			h.Conversations.Received(&packet.Origin{User: id.UserID(m.User), Device: id.DeviceID(m.Device), Conn: m.Conn}, conv, m.Seq)
+			h.Conversations.Received(&packet.Origin{User: id.UserID(strings.Clone(m.User)), Device: id.DeviceID(strings.Clone(m.Device)), Conn: m.Conn}, conv, m.Seq)
 		}
 	}
 	return &logic.Done{}, nil

@@ -189,7 +189,11 @@ func (s *Server) around(next endpoint.Endpoint) endpoint.Endpoint {
 			from.peer.begin(cancel)
 			defer from.peer.end()
 		}
-		return next(ctx, req, resp)
+		if err = next(ctx, req, resp); err != nil { // handlers answer in their replies: this is a panic that Kitex took
+			s.cfg.Logger.ErrorContext(ctx, "a call between nodes failed", "method", method(ctx), "err", err)
+			err = refusal(code.New(code.Internal))
+		}
+		return err
 	}
 }
 
