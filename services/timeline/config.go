@@ -97,7 +97,7 @@ type Config struct {
 	// WaitAtMost is how long after its arrival a message that isn't stored may still be decided on; then it
 	// is refused for now. Where others append, too, it is the time after which another process may be asked for
 	// what this one has. Its sender may have been told there that it isn't a member, say, and that must not come true
-	// with a message which has waited here meanwhile. 0: for ever, where nobody else is asked.
+	// with a message which has waited here meanwhile. 0: where slots are Assigned 5 s, a node's lease, else for ever.
 	WaitAtMost time.Duration
 
 	// AfterBatch is called after each round's answers and events were given out: the
@@ -139,6 +139,7 @@ const (
 	runBytes         = 1 << 20  // bytes of one conversation a commit, mention rows included
 	eventBytes       = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
 	maxRebuildAfter  = 20 * time.Second
+	nodeLease        = 5 * time.Second // after which others take over a node's slots
 	laneForget       = 2 * time.Minute // what was in flight behind a refused message has arrived by then
 	slabBytes        = 256 << 10       // of encoded messages allocated at once
 	idleTick         = 10 * time.Second
@@ -173,6 +174,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("timeline: slow %s, wait at most %s", c.Slow, c.WaitAtMost)
 	case c.RebuildAfter > maxRebuildAfter:
 		return fmt.Errorf("timeline: rebuild after %s is over %s", c.RebuildAfter, maxRebuildAfter)
+	}
+	if c.Assigned && c.WaitAtMost == 0 {
+		c.WaitAtMost = nodeLease
 	}
 	if c.Now == nil {
 		c.Now = func() int64 { return time.Now().UnixMilli() }
