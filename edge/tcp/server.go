@@ -31,13 +31,18 @@ import (
 // else is configured.
 const SendBuffer = 32 << 10
 
+// readBuffer is just above 8 KiB: of a smaller buffer netpoll leaves the rest with the connection
+// for its next read, so that each idle one keeps half a kilobyte, one that is larger goes back to
+// a pool as soon as all of it is taken. Those few stay in the cache, too.
+const readBuffer = 8<<10 + 1
+
 // Config says where to listen and how. Zero values mean the default given with each field.
 type Config struct {
 	Listen     string         // host:port; needed
 	Hub        *hub.Hub       // needed
 	Pollers    int            // netpoll's event loops in this process; 1 up to 20 cores
 	SendBuffer int            // bytes the kernel may hold for a client that reads slowly (it doubles them); 32 KiB
-	ReadBuffer int            // bytes of an idle connection's read buffer; 256, measured to be the cheapest
+	ReadBuffer int            // bytes that are read at once; 8 KiB and one, from where on a connection keeps no buffer between reads
 	ProxyFrom  []netip.Prefix // load balancers that put a PROXY protocol header first; nobody
 	TLS        *tls.Config    // what connections are encrypted with, behind a PROXY header; they aren't
 	Logger     *slog.Logger   // nothing is logged by default
@@ -63,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.SendBuffer = SendBuffer
 	}
 	if cfg.ReadBuffer == 0 {
-		cfg.ReadBuffer = 256
+		cfg.ReadBuffer = readBuffer
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -73,7 +78,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, hub: cfg.Hub}
 	configureOnce.Do(func() {
-		netpoll.LinkBufferCap = cfg.ReadBuffer
+		netpoll.LinkBufferCap = 256
 		// It fails for a negative number of pollers only.
 		_ = netpoll.Configure(netpoll.Config{
 			PollerNum: cfg.Pollers, BufferSize: cfg.ReadBuffer, LoggerOutput: logWriter{cfg.Logger},
