@@ -81,7 +81,7 @@ type subscription struct {
 }
 
 func newSubscription(b *Bus, group string, h bus.Handler, log *slog.Logger) *subscription {
-	s := &subscription{b: b, group: group, ended: make(chan struct{})}
+	s := &subscription{b: b, group: groupName(b.cfg.Topic, group), ended: make(chan struct{})}
 	s.funnel = newFunnel(&b.cfg, h, log)
 	if group == b.cfg.Watched {
 		s.funnel.seen = s.report

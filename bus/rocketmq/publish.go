@@ -210,7 +210,11 @@ func (b *breakers) of(broker string) *gobreaker.CircuitBreaker[struct{}] {
 			Timeout:     time.Second,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 3 },
 			OnStateChange: func(name string, from, to gobreaker.State) {
-				b.log.Warn("a broker's breaker has changed", "broker", name, "from", from.String(), "to", to.String())
+				level := slog.LevelDebug // while it is away it is tried once a second
+				if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
+					level = slog.LevelWarn
+				}
+				b.log.Log(context.Background(), level, "a broker's breaker has changed", "broker", name, "from", from.String(), "to", to.String())
 			},
 		})
 		b.m[broker] = cb

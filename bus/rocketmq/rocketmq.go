@@ -214,24 +214,24 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 		return nil, fmt.Errorf("rocketmq: start of the producer: %w", err)
 	}
 	b.producer = p
+	b.begin(route.queues(c.Topic))
+	return b, nil
+}
+
+// begin starts what publishes to mqs.
+func (b *Bus) begin(mqs []primitive.MessageQueue) {
 	running, stop := context.WithCancel(context.Background())
 	b.stop, b.stopped = stop, running.Done()
-	b.breakers = newBreakers(c.Logger)
-	for _, mq := range route.queues(c.Topic) {
-		b.queues = append(b.queues, &queue{
-			b: b, number: uint32(len(b.queues)), mq: mq,
-			breaker: b.breakers.of(mq.BrokerName),
-			jobs:    make(chan *job, queueJobs),
-		})
-	}
-	b.watch = newWatch(&b.cfg, len(b.queues))
-	for _, q := range b.queues {
+	b.breakers = newBreakers(b.log)
+	b.watch = newWatch(&b.cfg, len(mqs))
+	for i, mq := range mqs {
+		q := &queue{b: b, number: uint32(i), mq: mq, breaker: b.breakers.of(mq.BrokerName), jobs: make(chan *job, queueJobs)}
+		b.queues = append(b.queues, q)
 		b.wg.Go(q.run)
 	}
-	if c.Watched != "" {
+	if b.cfg.Watched != "" {
 		b.wg.Go(b.runWatch)
 	}
-	return b, nil
 }
 
 // Close ends publishing and waits for what is under way. Subscriptions end with their own

@@ -21,6 +21,10 @@ const (
 	permReadWrite = 6
 )
 
+// groupName is what brokers know a group as: an installation that shares them with others has
+// a topic of its own, and so groups of its own.
+func groupName(topic, group string) string { return topic + "-" + group }
+
 func retryTopic(group string) string { return "%RETRY%" + group }
 func deadTopic(group string) string  { return "%DLQ%" + group }
 

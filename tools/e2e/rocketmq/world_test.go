@@ -113,17 +113,7 @@ func (w *world) open(t testing.TB, set func(c *rocketmq.Config)) *rocketmq.Bus {
 	return b
 }
 
-func (w *world) Open(t testing.TB) bustest.Bus { return scoped{w.open(t, nil), w.topic} }
-
-// scoped gives each world's groups names of their own: groups are the broker's, not the topic's.
-type scoped struct {
-	*rocketmq.Bus
-	topic string
-}
-
-func (s scoped) Subscribe(ctx context.Context, group string, h bus.Handler) error {
-	return s.Bus.Subscribe(ctx, s.topic+"-"+group, h)
-}
+func (w *world) Open(t testing.TB) bustest.Bus { return w.open(t, nil) }
 
 func (w *world) Append(t testing.TB, b bustest.Bus, conv id.ConversationID, n, size int) bus.Event {
 	ev := w.append(conv, n, size)

@@ -1,14 +1,16 @@
-// Package local runs a RocketMQ name server and broker on this machine, on loopback alone,
-// for tests and trials. It needs Java 17 and, the first time, Maven.
+// Package local runs a RocketMQ name server and broker on this machine, for tests and
+// trials. They listen on loopback, but for the broker's port for replicas, which it binds on all
+// addresses whatever is configured: what is in such a broker is not secret. It needs Java 17
+// and, the first time, Maven.
 package local
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -100,7 +102,7 @@ type Config struct {
 	Lib string // of Fetch
 
 	NameServer string // address; default: a free port of loopback
-	Broker     string // address, of which the two ports below it and the one above are used too; default as above
+	Broker     string // address; the two ports below it are used too; default as above
 
 	BrokerHeapMiB int           // default 512
 	StartTimeout  time.Duration // of each of the two. Default 60 s.
@@ -155,29 +157,24 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 // NameServer returns the name server's address.
 func (c *Cluster) NameServer() string { return c.cfg.NameServer }
 
-// free returns a port of loopback that nobody listens on, nor on as many below it.
+// free returns a port that nobody listens on, nor on as many below it, and that the system gives
+// to nobody by itself: a broker that is started again finds it free.
 func free(below int) (string, error) {
 	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", fmt.Errorf("local RocketMQ: %w", err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
+		port := 15000 + rand.IntN(17000)
 		ok := true
-		for i := 1; i <= below && ok; i++ {
-			var o net.Listener
-			if o, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port-i)); err != nil {
-				ok = false
-			} else {
-				_ = o.Close()
+		for i := 0; i <= below && ok; i++ {
+			// A broker's port for replicas is on all addresses; nothing in its configuration binds it.
+			l, err := net.Listen("tcp4", fmt.Sprintf(":%d", port-i))
+			if ok = err == nil; ok {
+				_ = l.Close()
 			}
 		}
-		_ = l.Close()
 		if ok {
 			return fmt.Sprintf("127.0.0.1:%d", port), nil
 		}
 	}
-	return "", errors.New("local RocketMQ: no free ports on loopback")
+	return "", errors.New("local RocketMQ: no free ports")
 }
 
 func (c *Cluster) startNameServer(ctx context.Context) error {
@@ -317,8 +314,10 @@ type process struct {
 	ended chan struct{} // closed when it is gone
 
 	mu   sync.Mutex
-	last bytes.Buffer
+	last []string
 }
+
+const keptLines = 50
 
 // watch reads what the process says until it ends.
 func (p *process) watch(out io.Reader) {
@@ -328,9 +327,12 @@ func (p *process) watch(out io.Reader) {
 			up = true
 			close(p.up)
 		}
+		if strings.Contains(in.Text(), " |-") { // its log's own configuration, at length
+			continue
+		}
 		p.mu.Lock()
-		if p.last.Len() < 16<<10 {
-			p.last.WriteString(in.Text() + "\n")
+		if p.last = append(p.last, in.Text()); len(p.last) > keptLines {
+			p.last = p.last[1:]
 		}
 		p.mu.Unlock()
 	}
@@ -341,7 +343,7 @@ func (p *process) watch(out io.Reader) {
 func (p *process) said() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.last.String()
+	return strings.Join(p.last, "\n")
 }
 
 // stopTimeout is what a process may take to end by itself.
