@@ -106,3 +106,34 @@ func TestClientComesBack(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// Both sides show certificates, and a client that shows none, or doesn't know who signed the server's, is refused.
+func TestTLS(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	srv := etcdtest.StartTLS(t)
+	try := func(tls etcd.TLS) error {
+		c, err := etcd.Dial(ctx, etcd.Config{Endpoints: []string{srv.URL()}, TLS: tls})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		if tls.CAFile == "" || tls.CertFile == "" {
+			ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond) // it is tried again and again
+		}
+		defer cancel()
+		_, err = c.Put(ctx, "a", "1")
+		return err
+	}
+	good := srv.TLS()
+	if err := try(good); err != nil {
+		t.Errorf("with our certificate: %v", err)
+	}
+	if err := try(etcd.TLS{CAFile: good.CAFile}); err == nil {
+		t.Error("without a certificate of ours")
+	}
+	if err := try(etcd.TLS{CertFile: good.CertFile, KeyFile: good.KeyFile}); err == nil {
+		t.Error("without knowing who signed the server's")
+	}
+}

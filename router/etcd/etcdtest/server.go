@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 
@@ -21,6 +22,7 @@ type Server struct {
 	t     testing.TB
 	dir   string
 	front *Proxy
+	tls   etcd.TLS    // zero: none
 	etcd  *embed.Etcd // nil: stopped
 }
 
@@ -38,12 +40,18 @@ func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
 	any := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+	forClients := any
 	cfg := embed.NewConfig()
 	cfg.Dir = s.dir
 	cfg.LogLevel, cfg.LogOutputs = "panic", []string{"/dev/null"}
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.UnsafeNoFsync = true
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{any}, []url.URL{any}
+	cfg.BcryptCost = 4 // passwords are cheap to check
+	if s.tls != (etcd.TLS{}) {
+		forClients.Scheme = "https"
+		cfg.ClientTLSInfo = transport.TLSInfo{CertFile: s.tls.CertFile, KeyFile: s.tls.KeyFile, TrustedCAFile: s.tls.CAFile, ClientCertAuth: true}
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{forClients}, []url.URL{forClients}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{any}, []url.URL{any}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	e, err := embed.StartEtcd(cfg)
@@ -79,7 +87,12 @@ func (s *Server) Wipe() {
 }
 
 // URL is the endpoint.
-func (s *Server) URL() string { return s.front.URL() }
+func (s *Server) URL() string {
+	if s.tls != (etcd.TLS{}) {
+		return "https://" + s.front.ln.Addr().String()
+	}
+	return s.front.URL()
+}
 
 // Proxy starts a proxy to s, which is closed when the test ends: some clients' own way to it.
 func (s *Server) Proxy() *Proxy {

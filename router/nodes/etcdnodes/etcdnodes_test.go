@@ -16,6 +16,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gochat-im/gochat/router/etcd"
 	"github.com/gochat-im/gochat/router/etcd/etcdtest"
 	"github.com/gochat-im/gochat/router/nodes"
 	"github.com/gochat-im/gochat/router/nodes/etcdnodes"
@@ -267,9 +268,10 @@ func TestLeaseLapses(t *testing.T) {
 	p.Heal()
 	sees(t, b, "a b")
 	after := b.View().ByID("a")
-	if before.Same(after) || after.Start != before.Start || after.Worker != before.Worker || registered.Load() != 2 {
-		t.Errorf("came back as %+v, was %+v, registered %d times", after, before, registered.Load())
+	if before.Same(after) || after.Start != before.Start || after.Worker != before.Worker {
+		t.Errorf("came back as %+v, was %+v", after, before)
 	}
+	eventually(t, "a was told that it is registered again", func() bool { return registered.Load() >= 2 })
 	eventually(t, "a sees its new record", func() bool { return a.View().ByID("a").Same(after) })
 	if h := seen.all(); slices.ContainsFunc(h, func(v string) bool { return v != "a b" }) {
 		t.Errorf("a, which was away itself, dropped somebody: %q", h)
@@ -292,24 +294,28 @@ func TestEtcdAway(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy()
-	gone := started(t, config(p.URL(), t), "a-gone")
+	patient := func(url string) etcdnodes.Config {
+		cfg := config(url, t)
+		cfg.Lease = 2 * time.Second // longer than clients need to find etcd again, on a busy machine too
+		return cfg
+	}
+	gone := started(t, patient(p.URL()), "a-gone")
 	var back atomic.Int32
-	cfg := config(srv.URL(), t)
+	cfg := patient(srv.URL())
 	cfg.Events.Away = func(on bool) {
 		if !on {
 			back.Add(1)
 		}
 	}
 	b := started(t, cfg, "b")
-	c := started(t, config(srv.URL(), t), "c")
+	c := started(t, patient(srv.URL()), "c")
 	for _, s := range []*etcdnodes.Source{gone, b, c} {
 		sees(t, s, "a-gone b c")
 	}
 	seen := follow(b)
-	record := b.View().ByID("c")
 	srv.Stop()
 	p.Cut() // a-gone never hears of etcd again
-	timer := time.NewTimer(1500 * time.Millisecond)
+	timer := time.NewTimer(2500 * time.Millisecond)
 	<-timer.C // not a synchronisation: the outage outlasts the leases
 	if !b.Valid() || names(b.View()) != "a-gone b c" {
 		t.Errorf("while etcd is away: valid %v, nodes %q", b.Valid(), names(b.View()))
@@ -317,11 +323,11 @@ func TestEtcdAway(t *testing.T) {
 	srv.Restart()
 	sees(t, b, "b c")
 	sees(t, c, "b c")
-	if h := seen.all(); !slices.Equal(h, []string{"a-gone b c", "b c"}) {
+	if h := slices.Compact(seen.all()); !slices.Equal(h, []string{"a-gone b c", "b c"}) {
 		t.Errorf("views of b: %q", h)
 	}
-	if !b.View().ByID("c").Same(record) || back.Load() != 1 {
-		t.Errorf("c isn't the same any more, or b was told of %d returns: %+v, was %+v", back.Load(), b.View().ByID("c"), record)
+	if back.Load() != 1 {
+		t.Errorf("b was told of %d returns", back.Load())
 	}
 	if names(gone.View()) != "a-gone b c" {
 		t.Error("a-gone")
@@ -515,6 +521,48 @@ func TestNumberIsLost(t *testing.T) {
 	}
 }
 
+// While a node is cut off another process is started in its place, as a scheduler does that can't
+// reach it: the first one has to end, and the two never had one number.
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	p := srv.Proxy()
+	first := started(t, config(p.URL(), t), "a")
+	p.Cut()
+	second := started(t, config(srv.URL(), t), "a") // waits for the lease to lapse
+	if first.Worker() == second.Worker() {
+		t.Errorf("both have number %d", first.Worker())
+	}
+	p.Heal()
+	<-first.Lost()
+	if first.Valid() || !second.Valid() {
+		t.Errorf("valid: first %v, second %v", first.Valid(), second.Valid())
+	}
+	if err := first.Close(limit(t)); err != nil {
+		t.Error(err)
+	}
+	sees(t, second, "a")
+	if n := second.View().ByID("a"); n.Worker != second.Worker() {
+		t.Errorf("a is %+v", n)
+	}
+}
+
+// A record that somebody removed by hand is put back.
+func TestRecordIsPutBack(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	a := started(t, config(srv.URL(), t), "a")
+	sees(t, a, "a")
+	before := *a.View().ByID("a")
+	if _, err := srv.Client().Delete(limit(t), prefix+"/nodes/a"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the record is another", func() bool {
+		n := a.View().ByID("a")
+		return n != nil && !n.Same(&before) && n.Start == before.Start
+	})
+}
+
 // A node without etcd for most of its number's lease must not count on the number.
 func TestNumberLapses(t *testing.T) {
 	t.Parallel()
@@ -632,4 +680,45 @@ func TestBadRecordsArePassedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	sees(t, a, "a")
+}
+
+// With etcd's authentication on, everything goes on after a restart that made all tokens void.
+func TestSignedIn(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	const password = "secret-of-the-test"
+	root := srv.Client()
+	if _, err := root.UserAdd(limit(t), "root", password); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.UserGrantRole(limit(t), "root", "root"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.AuthEnable(limit(t)); err != nil {
+		t.Fatal(err)
+	}
+	signedIn := func() etcdnodes.Config {
+		cfg := config(srv.URL(), t)
+		c, err := etcd.Dial(limit(t), etcd.Config{Endpoints: []string{srv.URL()}, User: "root", Password: password})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		cfg.Client = c
+		return cfg
+	}
+	if _, err := etcdnodes.Open(limit(t), config(srv.URL(), t)); err == nil {
+		t.Error("opened by somebody who hasn't signed in")
+	}
+	a, b := started(t, signedIn(), "a"), started(t, signedIn(), "b")
+	sees(t, a, "a b")
+	srv.Restart()
+	c := started(t, signedIn(), "c")
+	for _, s := range []*etcdnodes.Source{a, b, c} {
+		sees(t, s, "a b c")
+	}
+	if err := b.Close(limit(t)); err != nil {
+		t.Fatal(err)
+	}
+	sees(t, a, "a c")
 }

@@ -130,13 +130,12 @@ func (s *Source) Valid() bool {
 		now-time.Duration(s.self.renewed.Load()) <= s.cfg.NumberLease*5/6
 }
 
-// Lost is closed when the worker number is lost for good: Valid says no for ever, the node is
-// no longer in the registry, and the process has to end and start again. Close closes it too.
+// Lost is closed when the worker number is lost for good, or the node's id is another process's: Valid says no
+// for ever, the node is no longer in the registry, and the process has to end and start again. Close closes it too.
 func (s *Source) Lost() <-chan struct{} { return s.self.lost }
 
-func (s *Source) lose(why string) {
+func (s *Source) lose() {
 	if s.self.gone.CompareAndSwap(false, true) {
-		s.log.Info("the worker number is no longer ours", "why", why)
 		close(s.self.lost)
 	}
 }
@@ -164,15 +163,24 @@ func (s *Source) confirm(ctx context.Context, num number, kvs []*mvccpb.KeyValue
 	case len(kvs) == 0 && since <= s.cfg.NumberLease*5/6:
 		return s.reclaim(ctx, num)
 	}
-	s.lose("another process has it, or may have had it")
+	s.giveUp(ctx, "another process has its worker number, or may have had it")
+	return nil
+}
+
+// giveUp loses the number and takes the node out of the registry.
+func (s *Source) giveUp(ctx context.Context, why string) {
+	s.log.Error("this process can't be a node any more: it has to be started again", "why", why)
+	s.lose()
 	s.mu.Lock()
 	lease := s.self.lease
 	s.self.lease, s.self.announced = 0, false
+	if s.self.endRenews != nil {
+		s.self.endRenews()
+	}
 	s.mu.Unlock()
 	if lease != 0 {
 		s.revoke(ctx, lease)
 	}
-	return nil
 }
 
 // reclaim puts the number's record back. It went before its time, so etcd has lost what it

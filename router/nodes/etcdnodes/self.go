@@ -25,7 +25,14 @@ type self struct {
 	node      nodes.Node // as it is to be recorded; without an ID until Join
 	announced bool
 	lease     clientv3.LeaseID // of the record; 0: there is none
+	missing   bool             // the record was seen gone
 	number    number
+
+	// The client renews the record's lease; it closes renewals when it no longer does.
+	renewals  <-chan *clientv3.LeaseKeepAliveResponse
+	endRenews context.CancelFunc
+
+	hurry chan struct{} // has the next round begin at once
 
 	awake   atomic.Int64 // Duration since base: the latest time for which we know that we weren't frozen before
 	renewed atomic.Int64 // Duration since base: when the number's lease was last asked to be renewed with success
@@ -149,14 +156,45 @@ func (s *Source) register(ctx context.Context) error {
 		s.revoke(ctx, lease.ID)
 		return fmt.Errorf("registering node %q: %w", n.ID, err)
 	}
+	if err := s.renew(lease.ID); err != nil {
+		return fmt.Errorf("renewing the lease of node %q: %w", n.ID, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.self.lease = lease.ID
+	s.self.missing = false
 	s.log.Info("registered", "node", n.ID, "revision", t.Header.Revision)
 	if f := s.cfg.Events.Registered; f != nil {
 		f()
 	}
 	return nil
+}
+
+// renew has the client renew the record's lease. All renewals go over one stream, which matters where nodes
+// sign in: at each stream etcd checks the password, which takes it a tenth of a second of CPU.
+func (s *Source) renew(lease clientv3.LeaseID) error {
+	ctx, cancel := context.WithCancel(s.run)
+	ch, err := s.cfg.Client.KeepAlive(ctx, lease)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.self.endRenews != nil {
+		s.self.endRenews()
+	}
+	s.self.lease, s.self.renewals, s.self.endRenews = lease, ch, cancel
+	return err
+}
+
+// renewing reports whether the client still renews the record's lease. It takes in the answers there are.
+func (m *self) renewing() bool {
+	for {
+		select {
+		case _, ok := <-m.renewals:
+			if !ok {
+				return false
+			}
+		default:
+			return m.renewals != nil
+		}
+	}
 }
 
 // revoke gives a lease back that nothing depends on any more; otherwise it lapses by itself.
@@ -168,7 +206,11 @@ func (s *Source) revoke(ctx context.Context, lease clientv3.LeaseID) {
 
 // seen takes note of what the registry holds of this node. Source.mu is held.
 func (m *self) seen(s *Source, n *nodes.Node) {
-	if n.ID != m.node.ID || n.Start != m.node.Start || n.Draining == m.node.Draining {
+	if n.ID != m.node.ID || n.Start != m.node.Start {
+		return
+	}
+	m.missing = false
+	if n.Draining == m.node.Draining {
 		return
 	}
 	m.node.Draining = n.Draining // and it stays so if the node has to register again
@@ -206,6 +248,7 @@ func (s *Source) keep(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
+		case <-s.self.hurry:
 		case <-ctx.Done():
 			return
 		}
@@ -221,12 +264,13 @@ func (s *Source) round(ctx context.Context) error {
 	defer cancel()
 	s.mu.Lock()
 	num, lease, announced := s.self.number, s.self.lease, s.self.announced
+	fine := s.self.renewing() && !s.self.missing
 	s.mu.Unlock()
 	known, asked := s.records.Revision(), s.now()
 	stalled := asked-time.Duration(s.self.awake.Load()) > s.cfg.Lease
 
-	// This read is also what keeps the renewals below from being tried while etcd is away: the
-	// client repeats those in a loop without a pause.
+	// While etcd is away this fails before anything below is tried. The client repeats KeepAliveOnce
+	// in a loop without a pause.
 	key := s.key("slots")
 	if num.n != 0 {
 		key = s.key("workers", workerName(num.n))
@@ -248,17 +292,28 @@ func (s *Source) round(ctx context.Context) error {
 		return err
 	}
 	s.self.awake.Store(int64(asked))
-	if !announced {
+	if !announced || fine {
 		return nil
 	}
 	if lease != 0 {
-		_, err := s.cfg.Client.KeepAliveOnce(ctx, lease)
-		if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			return err
+		// The client also gives up when etcd was away for a lease's time. Then the lease may live.
+		l, err := s.cfg.Client.TimeToLive(ctx, lease)
+		if err != nil {
+			return fmt.Errorf("asking for the lease of this node: %w", err)
 		}
-		s.log.Warn("this node's lease lapsed; the others saw it gone")
+		s.mu.Lock()
+		missing := s.self.missing
+		s.mu.Unlock()
+		if l.TTL > 0 && !missing {
+			return s.renew(lease)
+		}
+		s.log.Warn("this node's record is gone: its lease lapsed; the others saw it leave")
 	}
-	return s.register(ctx)
+	err = s.register(ctx)
+	if errors.Is(err, ErrTaken) {
+		s.giveUp(ctx, "another process was started with this node's id while it was gone")
+	}
+	return err
 }
 
 // leave takes the node out of the registry and lets its number rest.
@@ -270,7 +325,7 @@ func (s *Source) leave(ctx context.Context) error {
 	if num.n == 0 || s.self.gone.Load() {
 		return nil
 	}
-	s.lose("the node leaves")
+	s.lose()
 	if lease != 0 {
 		if _, err := s.cfg.Client.Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			return fmt.Errorf("taking the node out of etcd: %w", err)

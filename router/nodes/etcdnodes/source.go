@@ -120,6 +120,7 @@ type Source struct {
 	nodes.Feed
 	cfg  Config
 	log  *slog.Logger
+	run  context.Context // until Close
 	stop context.CancelFunc
 	done sync.WaitGroup
 	base time.Time // monotonic times are counted from here
@@ -151,8 +152,8 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 	}
 	cfg.setDefaults()
 	run, stop := context.WithCancel(context.Background())
-	s := &Source{cfg: cfg, log: cfg.Logger, stop: stop, base: time.Now(), known: make(map[string]*entry)}
-	s.self.lost = make(chan struct{})
+	s := &Source{cfg: cfg, log: cfg.Logger, run: run, stop: stop, base: time.Now(), known: make(map[string]*entry)}
+	s.self.lost, s.self.hurry = make(chan struct{}), make(chan struct{}, 1)
 	if err := s.checkSlots(ctx, false); err != nil {
 		stop()
 		return nil, err

@@ -70,6 +70,13 @@ func (s *Source) drop(name string) bool {
 	if e == nil {
 		return false
 	}
+	if name == s.self.node.ID && !e.gone {
+		s.self.missing = true
+		select {
+		case s.self.hurry <- struct{}{}:
+		default:
+		}
+	}
 	now := s.now()
 	if !e.node.Draining && (now-s.contact > s.cfg.Lease/2 || now < s.grace) {
 		if !e.gone {
