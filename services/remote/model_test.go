@@ -160,7 +160,6 @@ type sender struct {
 	acked []uint64 // seq by message
 	rnd   *rand.Rand
 	edge  *conn.Edge
-	host  *conntest.Host
 
 	refused, closed int
 }
@@ -275,10 +274,7 @@ func (s *sender) open(l *line) {
 var incarnations uint64 = 1 << 40
 
 // rest lets connections flush themselves, since there is no hub.
-type rest struct {
-	*conntest.Host
-	rate conn.Bucket
-}
+type rest struct{ *conntest.Host }
 
 func (r *rest) Touch(c *conn.Conn) { go c.Flush() }
 func (r *rest) Gone(*conn.Conn)    {}
@@ -323,7 +319,7 @@ func sendsUnderFaults(t *testing.T, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := &rest{Host: conntest.NewHost()}
+	host := &rest{conntest.NewHost()}
 	edge, err := conn.NewEdge(conn.Config{SendsPerSecond: 1 << 20, BytesPerSecond: 1 << 30, CallTimeout: 2 * time.Second}, conn.Services{
 		Authenticator: l, Conversations: l, Sessions: conntest.New(), Signals: l,
 	}, host)

@@ -426,3 +426,64 @@ func (nobodyWaits) Send(batch []packet.Pending) {
 		batch[i].Reply.Acked(&batch[i], packet.Ack{Seq: 1})
 	}
 }
+
+// delayed are services that keep what they are sent until they are told to answer.
+type delayed struct {
+	*conntest.Services
+	came chan []packet.Pending
+}
+
+func (d delayed) Send(batch []packet.Pending) { d.came <- batch }
+
+// A node that has edges' connections itself gives a slot away: what its own services still have of a
+// lane is answered before the rest leaves for the new owner.
+func TestLaneLeavesThisProcess(t *testing.T) {
+	me, other := start(t, 1, nil), start(t, 2, nil)
+	views := []view{me.view, other.view}
+	agree(t, views, me)
+	own := delayed{me.services, make(chan []packet.Pending, 10)}
+	p := pool(t, func(c *remote.PoolConfig) { c.Self = me.ID })
+	l, err := remote.NewLogic(remote.LogicConfig{Router: me.Router, Pool: p, Local: &remote.Local{Authenticator: me.services, Conversations: own, Signals: me.services}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, bob, _ := between(me.view, me)
+	out := newSent()
+	l.Send([]packet.Pending{text(alice, bob, 1, out)})
+	l.Send([]packet.Pending{text(alice, bob, 2, out)})
+	agree(t, views, other)
+	l.Send([]packet.Pending{text(alice, bob, 3, out)})
+	l.Send([]packet.Pending{text(alice, bob, 4, out)})
+	for range 2 {
+		me.services.Send(<-own.came)
+	}
+	out.expect(t, "1:seq=1", "2:seq=2", "3:seq=1", "4:seq=2") // each node has its own messages here
+	if other.Stats().Total == 0 {
+		t.Error("nothing came to the new owner")
+	}
+	t.Run("and what they refuse holds the rest back", func(t *testing.T) {
+		agree(t, views, me)
+		out := newSent()
+		o := &packet.Origin{User: "alice", Device: "tablet", Conn: 70}
+		l.Send([]packet.Pending{text(o, bob, 5, out)})
+		agree(t, views, other)
+		l.Send([]packet.Pending{text(o, bob, 6, out)})
+		b := <-own.came
+		b[0].Reply.Refused(&b[0], code.New(code.WrongOwner))
+		out.expect(t, "5:wrong_owner", "6:lane_blocked")
+		l.Send([]packet.Pending{resent(text(o, bob, 5, out)), resent(text(o, bob, 6, out))})
+		out.expect(t, "5:seq=3", "6:seq=4")
+	})
+	t.Run("and comes back", func(t *testing.T) {
+		agree(t, views, me)
+		l.Send([]packet.Pending{text(alice, bob, 7, out)})
+		b := <-own.came
+		me.services.Send(b)
+		out.expect(t, "7:seq=3")
+	})
+	if err := l.Close(soon(t)); err != nil {
+		t.Error(err)
+	}
+	l.Send([]packet.Pending{text(alice, bob, 8, out)})
+	out.expect(t, "8:unavailable")
+}
