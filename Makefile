@@ -22,7 +22,7 @@ test: ## all tests that need Go alone, with statement coverage
 race: ## the same tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 
-e2e: ## drive the real binary, and the web app in Chromium: kills, disk faults, restarts
+e2e: ## drive the real binary, the web app in Chromium, and a RocketMQ broker (needs Java 17 and Maven): kills, disk faults, restarts
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
 	@tools/ts.sh e2e
 

@@ -45,7 +45,7 @@ func (b *Bus) Publish(ctx context.Context, evs []bus.Event) error {
 	jobs := make([]*job, len(b.queues))
 	some := 0
 	for i := range evs {
-		n := b.QueueOf(evs[i].Conversation)
+		n := b.Queue(evs[i].Conversation)
 		if jobs[n] == nil {
 			jobs[n] = new(job)
 			some++

@@ -81,7 +81,7 @@ func group(n int) id.ConversationID {
 	return c
 }
 
-func event(n int, seq uint64, size int) bus.Event {
+func said(n int, seq uint64, size int) bus.Event {
 	return bus.Event{Conversation: group(n), Epoch: 1, FirstSeq: seq, LastSeq: seq, Messages: packet.AppendMessage(nil, seq, id.MessageID(seq), "alice", make([]byte, 0, size))}
 }
 
@@ -92,7 +92,7 @@ func TestPublish(t *testing.T) {
 	var evs []bus.Event
 	for seq := range uint64(20) {
 		for n := range 30 {
-			evs = append(evs, event(n, seq+1, 0))
+			evs = append(evs, said(n, seq+1, 0))
 		}
 	}
 	if err := b.Publish(t.Context(), nil); err != nil {
@@ -114,7 +114,7 @@ func TestPublish(t *testing.T) {
 		}
 		numbers[p.Queue.QueueId] = h.Number
 		for _, ev := range evs {
-			if b.QueueOf(ev.Conversation) != p.Queue.QueueId || ev.FirstSeq != last[ev.Conversation]+1 {
+			if b.Queue(ev.Conversation) != p.Queue.QueueId || ev.FirstSeq != last[ev.Conversation]+1 {
 				t.Errorf("%s %d in queue %d after %d", ev.Conversation, ev.FirstSeq, p.Queue.QueueId, last[ev.Conversation])
 			}
 			last[ev.Conversation] = ev.FirstSeq
@@ -132,7 +132,7 @@ func TestGathers(t *testing.T) {
 	s.hold, s.enter = make(chan struct{}), make(chan struct{}, 100)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := b.Publish(context.Background(), []bus.Event{event(0, 1, 0)}); err != nil {
+		if err := b.Publish(context.Background(), []bus.Event{said(0, 1, 0)}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -140,7 +140,7 @@ func TestGathers(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	for n := range queueJobs {
 		wg.Go(func() {
-			if err := b.Publish(ctx, []bus.Event{event(n+1, 1, 0)}); !errors.Is(err, context.Canceled) {
+			if err := b.Publish(ctx, []bus.Event{said(n+1, 1, 0)}); !errors.Is(err, context.Canceled) {
 				t.Errorf("whose context ended: %v", err)
 			}
 		})
@@ -150,14 +150,14 @@ func TestGathers(t *testing.T) {
 	}
 	full, stop := context.WithCancel(context.Background())
 	stop()
-	if err := b.Publish(full, []bus.Event{event(0, 1, 0)}); !errors.Is(err, context.Canceled) {
+	if err := b.Publish(full, []bus.Event{said(0, 1, 0)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("to a queue that is full: %v", err)
 	}
 	cancel()
 	close(s.hold)
 	wg.Wait()
 	<-s.enter
-	if err := b.Publish(context.Background(), []bus.Event{event(0, 2, 0)}); err != nil {
+	if err := b.Publish(context.Background(), []bus.Event{said(0, 2, 0)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, evs, err := parsePack(s.packs[1].Body, nil); err != nil || len(evs) != queueJobs {
@@ -171,11 +171,11 @@ func TestBreaker(t *testing.T) {
 	gone := errors.New("gone")
 	s.err = gone
 	for range 3 {
-		if err := b.Publish(t.Context(), []bus.Event{event(0, 1, 0)}); !errors.Is(err, gone) {
+		if err := b.Publish(t.Context(), []bus.Event{said(0, 1, 0)}); !errors.Is(err, gone) {
 			t.Errorf("%v", err)
 		}
 	}
-	if err := b.Publish(t.Context(), []bus.Event{event(0, 1, 0)}); err == nil || errors.Is(err, gone) || len(s.packs) != 3 {
+	if err := b.Publish(t.Context(), []bus.Event{said(0, 1, 0)}); err == nil || errors.Is(err, gone) || len(s.packs) != 3 {
 		t.Errorf("with an open breaker: %v after %d calls", err, len(s.packs))
 	}
 	if got := b.Breakers(); len(got) != 1 || got["a"] != "open" {
@@ -184,7 +184,7 @@ func TestBreaker(t *testing.T) {
 
 	b, s = newTestBus(t, 1, nil)
 	s.status = primitive.SendFlushDiskTimeout
-	if err := b.Publish(t.Context(), []bus.Event{event(0, 1, 0)}); err == nil {
+	if err := b.Publish(t.Context(), []bus.Event{said(0, 1, 0)}); err == nil {
 		t.Error("what may not be on disk counts as taken")
 	}
 	if got := b.Breakers(); got["a"] != "closed" {
@@ -197,7 +197,7 @@ func TestClosed(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Publish(t.Context(), []bus.Event{event(0, 1, 0)}); !errors.Is(err, ErrClosed) {
+	if err := b.Publish(t.Context(), []bus.Event{said(0, 1, 0)}); !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }
@@ -222,17 +222,17 @@ func TestWatches(t *testing.T) {
 			}
 		}
 	}
-	if !b.Direct(group(1)) || b.DirectQueues() != 2 {
+	if b.Alive(b.Queue(group(1))) || b.DirectQueues() != 2 {
 		t.Error("not direct at the start")
 	}
 	for b.DirectQueues() > 0 {
 		come()
 		time.Sleep(time.Millisecond)
 	}
-	if err := b.Publish(t.Context(), []bus.Event{event(1, 1, 0)}); err != nil {
+	if err := b.Publish(t.Context(), []bus.Event{said(1, 1, 0)}); err != nil {
 		t.Fatal(err)
 	}
-	if evs := <-overdue; len(evs) != 1 || evs[0].FirstSeq != 1 || !b.Direct(group(1)) {
+	if evs := <-overdue; len(evs) != 1 || evs[0].FirstSeq != 1 || b.Alive(b.Queue(group(1))) {
 		t.Errorf("overdue: %v", evs)
 	}
 	for b.DirectQueues() > 0 {
@@ -261,7 +261,7 @@ func TestUnits(t *testing.T) {
 		}
 	})
 	long := bus.Event{Conversation: group(1), Epoch: 3, FirstSeq: 1, LastSeq: 5, Messages: make([]byte, 41), Origin: 4}
-	if err := b.Publish(t.Context(), []bus.Event{event(1, 1, 0), long}); err != nil {
+	if err := b.Publish(t.Context(), []bus.Event{said(1, 1, 0), long}); err != nil {
 		t.Fatal(err)
 	}
 	var marks []Mark
@@ -283,7 +283,7 @@ func TestUnits(t *testing.T) {
 		again := &primitive.MessageExt{Message: primitive.Message{Topic: m.Topic, Body: m.Body, Queue: m.Queue}, StoreTimestamp: m.StoreTimestamp}
 		late(again)
 		u, err := sub.unit(again)
-		if err != nil || len(u.evs) != 2 || string(u.evs[0].Messages) == string(event(1, 1, 0).Messages) || (u.queue == *m.Queue) != (name == "old") {
+		if err != nil || len(u.evs) != 2 || string(u.evs[0].Messages) == string(said(1, 1, 0).Messages) || (u.queue == *m.Queue) != (name == "old") {
 			t.Errorf("%s: %+v, %v", name, u, err)
 		}
 	}

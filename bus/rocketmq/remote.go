@@ -143,6 +143,9 @@ func (r *remote) call(ctx context.Context, addr string, code int, fields map[str
 	}
 	if err != nil {
 		_ = c.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err() // rather than what it did to the connection
+		}
 		return nil, nil, fmt.Errorf("rocketmq: request %d to %s: %w", code, addr, err)
 	}
 	r.keep(addr, c)

@@ -12,8 +12,8 @@
 // After a broker's death its consumers come back half a minute later than the publishers,
 // and a frozen consumer keeps its queues for a while. So the publisher watches what comes
 // through: packs ask, now and then, for a report of the consumer that handled them. Where the
-// report doesn't come in time, Direct tells the owners to hand events over themselves, and
-// what was published since the last report goes to Config.Overdue. It stays so until
+// report doesn't come in time the queue isn't Alive, so that owners hand events over themselves,
+// and what was published since the last report goes to Config.Overdue. It stays so until
 // something that was published since has been seen.
 package rocketmq
 
@@ -66,7 +66,7 @@ type Config struct {
 	Live func() []string
 
 	// Watched is the group whose consumers report what comes through; none: nothing is
-	// watched, and Direct is always false.
+	// watched, and every queue is taken for alive.
 	Watched string
 
 	// Seen takes reports for other publishers, several at once: who has the publisher calls
@@ -253,8 +253,8 @@ func (b *Bus) Enlist(*kv.Tx, *bus.Event) bool { return false }
 // Queues returns how many queues the topic has.
 func (b *Bus) Queues() int { return len(b.queues) }
 
-// QueueOf returns the queue that events of conv go to, below Queues.
-func (b *Bus) QueueOf(conv id.ConversationID) int { return queueOf(conv.Slot(), len(b.queues)) }
+// Queue returns the queue that events of conv go to, below Queues.
+func (b *Bus) Queue(conv id.ConversationID) int { return queueOf(conv.Slot(), len(b.queues)) }
 
 // queueOf spreads slots over n queues: neighbouring slots, which one owner may have, over all of them.
 func queueOf(slot id.Slot, n int) int { return int(uint32(slot)*2654435761>>16) % n }

@@ -1,6 +1,7 @@
 package rocketmq
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -32,6 +33,14 @@ type watched struct {
 	askedAt time.Time // also the last time that one was asked for
 	probing bool      // a probe is in the queue's goroutine
 	unseen  []unseen  // packs that may have to be handed over, ascending
+
+	awaited event  // what Passed was asked about last
+	through uint64 // pack with which it has passed
+}
+
+type event struct {
+	conv       id.ConversationID
+	epoch, seq uint64
 }
 
 type unseen struct {
@@ -107,10 +116,7 @@ func (w *watch) published(number uint32, h *packHeader, err error) {
 		q.asked = 0
 	}
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	w.rouse()
 }
 
 // Saw tells that packs were handled by a consumer of the watched group. Marks of other
@@ -143,10 +149,37 @@ func (w *watch) saw(marks []Mark) {
 	}
 }
 
-// Direct reports whether events of conv that have just been published are to be handed to
-// fan-out directly as well: nothing that was published lately has been seen coming through
-// their queue. It doesn't block.
-func (b *Bus) Direct(conv id.ConversationID) bool { return b.watch.isDirect(b.QueueOf(conv)) }
+// Alive reports whether what is published to queue has lately been seen coming through. While
+// it hasn't, who publishes hands events to fan-out directly as well. It doesn't block.
+func (b *Bus) Alive(queue int) bool { return !b.watch.isDirect(queue) }
+
+// Passed reports whether message seq of conv, which was published to queue before the first
+// time that this is asked, has come through it. It doesn't block.
+func (b *Bus) Passed(_ context.Context, queue int, conv id.ConversationID, epoch, seq uint64) (bool, error) {
+	return b.watch.passed(queue, event{conv, epoch, seq}), nil
+}
+
+func (w *watch) passed(queue int, ev event) bool {
+	if !w.on {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	q := &w.queues[queue]
+	if q.awaited != ev {
+		q.awaited, q.through = ev, q.number // it is in that pack or one before
+		w.rouse()
+	}
+	return q.seen >= q.through
+}
+
+// rouse ends the sleep of who watches.
+func (w *watch) rouse() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
 
 func (w *watch) isDirect(queue int) bool {
 	w.mu.Lock()
@@ -191,7 +224,7 @@ func (w *watch) look() (overdue []bus.Event, late []int, probe []int, idle bool)
 			if !q.probing && now.Sub(q.askedAt) >= w.cfg.SeenWithin {
 				probe = append(probe, i)
 			}
-		case q.asked == 0 && len(q.unseen) > 0:
+		case q.asked == 0 && (len(q.unseen) > 0 || q.seen < q.through):
 			idle = false
 			if !q.probing && now.Sub(q.askedAt) >= w.cfg.EchoEvery {
 				probe = append(probe, i)

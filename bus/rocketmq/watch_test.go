@@ -170,3 +170,34 @@ func TestUnwatched(t *testing.T) {
 	}
 	w.stands("unwatched", false, 0, 0)
 }
+
+// What Passed is asked about has passed with any pack that was published after it; where
+// there is none, a probe is.
+func TestPassed(t *testing.T) {
+	w := flowing(t, nil)
+	n1, _ := w.publish(1)
+	ev := event{somewhere, 1, 1}
+	if w.passed(0, ev) {
+		t.Error("passed before anything was seen")
+	}
+	w.saw1(n1)
+	if !w.passed(0, ev) {
+		t.Error("not passed with its own pack")
+	}
+	w.publish(2) // asks for nothing: it follows another too closely
+	w.forget(&w.queues[0], 1)
+	if ev = (event{somewhere, 1, 2}); w.passed(0, ev) {
+		t.Error("passed with an earlier pack")
+	}
+	w.at = w.at.Add(w.cfg.EchoEvery)
+	w.stands("nothing asks", false, 0, 1)
+	p, _ := w.publish(0)
+	w.saw1(p)
+	if !w.passed(0, ev) {
+		t.Error("not passed with a probe behind it")
+	}
+	w = newWatching(t, func(c *Config) { c.Watched = "" })
+	if !w.passed(0, ev) {
+		t.Error("unwatched, nothing passes")
+	}
+}

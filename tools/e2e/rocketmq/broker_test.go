@@ -17,7 +17,11 @@ import (
 	"github.com/gochat-im/gochat/bus/bustest"
 	"github.com/gochat-im/gochat/bus/rocketmq"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/timeline"
 )
+
+// Owners ask the bus itself who takes from its queues.
+var _ timeline.Consumers = (*rocketmq.Bus)(nil)
 
 func conv(n int) id.ConversationID {
 	c := id.ConversationID{0: byte(id.KindGroup)}
@@ -143,7 +147,7 @@ func TestBrokerKilled(t *testing.T) {
 				}
 			} else {
 				for i := range marks {
-					if b.Direct(marks[i].Conversation) {
+					if !b.Alive(b.Queue(marks[i].Conversation)) {
 						l.arrived(marks[i:i+1], false)
 						l.mu.Lock()
 						l.direct++
