@@ -25,13 +25,11 @@ type account struct {
 
 	mu      sync.Mutex
 	entries []*entry
-	size    int
 	renewal bool
 	heard   time.Time // of the node, last; in the beginning when it was heard of
 	ended   bool
 
 	// Of run's goroutine.
-	renewed time.Time
 	missing []id.Slot
 	desk    uint64
 	revoked uint64

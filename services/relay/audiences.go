@@ -10,7 +10,7 @@ import (
 )
 
 // Fill calls into with who belongs to the audience of conv, in steps with what else happens to it: not
-// while somebody joins or leaves. It doesn't call it if conv has no audience any more. fanout.Handler.Fill is one.
+// while somebody joins or leaves. It doesn't call it if conv has no audience, yet or any more. fanout.Handler.Fill is one.
 type Fill func(ctx context.Context, conv id.ConversationID, into func(users []id.UserID)) error
 
 // Audiences are those of large groups at all edges: fan-out's Audiences. What happens to them goes to each
@@ -64,10 +64,17 @@ func (a *Audiences) Open(conv id.ConversationID) {
 // toAll adds a parcel to each edge's stream and has it sent, and returns how many connections are in the audience there.
 func (a *Audiences) toAll(conv id.ConversationID, n int, add func(dst []byte) []byte) (connections int) {
 	for _, l := range *a.e.lanes.Load() {
-		connections += int(l.audience(conv, n, false, add))
+		connections += int(l.audience(conv, n, add))
 		l.wake()
 	}
 	return connections
+}
+
+func (a *Audiences) farewell(conv id.ConversationID, n int, add func(dst []byte) []byte) {
+	for _, l := range *a.e.lanes.Load() {
+		l.farewell(conv, n, add)
+		l.wake()
+	}
 }
 
 // Join implements fanout.Audiences.
@@ -83,7 +90,7 @@ func (a *Audiences) Leave(conv id.ConversationID, users []id.UserID) {
 	if a.e.cfg.Seating != nil {
 		a.e.cfg.Seating.Leave(conv, users)
 	}
-	a.toAll(conv, usersSize(users), func(dst []byte) []byte { return appendUsers(appendAbout(dst, parcelLeave, conv), users) })
+	a.farewell(conv, usersSize(users), func(dst []byte) []byte { return appendUsers(appendAbout(dst, parcelLeave, conv), users) })
 }
 
 // Deliver implements fanout.Audiences. It counts the connections that edges told of last.
@@ -109,7 +116,7 @@ func (a *Audiences) Close(conv id.ConversationID) {
 	if a.e.cfg.Seating != nil {
 		a.e.cfg.Seating.Close(conv)
 	}
-	a.toAll(conv, aboutParcel, func(dst []byte) []byte { return appendAbout(dst, parcelEnd, conv) })
+	a.farewell(conv, aboutParcel, func(dst []byte) []byte { return appendAbout(dst, parcelEnd, conv) })
 }
 
 // Seats implements fanout.Audiences, by what edges told last.
@@ -135,8 +142,8 @@ func (a *Audiences) all() (convs []id.ConversationID) {
 	return convs
 }
 
-// refillAfter is when members that couldn't be read are tried again.
-const refillAfter = time.Second
+// refillAfter is when an audience that couldn't be filled is tried again.
+const refillAfter = 100 * time.Millisecond
 
 // fillOne brings the audience of conv to a lane, and the HINT of what may have been missed. It reports false if
 // the members can't be read now.
@@ -144,18 +151,18 @@ func (a *Audiences) fillOne(ctx context.Context, l *lane, conv id.ConversationID
 	if a.fill == nil {
 		return true
 	}
+	filled := false
 	err := a.fill(ctx, conv, func(users []id.UserID) {
-		a.mu.RLock()
-		last, is := a.last[conv]
-		a.mu.RUnlock()
+		filled = true
+		last, is := a.upTo(conv)
 		if !is {
 			return
 		}
-		l.audience(conv, 0, true, func(dst []byte) []byte { return appendAbout(dst, parcelOpen, conv) })
-		l.audience(conv, 0, true, func(dst []byte) []byte { return appendUsers(appendAbout(dst, parcelJoin, conv), users) })
+		l.must(func(dst []byte) []byte { return appendAbout(dst, parcelOpen, conv) })
+		l.must(func(dst []byte) []byte { return appendUsers(appendAbout(dst, parcelJoin, conv), users) })
 		if last > 0 {
 			hint := appendHint(nil, conv, last)
-			l.audience(conv, 0, true, func(dst []byte) []byte {
+			l.must(func(dst []byte) []byte {
 				return appendAudience(dst, conv, last, hint, []int{len(hint)}, []uint64{0}, true)
 			})
 		}
@@ -163,5 +170,17 @@ func (a *Audiences) fillOne(ctx context.Context, l *lane, conv id.ConversationID
 	if err != nil {
 		a.e.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "an audience can't be filled again yet", slog.String("conversation", conv.String()), slog.String("edge", l.to.ID), slog.Any("err", err))
 	}
+	if err == nil && !filled {
+		_, is := a.upTo(conv)
+		return !is // it is about to be opened, or closed
+	}
 	return err == nil
+}
+
+// upTo returns the seq up to which was delivered to an audience; false: it isn't open.
+func (a *Audiences) upTo(conv id.ConversationID) (last uint64, open bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	last, open = a.last[conv]
+	return last, open
 }

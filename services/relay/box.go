@@ -136,6 +136,8 @@ func (s *sender) follows(l *letter) bool {
 	return true
 }
 
+func (s *sender) clear() { s.seats.Clear() }
+
 func (s *sender) frame(conns []uint64, frame []byte, lazily bool) {
 	for _, conn := range conns {
 		if lazily {

@@ -101,7 +101,7 @@ func (e *Edges) SetView(v View) {
 	if e.ctx.Err() != nil {
 		return
 	}
-	var lanes []*lane
+	var lanes, fresh []*lane
 	for _, n := range v.Edges() {
 		if v.IsSelf(n) || int(n.Worker) >= len(e.byWorker) {
 			continue
@@ -109,16 +109,14 @@ func (e *Edges) SetView(v View) {
 		l := e.byWorker[n.Worker].Load()
 		if l == nil || !l.to.Same(n) || !slices.Contains(*e.lanes.Load(), l) {
 			before := l
+			if before != nil {
+				before.close() // it takes no higher stream than the one that follows it
+			}
 			l = newLane(e, n, e.ctx)
 			e.byWorker[n.Worker].Store(l)
-			l.mu.Lock()
-			l.refill() // it has no audiences yet
-			l.mu.Unlock()
-			if before != nil {
-				before.close()
-				if before.to.ID == n.ID && before.to.Start == n.Start {
-					l.follow(before)
-				}
+			fresh = append(fresh, l)
+			if before != nil && before.to.ID == n.ID && before.to.Start == n.Start {
+				l.follow(before)
 			}
 		}
 		lanes = append(lanes, l)
@@ -130,6 +128,12 @@ func (e *Edges) SetView(v View) {
 		}
 	}
 	e.lanes.Store(&lanes)
+	// From here on they hear of what happens, and then of what there is.
+	for _, l := range fresh {
+		l.mu.Lock()
+		l.refill()
+		l.mu.Unlock()
+	}
 }
 
 // Close ends all lanes; what waits in them is dropped.

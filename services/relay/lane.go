@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -156,14 +157,16 @@ func (l *lane) users(users []id.UserID, frame []byte, but uint64) {
 }
 
 // audience adds a parcel about an audience, of at most n bytes, and returns how many connections are in that.
-// What must be added is, unless the lane has ended: there is not much of that.
-func (l *lane) audience(conv id.ConversationID, n int, must bool, add func(dst []byte) []byte) uint64 {
+func (l *lane) audience(conv id.ConversationID, n int, add func(dst []byte) []byte) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
 		return 0
-	case !must && !l.room(n):
+	case l.fill: // what follows a gap would be for the wrong ones
+		l.lost++
+		return l.heard[conv]
+	case !l.room(n):
 		l.lost++
 		l.refill()
 		return l.heard[conv]
@@ -171,6 +174,27 @@ func (l *lane) audience(conv id.ConversationID, n int, must bool, add func(dst [
 	l.begin()
 	l.buf = add(l.buf)
 	return l.heard[conv]
+}
+
+// farewell is audience for users who leave, or all of them. While something of the stream is lost
+// they can't be told of it once they have left: then everybody is.
+func (l *lane) farewell(conv id.ConversationID, n int, add func(dst []byte) []byte) {
+	l.audience(conv, n, add)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && (l.fill || slices.Contains(l.unfull, conv)) {
+		l.dropped.everybody()
+	}
+}
+
+// must adds a parcel of the stream's new beginning, of which there is not much, room or not.
+func (l *lane) must(add func(dst []byte) []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.begin()
+		l.buf = add(l.buf)
+	}
 }
 
 // refill has the lane begin its stream anew, because something of it is lost: the edge forgets the audiences, which are filled again.
@@ -251,7 +275,7 @@ func (l *lane) turn(ctx context.Context) bool {
 		l.buf = appendConns(l.buf, conns)
 		l.dropped = loss{}
 	}
-	if l.count == 0 && len(l.orders.ends) == 0 {
+	if l.closed || l.count == 0 && len(l.orders.ends) == 0 {
 		l.mu.Unlock()
 		return false
 	}
@@ -316,18 +340,19 @@ func (l *lane) send(ctx context.Context, o *letter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost += o.count
-	if err := deal(o.body, 0, &lostMail{l}); err != nil {
-		l.dropped.everybody()
-	}
+	l.dropped.everybody() // those who left an audience since can't be told in it
 	l.fill = true
 }
 
 // refillSome fills audiences that are to be filled, as many as fit into half of what may gather.
 func (l *lane) refillSome(ctx context.Context) {
 	l.mu.Lock()
-	if l.fill {
+	if l.fill && !l.closed {
 		l.fill = false
 		l.stream, l.next = l.e.streams.Add(1), 1
+		// What waits to be sent opens audiences, maybe, of which nobody will be told who left.
+		l.begin()
+		l.buf = append(l.buf, parcelClear)
 		clear(l.heard)
 		l.seats = 0
 		l.unfull = l.e.audiences.all()
@@ -371,22 +396,4 @@ func (l *lane) follow(before *lane) {
 	l.dropped.everybody() // who knows what it got
 	l.mu.Unlock()
 	l.wake()
-}
-
-// lostMail notes whose deliveries were in a letter that got lost. The audiences are filled again anyway.
-type lostMail struct{ l *lane }
-
-func (m *lostMail) frame(conns []uint64, _ []byte, _ bool)                            { m.l.dropped.add(conns...) }
-func (m *lostMail) users([]id.UserID, []byte, uint64)                                 { m.l.dropped.everybody() }
-func (m *lostMail) open(id.ConversationID)                                            {}
-func (m *lostMail) end(id.ConversationID)                                             {}
-func (m *lostMail) join(id.ConversationID, []id.UserID)                               {}
-func (m *lostMail) leave(id.ConversationID, []id.UserID)                              {}
-func (m *lostMail) audience(id.ConversationID, uint64, []byte, []int, []uint64, bool) {}
-func (m *lostMail) hint(conns []uint64) {
-	if len(conns) == 0 {
-		m.l.dropped.everybody()
-	} else {
-		m.l.dropped.add(conns...)
-	}
 }

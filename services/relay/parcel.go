@@ -18,6 +18,7 @@ const (
 	parcelLeave    = 6 // conversation, users
 	parcelAudience = 7 // conversation, last, flags, n, for each the length of its frame and whom it isn't for, frames
 	parcelHint     = 8 // n, connections; 0: all
+	parcelClear    = 9 // nothing: all audiences end
 )
 
 const (
@@ -106,8 +107,7 @@ func readReceipt(b []byte) (out receipt, err error) {
 	return out, r.err
 }
 
-// post is what parcels are for: an edge, or somebody who looks what was in a letter that got lost. What is
-// handed to it is good until it returns.
+// post is what parcels are for: an edge. What is handed to it is good until it returns.
 type post interface {
 	frame(conns []uint64, frame []byte, lazily bool)
 	users(users []id.UserID, frame []byte, but uint64)
@@ -117,6 +117,7 @@ type post interface {
 	leave(conv id.ConversationID, users []id.UserID)
 	audience(conv id.ConversationID, last uint64, frames []byte, ends []int, but []uint64, flush bool)
 	hint(conns []uint64) // none: all
+	clear()
 }
 
 // deal hands the parcels of body to p, but for the first skip of them.
@@ -173,6 +174,8 @@ func deal(body []byte, skip uint64, p post) error {
 		case parcelHint:
 			conns = r.conns(conns[:0])
 			do = func() { p.hint(conns) }
+		case parcelClear:
+			do = p.clear
 		default:
 			return errUnknown
 		}

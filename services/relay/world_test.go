@@ -417,6 +417,8 @@ type phone struct {
 	synced map[id.ConversationID]uint64 // what it has read itself, up to
 	head   func(id.ConversationID) uint64
 	ended  bool
+
+	connected bool
 }
 
 func (p *phone) Write(b []byte) (int, error) {
@@ -445,6 +447,8 @@ func (p *phone) take(f *frame.Frame) {
 			v, ms, err = packet.NextMessage(ms)
 			p.got[c] = append(p.got[c], v.Seq)
 		}
+	case frame.Connack:
+		p.connected = true
 	case frame.Hint:
 		h, err := packet.DecodeHint(f.Body)
 		if err != nil {
@@ -510,7 +514,11 @@ func (w *world) connect(e *edgeNode, user id.UserID, device string) *phone {
 	}
 	p.c = c
 	c.Input(conntest.Connect(string(user), device))
-	eventually(w.t, "a client is connected", func() bool { return w.t.Failed() || c.LoggedIn() })
+	eventually(w.t, "a client is connected", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.connected || p.ended
+	})
 	return p
 }
 
