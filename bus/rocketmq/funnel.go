@@ -207,16 +207,18 @@ func (f *funnel) call(ctx context.Context, units []*unit) error {
 	return f.handle(ctx, f.evs)
 }
 
-// settle answers units that were handled.
+// settle reports units that were handled, and answers them.
 func (f *funnel) settle(units []*unit) {
 	f.marks = f.marks[:0]
 	for _, u := range units {
 		if u.echo {
 			f.marks = append(f.marks, u.mark)
 		}
-		u.done <- nil
 	}
 	if len(f.marks) > 0 && f.seen != nil {
 		f.seen(f.marks)
+	}
+	for _, u := range units {
+		u.done <- nil
 	}
 }
