@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,7 +31,10 @@ import (
 	"github.com/gochat-im/gochat/tools/tikvproxy"
 )
 
-const bin = "../../../.cache/tikv"
+const (
+	bin      = "../../../.cache/tikv"
+	keyspace = "DEFAULT" // PD makes it
+)
 
 var ctx = context.Background()
 
@@ -81,7 +85,15 @@ func start(t *testing.T, proxied bool) *cluster {
 	if c.Cluster, err = tikvlocal.Start(bounded, c.cfg); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Stop() })
+	t.Cleanup(func() {
+		c.Stop()
+		if t.Failed() {
+			for _, name := range []string{"pdserver.log", "tikvserver.log"} {
+				log, _ := os.ReadFile(filepath.Join(c.cfg.Data, name))
+				t.Logf("the end of %s:\n%s", name, log[max(0, len(log)-4000):])
+			}
+		}
+	})
 	return c
 }
 
@@ -100,10 +112,10 @@ func (c *cluster) open(t *testing.T, cfg tikv.Config) *tikv.Store {
 	return s
 }
 
-// wiped returns a store of the cluster, emptied.
-func (c *cluster) wiped(t *testing.T, cfg tikv.Config) *tikv.Store {
+// wiped returns a store of the cluster, emptied. It is a keyspace: outside of them lie rows of the server's own.
+func (c *cluster) wiped(t *testing.T) *tikv.Store {
 	t.Helper()
-	s := c.open(t, cfg)
+	s := c.open(t, tikv.Config{Keyspace: keyspace})
 	for left := true; left; {
 		left = false
 		tx, n := new(kv.Tx), 0
@@ -137,33 +149,30 @@ func split(t *testing.T, s *tikv.Store) {
 func TestConformance(t *testing.T) {
 	c := start(t, false)
 	t.Run("one region", func(t *testing.T) {
-		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t, tikv.Config{}) })
+		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t) })
 	})
-	split(t, c.open(t, tikv.Config{}))
+	split(t, c.open(t, tikv.Config{Keyspace: keyspace}))
 	t.Run("several regions", func(t *testing.T) {
-		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t, tikv.Config{}) })
-	})
-	t.Run("keyspace", func(t *testing.T) {
-		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t, tikv.Config{Keyspace: "DEFAULT"}) })
+		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t) })
 	})
 }
 
 func TestThroughFaults(t *testing.T) {
 	c := start(t, true)
-	split(t, c.open(t, tikv.Config{}))
+	split(t, c.open(t, tikv.Config{Keyspace: keyspace}))
 	t.Run("conformance", func(t *testing.T) {
 		kvtest.Run(t, func(t *testing.T) kv.Store {
 			c.proxy.Set(tikvproxy.Rates{})
-			s := c.wiped(t, tikv.Config{})
-			c.proxy.Set(tikvproxy.Rates{NotLeader: 0.0005, EpochNotMatch: 0.005, ServerBusy: 0.0005, LoseReply: 0.0005})
+			s := c.wiped(t)
+			c.proxy.Set(tikvproxy.Rates{NotLeader: 0.0002, EpochNotMatch: 0.005, ServerBusy: 0.0002, LoseReply: 0.0002})
 			return s
 		})
 		t.Logf("injected %+v", c.proxy.Counts())
 	})
 	t.Run("appends", func(t *testing.T) {
 		c.proxy.Set(tikvproxy.Rates{})
-		judge := c.wiped(t, tikv.Config{})
-		stores := []kv.Store{c.open(t, tikv.Config{CommitTimeout: 200 * time.Millisecond}), c.open(t, tikv.Config{CommitTimeout: 200 * time.Millisecond})}
+		judge := c.wiped(t)
+		stores := []kv.Store{c.open(t, tikv.Config{Keyspace: keyspace, CommitTimeout: 200 * time.Millisecond}), c.open(t, tikv.Config{Keyspace: keyspace, CommitTimeout: 200 * time.Millisecond})}
 		c.proxy.Set(tikvproxy.Rates{NotLeader: 0.005, EpochNotMatch: 0.01, ServerBusy: 0.005, LoseReply: 0.01, LoseRequest: 0.005})
 		before := c.proxy.Counts()
 		undetermined, conflicts := kvtest.Appends(t, kvtest.AppendModel{

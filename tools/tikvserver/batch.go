@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/pingcap/kvproto/pkg/kvrpcpb"
+	"github.com/pingcap/kvproto/pkg/tikvpb"
+)
+
+// The engine stores a one-phase commit key by key, without a lock that a reader could see: one whose
+// timestamp is later would find a part of it. And it takes the timestamp of an asynchronous commit before it
+// locks the keys: a reader in between would miss what was committed before its own. So reads of a region and
+// such commits keep out of each other's way here. A commit takes its timestamp within, hence after that of every reader before it.
+type exclusion struct {
+	mu      sync.Mutex
+	regions map[uint64]*sync.RWMutex
+}
+
+func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.regions[ctx.GetRegionId()]
+	if l == nil {
+		if e.regions == nil {
+			e.regions = make(map[uint64]*sync.RWMutex)
+		}
+		l = new(sync.RWMutex)
+		e.regions[ctx.GetRegionId()] = l
+	}
+	return l
+}
+
+func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
+	l := s.exclusion.of(req.Context)
+	l.RLock()
+	defer l.RUnlock()
+	return s.Server.KvGet(ctx, req)
+}
+
+func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (*kvrpcpb.BatchGetResponse, error) {
+	l := s.exclusion.of(req.Context)
+	l.RLock()
+	defer l.RUnlock()
+	return s.Server.KvBatchGet(ctx, req)
+}
+
+func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
+	l := s.exclusion.of(req.Context)
+	l.RLock()
+	defer l.RUnlock()
+	if !req.Reverse {
+		return s.Server.KvScan(ctx, req)
+	}
+	// The engine's scans in reverse take the latest version instead of that of their timestamp: the range is
+	// walked forward, and its end handed on. Ranges that are walked in reverse are short.
+	forward := *req
+	forward.StartKey, forward.EndKey, forward.Reverse, forward.Limit = req.EndKey, req.StartKey, false, math.MaxInt32
+	res, err := s.Server.KvScan(ctx, &forward)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(res.Pairs)
+	res.Pairs = res.Pairs[:min(len(res.Pairs), int(req.Limit))]
+	return res, nil
+}
+
+func (s *server) KvPrewrite(ctx context.Context, req *kvrpcpb.PrewriteRequest) (*kvrpcpb.PrewriteResponse, error) {
+	if req.TryOnePc || req.UseAsyncCommit {
+		l := s.exclusion.of(req.Context)
+		l.Lock()
+		defer l.Unlock()
+	}
+	return s.Server.KvPrewrite(ctx, req)
+}
+
+// BatchCommands answers each request of a stream by itself, through the methods above.
+func (s *server) BatchCommands(stream tikvpb.Tikv_BatchCommandsServer) error {
+	var mu sync.Mutex // of sending
+	for {
+		batch, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		for i, req := range batch.Requests {
+			go func(id uint64) { // a request may wait for a lock, and others must not wait for it
+				res, err := s.command(stream.Context(), req)
+				if err != nil {
+					return // the client's call times out, as it does with a server that can't answer
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				_ = stream.Send(&tikvpb.BatchCommandsResponse{Responses: []*tikvpb.BatchCommandsResponse_Response{res}, RequestIds: []uint64{id}})
+			}(batch.RequestIds[i])
+		}
+	}
+}
+
+type response = tikvpb.BatchCommandsResponse_Response
+
+func (s *server) command(ctx context.Context, req *tikvpb.BatchCommandsRequest_Request) (*response, error) {
+	switch r := req.Cmd.(type) {
+	case *tikvpb.BatchCommandsRequest_Request_Get:
+		a, err := s.KvGet(ctx, r.Get)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Get{Get: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_BatchGet:
+		a, err := s.KvBatchGet(ctx, r.BatchGet)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_BatchGet{BatchGet: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_Scan:
+		a, err := s.KvScan(ctx, r.Scan)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Scan{Scan: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_Prewrite:
+		a, err := s.KvPrewrite(ctx, r.Prewrite)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Prewrite{Prewrite: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_Commit:
+		a, err := s.KvCommit(ctx, r.Commit)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Commit{Commit: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_Cleanup:
+		a, err := s.KvCleanup(ctx, r.Cleanup)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Cleanup{Cleanup: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_BatchRollback:
+		a, err := s.KvBatchRollback(ctx, r.BatchRollback)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_BatchRollback{BatchRollback: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_ScanLock:
+		a, err := s.KvScanLock(ctx, r.ScanLock)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_ScanLock{ScanLock: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_ResolveLock:
+		a, err := s.KvResolveLock(ctx, r.ResolveLock)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_ResolveLock{ResolveLock: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_CheckTxnStatus:
+		a, err := s.KvCheckTxnStatus(ctx, r.CheckTxnStatus)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_CheckTxnStatus{CheckTxnStatus: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_CheckSecondaryLocks:
+		a, err := s.KvCheckSecondaryLocks(ctx, r.CheckSecondaryLocks)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_CheckSecondaryLocks{CheckSecondaryLocks: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_TxnHeartBeat:
+		a, err := s.KvTxnHeartBeat(ctx, r.TxnHeartBeat)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_TxnHeartBeat{TxnHeartBeat: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_GC:
+		a, err := s.KvGC(ctx, r.GC)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_GC{GC: a}}, err
+	case *tikvpb.BatchCommandsRequest_Request_DeleteRange:
+		a, err := s.KvDeleteRange(ctx, r.DeleteRange)
+		return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_DeleteRange{DeleteRange: a}}, err
+	}
+	return &response{Cmd: &tikvpb.BatchCommandsResponse_Response_Empty{Empty: &tikvpb.BatchCommandsEmptyResponse{}}}, nil
+}
