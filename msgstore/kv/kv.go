@@ -1,8 +1,8 @@
 // Package kv is the port to the ordered, transactional key-value store that
 // everything durable in GoChat lies in.
 //
-// Adapters: kv/memory and kv/loopkv (tests), kv/pebblekv (the embedded engine) and, wrapping
-// any of them, kv/faultkv. kv/kvtest is the conformance suite that each of them
+// Adapters: kv/memory and kv/loopkv (tests), kv/pebblekv (the embedded engine), kv/tikv (what
+// the nodes of a cluster share) and, wrapping any of them, kv/faultkv. kv/kvtest is the conformance suite that each of them
 // passes.
 package kv
 
@@ -102,7 +102,8 @@ type Store interface {
 	// Commit runs each transaction by itself (atomic, and isolated from the others)
 	// and sets its Err; it returns when all are decided. The store commits together
 	// what it can commit at the price of one (Pebble: all of them, with one sync),
-	// which is why many are given at once. They are applied in their order; one
+	// which is why many are given at once (TiKV: those of a region). Those that share keys are
+	// applied in their order; others may not be, on a store that commits several at once. One
 	// that conflicts does not stop those after it. A transaction with a nil Err is durable.
 	//
 	// A transaction may be given again, unchanged, after ErrConflict,
