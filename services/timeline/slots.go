@@ -61,7 +61,8 @@ func (s *Sequencer) Own(slots []id.Slot) {
 
 // Release says that slots are another process's now. What is cached of their conversations is
 // dropped, of each as soon as nobody works on it. What is sent here all the same is appended as
-// ever: who owns what is known a little earlier here and a little later there, and the head fences.
+// ever: who owns what is known a little earlier here and a little later there, and the head fences. Outbox
+// marks that were set here are swept here on: the next owner may have looked for some before.
 func (s *Sequencer) Release(slots []id.Slot) { s.leave(slots) }
 
 // Drain has messages and changes to conversations of slots refused from now on, as wrong_owner, which
@@ -85,7 +86,6 @@ func (s *Sequencer) leave(slots []id.Slot) *leave {
 	var set slotSet
 	for _, slot := range slots {
 		set.add(slot)
-		s.due.remove(slot) // the next owner's
 	}
 	l := &leave{done: make(chan struct{})}
 	for i := range s.shards {
