@@ -315,7 +315,11 @@ func sendsUnderFaults(t *testing.T, seed uint64) {
 	p := pool(t, func(c *remote.PoolConfig) {
 		c.Open, c.Connect, c.Logger = 20*time.Millisecond, time.Second, slog.New(slog.DiscardHandler)
 	})
-	l, err := remote.NewLogic(remote.LogicConfig{Router: v.Router, Pool: p, Send: remote.SendConfig{Timeout: 100 * time.Millisecond, Messages: 50}})
+	patience := 250 * time.Millisecond // of a call, which may begin with a handshake
+	if raceEnabled {
+		patience = 3 * time.Second
+	}
+	l, err := remote.NewLogic(remote.LogicConfig{Router: v.Router, Pool: p, Send: remote.SendConfig{Timeout: patience, Messages: 50}})
 	if err != nil {
 		t.Fatal(err)
 	}
