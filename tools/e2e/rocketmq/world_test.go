@@ -60,7 +60,6 @@ func run(m *testing.M) (int, error) {
 type world struct {
 	topic string
 	set   func(c *rocketmq.Config) // of what Open opens; may be nil
-	stop  []func()
 
 	mu    sync.Mutex
 	convs map[id.ConversationID][]stored
