@@ -117,7 +117,7 @@ var forbidden = []struct {
 	{"github.com/cloudwego/hertz", []string{"edge/api"}, "HTTP stays at the edge"},
 	{"github.com/cockroachdb/pebble", []string{"msgstore/kv/pebblekv", "bench", "node"}, "the engine is an adapter: everybody else knows msgstore/kv; node plants its faults there, in test builds"},
 	{"go.etcd.io/etcd/server", []string{"router/etcd/etcdtest"}, "a server of etcd is for tests alone"},
-	{"go.etcd.io/etcd", []string{"router", "cmd"}, "who the nodes are is asked of the router"},
+	{"go.etcd.io/etcd", []string{"router", "cmd", "node", "msgstore/kv/tikv"}, "who the nodes are is asked of the router; TiKV's placement drivers speak etcd's protocol"},
 	{"go.uber.org/zap", []string{"router/etcd", "msgstore/kv/tikv"}, "logging is an injected *slog.Logger"},
 	{"github.com/tikv", []string{"msgstore/kv/tikv", "tools"}, "the client is an adapter's: everybody else knows msgstore/kv"},
 	{"go.uber.org/zap", []string{"msgstore/kv/tikv"}, "logging is an injected *slog.Logger; the client's own is bridged there"},
