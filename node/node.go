@@ -3,26 +3,28 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gochat-im/gochat/edge/admin"
+	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/node/edge"
 	"github.com/gochat-im/gochat/node/logic"
 	"github.com/gochat-im/gochat/node/storage"
-	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/trace"
+	"github.com/gochat-im/gochat/router"
 	"github.com/gochat-im/gochat/services/account"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
@@ -40,8 +42,11 @@ func Default() Config { return config.Default() }
 // undetermined, and only a restart, which recovers from the log, finds out.
 var ErrStorage = errors.New("the store failed")
 
-// worker is an embedded node's number in MessageIDs and connection incarnations: it is the only one of its store.
-const worker = 1
+// aloneWorker is the number of a node that is the only one of its store.
+const aloneWorker = 1
+
+// maxPushes is how many cursors that moved may wait for their users to be looked up at other nodes.
+const maxPushes = 16 << 10
 
 // fanoutGroup is the bus group of fan-out.
 const fanoutGroup = "fanout"
@@ -70,7 +75,10 @@ type Node struct {
 	edge      *edge.Edge
 	admin     *admin.Server
 
-	fatal chan error // the store's last word
+	peers *peers // the other nodes; nil: there are none
+
+	worker uint32     // of this process in MessageIDs and connection incarnations
+	fatal  chan error // the store's last word
 }
 
 // Program is what a Node has to know of the program that it runs in.
@@ -85,62 +93,52 @@ type Program struct {
 	// Load reads the configuration again, for the operator who asks for that; nil: it can't be.
 	Load func() (Config, error)
 
-	// Store and Bus, both or neither, stand in for what the configuration names. They are for tests,
-	// in which several nodes share what no production store is; who made them closes them.
+	// Store and Bus, both or neither, and Nodes stand in for what the configuration names. They are for tests,
+	// in which several nodes share what no production store is, and come and go as the test likes; who made them closes them.
 	Store kv.Store
 	Bus   storage.Bus
+	Nodes router.Source
 }
 
-// New opens the data directory and binds every listener. What it opened it closes again when it fails.
+// New opens the data directory and binds every listener. What it opened it closes again when it fails. An edge without
+// the role logic waits for a node that has it, half a minute at most.
 func New(cfg Config, in Program) (_ *Node, err error) {
 	logger := slog.New(trace.Handler{Handler: in.Logger.Handler()})
-	n := &Node{cfg: cfg, log: logger, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: logger, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1), worker: aloneWorker}
 	defer func() {
 		if err != nil {
 			n.close()
 		}
 	}()
 	m := newMetrics(prometheus.NewRegistry())
-	events := m.timelineEvents()
-	if n.storage, err = storage.Open(storage.Config{
-		Config: cfg, Store: in.Store, Bus: in.Bus, Version: in.Version, Logger: logger, OnFatal: n.storeFailed, Group: m.group,
-	}, &events); err != nil {
-		return nil, err
+	if cfg.Cluster.On() {
+		err = n.join(in)
 	}
-	if n.sessions, err = session.New(session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}); err != nil {
-		return nil, err
+	if err == nil && cfg.Cluster.Stored() {
+		err = n.openLogic(in, m)
 	}
-	crypt, err := account.LoadOrCreateKeys(cfg.Data)
+	signals, sessions := &lateSignals{}, &lateSessions{}
+	if err == nil && cfg.Cluster.On() {
+		err = n.openRemote(signals)
+	}
+	if err == nil && cfg.Cluster.Has(config.RoleEdge) {
+		err = n.openEdge(in, m, signals, sessions)
+	}
+	if err == nil && n.peers != nil {
+		err = n.openRelay(sessions)
+	}
+	if err == nil && cfg.Cluster.Stored() {
+		err = n.openFanout(signals)
+	}
+	if err == nil && n.peers != nil {
+		err = n.listen()
+	}
 	if err != nil {
 		return nil, err
 	}
-	if n.logic, err = logic.New(logic.Config{
-		Config: cfg, Storage: n.storage, Worker: worker, Crypt: crypt, Version: in.Version, Presence: n.sessions, Flush: n.flush, Revoked: n.revoked,
-		Events: events, BeforeSend: in.BeforeSend, HashCommand: in.HashCommand, Logger: logger,
-	}); err != nil {
-		return nil, err
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
-	n.sweeper, n.deletions = n.logic.Sweeper(), n.logic.Deletions()
-	routes, err := n.logic.Routes()
-	if err != nil {
-		return nil, err
-	}
-	signals := &lateSignals{}
-	if n.edge, err = edge.New(edge.Config{
-		Config: cfg, Worker: worker, StoreEpoch: n.storage.Epoch, MaxPage: conversation.MaxPage, Version: in.Version, Services: n.logic.Services(n.sessions, signals),
-		Routes: routes, Identify: n.logic.Identify, Accounts: n.logic.SignIns(), Ready: n.storage.Ready, Web: in.Web, Metrics: m.reg, Observe: m.request, Logger: logger,
-	}); err != nil {
-		return nil, err
-	}
-	if n.fanout, err = fanout.New(fanout.Config{
-		Members: n.logic.Conversations, Groups: n.logic.Groups, Sessions: n.sessions, Deliver: n.edge.Hub, Timeline: n.storage.Timeline, MaxFrame: int(cfg.Limits.Frame),
-		Conversations: max(cfg.Limits.Conversations, 16), Logger: logger,
-		Audiences: n.edge.Hub.Audiences(), LargeGroup: cfg.Fanout.LargeGroup, Idle: cfg.Fanout.AudienceIdle, Seats: audienceSeats(cfg.Limits.Connections), Budget: cfg.Fanout.DeliveriesPerSecond,
-	}); err != nil {
-		return nil, err
-	}
-	signals.Signals = n.logic.Signals(n.fanout)
-	n.logic.Bind(n.fanout)
 	if n.admin, err = admin.New(admin.Config{
 		Path: filepath.Join(cfg.Data, socketFile), Stats: n.stats, Level: in.Level, Routes: n.routes(), Logger: logger,
 	}); err != nil {
@@ -152,134 +150,105 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	return n, nil
 }
 
-// TCPAddr and HTTPAddr are where the node listens.
-func (n *Node) TCPAddr() net.Addr  { return n.edge.TCPAddr() }
-func (n *Node) HTTPAddr() net.Addr { return n.edge.HTTPAddr() }
+// openLogic opens the store, and the services on it.
+func (n *Node) openLogic(in Program, m *metrics) (err error) {
+	cfg := n.cfg
+	events := m.timelineEvents()
+	opened := storage.Config{Config: cfg, Store: in.Store, Bus: in.Bus, Version: in.Version, Logger: n.log, OnFatal: n.storeFailed, Group: m.group}
+	if n.peers != nil {
+		opened.Worker, opened.Start = n.worker, n.peers.Self.Start
+	}
+	if n.storage, err = storage.Open(opened, &events); err != nil {
+		return err
+	}
+	directory := session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}
+	built := logic.Config{
+		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked,
+		Events: events, BeforeSend: in.BeforeSend, HashCommand: in.HashCommand, Logger: n.log,
+	}
+	var mine func(id.Slot) bool
+	if n.peers == nil {
+		if n.sessions, err = session.New(directory); err != nil {
+			return err
+		}
+		built.Presence = n.sessions
+		built.Crypt, err = account.LoadOrCreateKeys(cfg.Data)
+	} else {
+		if err := n.peers.openDirectory(cfg, directory); err != nil {
+			return err
+		}
+		built.Presence, built.WorkerHeld, mine = n.peers.lookUps, n.peers.WorkerHeld, n.peers.sweeps
+		built.Crypt, err = account.ReadKeys(cfg.Cluster.SigningKeys)
+	}
+	if err != nil {
+		return err
+	}
+	if n.logic, err = logic.New(built); err != nil {
+		return err
+	}
+	if cfg.Cluster.Has(config.RoleWorker) {
+		n.sweeper = n.logic.Sweeper(mine)
+	}
+	n.deletions = n.logic.Deletions()
+	return nil
+}
 
-// Run serves until ctx ends, then drains and closes everything. It returns ErrStorage,
-// at once, if the store fails.
-func (n *Node) Run(ctx context.Context) error {
-	// What serves clients ends first, what it stands on last.
-	front, stopFront := context.WithCancel(ctx)
-	defer stopFront()
-	// WebSockets and streams of events are on the HTTP listener, and drained like any connection before it ends.
-	web, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWeb()
-	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBack()
-	// The sequencer's last acks move cursors: those who write them end after it.
-	last, stopLast := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLast()
-	failed := make(chan error, 16)
-	var fronts, backs, lasts sync.WaitGroup
-	start := func(wg *sync.WaitGroup, ctx context.Context, what string, run func(context.Context) error) {
-		wg.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", what, err)
-			}
-		})
+// openEdge binds what clients connect to.
+func (n *Node) openEdge(in Program, m *metrics, signals conn.Signals, sessions *lateSessions) (err error) {
+	c := edge.Config{
+		Config: n.cfg, Worker: n.worker, MaxPage: conversation.MaxPage, Version: in.Version, Web: in.Web, Metrics: m.reg, Observe: m.request, Logger: n.log,
 	}
 	if n.storage != nil {
-		start(&lasts, last, "clock", n.storage.Clock.Run)
-		start(&lasts, last, "conversations", n.logic.Conversations.Run)
-		start(&backs, back, "sequencer", n.logic.Sequencer.Run)
-		start(&backs, back, "profiles", n.logic.Relations.Run)
+		c.StoreEpoch, c.Ready = n.storage.Epoch, n.storage.Ready
 	}
-	if n.fanout != nil {
-		start(&backs, back, "fan-out", func(ctx context.Context) error { return n.storage.Bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
-		start(&backs, back, "gaps", n.fanout.Run)
+	if n.peers == nil {
+		c.Services, c.Identify, c.Accounts = n.logic.Services(n.sessions, signals), n.logic.Identify, n.logic.SignIns()
+		if c.Routes, err = n.logic.Routes(n.logic.Conversations, n.logic.Methods()); err != nil {
+			return err
+		}
+	} else if err := n.serve(&c, sessions); err != nil {
+		return err
 	}
-	if n.sweeper != nil {
-		start(&backs, back, "sweeps", n.sweeper.Run)
-		start(&fronts, front, "deletions", n.deletions.Run)
-	}
-	if n.edge != nil {
-		start(&backs, back, "connections", n.edge.Hub.Run)
-		start(&fronts, front, "tcp", n.edge.TCP.Run)
-		start(&fronts, web, "http", n.edge.API.Run)
-	}
-	start(&backs, back, "memory", n.trimMemory)
-	if n.admin != nil {
-		start(&fronts, front, "admin", n.admin.Run)
-	}
-
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	case err = <-n.fatal:
-		return err // nothing may be answered any more
-	}
-	n.log.Info("shutting down")
-	stopFront()
-	if n.edge != nil {
-		err = errors.Join(err, n.edge.Drain(context.WithoutCancel(ctx)))
-	}
-	stopWeb()
-	if n.admin != nil {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), edge.CloseTime)
-		err = errors.Join(err, n.admin.Shutdown(closing))
-		cancel()
-	}
-	fronts.Wait()
-	if n.logic != nil {
-		n.logic.Settle()
-	}
-	stopBack()
-	backs.Wait()
-	stopLast()
-	lasts.Wait()
-	n.close()
-	select {
-	case fatal := <-n.fatal:
-		err = errors.Join(err, fatal)
-	default:
-	}
+	n.edge, err = edge.New(c)
 	return err
 }
 
-// storeFailed is called by the store when it can't go on.
-func (n *Node) storeFailed(err error) {
-	select {
-	case n.fatal <- fmt.Errorf("%w: %w", ErrStorage, err):
-	default:
+// openFanout builds what brings messages and signals to connections.
+func (n *Node) openFanout(signals *lateSignals) (err error) {
+	cfg := n.cfg
+	c := fanout.Config{
+		Members: n.logic.Conversations, Groups: n.logic.Groups, Timeline: n.storage.Timeline, MaxFrame: int(cfg.Limits.Frame),
+		Conversations: max(cfg.Limits.Conversations, 16), Logger: n.log,
+		LargeGroup: cfg.Fanout.LargeGroup, Idle: cfg.Fanout.AudienceIdle, Seats: audienceSeats(cfg.Limits.Connections), Budget: cfg.Fanout.DeliveriesPerSecond,
 	}
+	if n.peers == nil {
+		c.Sessions, c.Deliver, c.Audiences = n.sessions, n.edge.Hub, n.edge.Hub.Audiences()
+	} else {
+		c.Sessions, c.Deliver, c.Audiences, c.Pushes = n.peers.lookUps, n.peers.edges, n.peers.edges.Audiences(), maxPushes
+	}
+	if n.fanout, err = fanout.New(c); err != nil {
+		return err
+	}
+	if n.peers != nil {
+		n.peers.edges.Audiences().Bind(n.fanout.Fill)
+	}
+	signals.Signals = n.logic.Signals(n.fanout)
+	n.logic.Bind(n.fanout)
+	return nil
 }
 
-// revoked closes what a revoked device has open.
-func (n *Node) revoked(r account.Revocation) {
-	if n.edge != nil {
-		n.edge.Hub.CloseUserUntil(r.User, r.Device, r.At, code.Newf(code.SessionRevoked, "%s", r.Why))
+// TCPAddr and HTTPAddr are where the node listens for clients; nil: it has not the role edge.
+func (n *Node) TCPAddr() net.Addr {
+	if n.edge == nil {
+		return nil
 	}
+	return n.edge.TCPAddr()
 }
 
-// flush writes what was given to connections.
-func (n *Node) flush() {
-	if n.edge != nil {
-		n.edge.Hub.Flush()
+// HTTPAddr is TCPAddr of the HTTP listener.
+func (n *Node) HTTPAddr() net.Addr {
+	if n.edge == nil {
+		return nil
 	}
-}
-
-// audienceSeats is how many connections all audiences of large groups may hold together, each
-// counted in every group: a user's groups that are busy at the same time are few.
-func audienceSeats(connections int) int { return max(16*connections, 1<<16) }
-
-// close closes what New opened, in the opposite order.
-func (n *Node) close() {
-	var errs []error
-	if n.admin != nil {
-		errs = append(errs, n.admin.Close())
-	}
-	if n.edge != nil {
-		n.edge.Close()
-	}
-	if n.logic != nil {
-		n.logic.Close()
-	}
-	if n.storage != nil {
-		errs = append(errs, n.storage.Close())
-	}
-	if err := errors.Join(errs...); err != nil {
-		n.log.Warn("closing", "err", err)
-	}
+	return n.edge.HTTPAddr()
 }

@@ -254,6 +254,7 @@ func (c *Cluster) missing() (names []string) {
 	if c.Bus.Kind == BusRocketMQ {
 		need(len(c.Bus.RocketMQ.NameServers) == 0, "cluster.bus.rocketmq.name_servers")
 		need(c.Bus.RocketMQ.Topic == "", "cluster.bus.rocketmq.topic")
+		need(c.Bus.RocketMQ.AccessKey != "" && c.Bus.RocketMQ.SecretFile == "", "cluster.bus.rocketmq.secret_file")
 	}
 	return names
 }

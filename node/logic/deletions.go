@@ -113,8 +113,8 @@ func (d *Deletions) pass(ctx context.Context, user id.UserID) (clean bool, err e
 	if err := d.l.Relations.Erase(ctx, user); err != nil {
 		return false, err
 	}
-	inbox := msgstore.NewInbox(d.l.storage.Store, msgstore.Keys{})
-	tl := msgstore.NewTimeline(d.l.storage.Store, msgstore.Keys{})
+	inbox := msgstore.NewInbox(d.l.storage.Store, d.l.storage.Keys)
+	tl := d.l.storage.Timeline
 	const page = 256
 	clean = true
 	for after := (id.ConversationID{}); ; {
@@ -160,7 +160,7 @@ func (d *Deletions) forget(ctx context.Context, inbox *msgstore.Inbox, tl *msgst
 		}
 	}
 	tx := &kv.Tx{Frees: true}
-	key := msgstore.Keys{}.UserSide(nil, user, conv)
+	key := d.l.storage.Keys.UserSide(nil, user, conv)
 	tx.Require(key, raw)
 	tx.Delete(key)
 	d.l.storage.Store.Commit(ctx, tx)

@@ -7,24 +7,26 @@ import (
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/backend"
+	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/rest"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/apikey"
 	"github.com/gochat-im/gochat/services/importer"
 	"github.com/gochat-im/gochat/services/repeat"
 )
 
-// Routes are the routes of the HTTP API that stand on the services.
-func (l *Logic) Routes() ([]api.Route, error) {
+// Routes are the routes of the HTTP API that stand on the services. What concerns a conversation goes to
+// convs and methods: those of whoever owns it.
+func (l *Logic) Routes(convs conn.Conversations, methods map[packet.Method]conn.Method) ([]api.Route, error) {
 	lim := l.cfg.PacketLimits()
-	repeats, err := repeat.New(repeat.Config{Store: l.storage.Store, Now: l.storage.Clock.Now})
+	repeats, err := repeat.New(repeat.Config{Store: l.storage.Store, Keys: l.storage.Keys, Now: l.storage.Clock.Now})
 	if err != nil {
 		return nil, err
 	}
-	methods := l.Methods()
-	past, err := importer.New(importer.Config{Store: l.storage.Store, Users: l.Accounts, Sequencer: pastChanges{l.Sequencer}, Now: l.storage.Clock.Now})
+	past, err := importer.New(importer.Config{Store: l.storage.Store, Keys: l.storage.Keys, Users: l.Accounts, Sequencer: pastChanges{l.Sequencer}, Now: l.storage.Clock.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +38,7 @@ func (l *Logic) Routes() ([]api.Route, error) {
 		return nil, err
 	}
 	return rest.Routes(rest.Config{
-		Conversations: l.Conversations, Methods: methods, Names: l.Relations, Repeats: repeats,
+		Conversations: convs, Methods: methods, Names: l.Relations, Repeats: repeats,
 		Limits: lim, Now: l.storage.Clock.Now, Version: l.cfg.Version, More: company,
 	})
 }

@@ -38,10 +38,16 @@ type Config struct {
 	Presence account.Presence
 
 	// Flush is called after a batch of answers or events was given out. Revoked is told of each end of a
-	// device's sign-in, and has its connections closed. Direct takes what a bus that is away doesn't; may be nil.
+	// device's sign-in, and has its connections closed.
 	Flush   func()
 	Revoked func(account.Revocation)
-	Direct  func(evs []bus.Event)
+
+	// Direct takes what isn't to wait for a bus that lies apart, and Consumers tells when: both or neither.
+	Direct    func(evs []bus.Event)
+	Consumers timeline.Consumers
+
+	// WorkerHeld reports whether Worker is this node's; nil: it always is.
+	WorkerHeld func() bool
 
 	Events      timeline.Events
 	BeforeSend  hook.Hook // judges messages before they are stored; nil: none does
@@ -89,7 +95,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if l.APIKeys, err = apikey.New(apikey.Config{Store: store, Now: now, Logger: l.log}); err != nil {
+	if l.APIKeys, err = apikey.New(apikey.Config{Store: store, Keys: keys, Now: now, Logger: l.log}); err != nil {
 		return nil, err
 	}
 	policy, err := relation.ParsePolicy(cfg.Contacts.Write)
@@ -119,7 +125,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	if l.Sequencer, err = timeline.New(timeline.Config{
 		Store: store, Keys: keys, Bus: cfg.Storage.Bus, Guard: guard{l.Conversations}, Epoch: cfg.Storage.Epoch, Worker: cfg.Worker, Now: now, Reserve: cfg.Storage.Clock.Reserve, Logger: l.log,
-		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
+		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Consumers: cfg.Consumers, WorkerHeld: cfg.WorkerHeld, Assigned: cfg.Cluster.On(), Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
 	}); err != nil {
 		return nil, err
 	}
@@ -154,11 +160,19 @@ func (l *Logic) Services(sessions conn.Sessions, signals conn.Signals) conn.Serv
 	return conn.Services{Authenticator: l.Accounts, Conversations: l.Conversations, Sessions: sessions, Signals: signals, Methods: l.Methods()}
 }
 
-// Sweeper returns what removes what nobody needs any more. One node of a cluster runs it.
-func (l *Logic) Sweeper() *msgstore.Sweeper {
-	return msgstore.NewSweeper(msgstore.SweeperConfig{
-		Store: l.storage.Store, Keys: l.storage.Keys, Now: l.storage.Clock.Now, Retention: msgstore.Retention(l.cfg.Retention), Logger: l.log,
-	})
+// Sweeper returns what removes what nobody needs any more, and hands on what dead owners left, of the slots that
+// mine says are this node's; nil: all are, and there are no other owners.
+func (l *Logic) Sweeper(mine func(id.Slot) bool) *msgstore.Sweeper {
+	c := msgstore.SweeperConfig{
+		Store: l.storage.Store, Keys: l.storage.Keys, Now: l.storage.Clock.Now, Retention: msgstore.Retention(l.cfg.Retention), Logger: l.log, Mine: mine,
+	}
+	if mine != nil {
+		c.HandOn = func(ctx context.Context, convs []id.ConversationID) error {
+			l.Sequencer.HandOn(ctx, convs)
+			return ctx.Err()
+		}
+	}
+	return msgstore.NewSweeper(c)
 }
 
 // deletionsLook is how often a worker looks for deletions that were begun on other nodes.

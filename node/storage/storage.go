@@ -13,9 +13,11 @@ import (
 
 	"github.com/gochat-im/gochat/bus"
 	"github.com/gochat-im/gochat/bus/log"
+	"github.com/gochat-im/gochat/bus/rocketmq"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/msgstore/kv/pebblekv"
+	"github.com/gochat-im/gochat/msgstore/kv/tikv"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/services/timeline"
@@ -36,6 +38,8 @@ type Config struct {
 	Store kv.Store
 	Bus   Bus
 
+	Worker  uint32 // the node's number; 0: it is the only one
+	Start   uint64 // of this process, different at each; only of a node with a number
 	Version string // of the program, for backups
 	Logger  *slog.Logger
 
@@ -57,8 +61,12 @@ type Storage struct {
 
 	cfg     Config
 	log     *slog.Logger
-	pebble  *pebblekv.Store // the store, if it is embedded
-	backing sync.Mutex      // held while a backup is written
+	backing sync.Mutex // held while a backup is written
+
+	// What was opened here, as what it is; nil: something else is in its place.
+	pebble   *pebblekv.Store
+	tikv     *tikv.Store
+	rocketmq *rocketmq.Bus
 }
 
 // Open opens the store and the bus. events, of the sequencer that will write to the store, are given what
@@ -70,10 +78,15 @@ func Open(cfg Config, events *timeline.Events) (_ *Storage, err error) {
 			_ = s.Close()
 		}
 	}()
-	if s.Store == nil {
-		if err := s.openEmbedded(events); err != nil {
-			return nil, err
-		}
+	switch {
+	case s.Store != nil:
+	case cfg.Cluster.On() && cfg.Cluster.Store.Kind == config.StoreTiKV:
+		err = s.openTiKV()
+	default:
+		err = s.openEmbedded(events)
+	}
+	if err != nil {
+		return nil, err
 	}
 	ctx := context.Background()
 	meta, err := msgstore.OpenMeta(ctx, s.Store, s.Keys, time.Now().UnixMilli())
@@ -81,11 +94,17 @@ func Open(cfg Config, events *timeline.Events) (_ *Storage, err error) {
 		return nil, err
 	}
 	s.Epoch = meta.Epoch
-	if s.Clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: s.Store, Keys: s.Keys, Logger: s.log}); err != nil {
+	if s.Clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: s.Store, Keys: s.Keys, Worker: cfg.Worker, Logger: s.log}); err != nil {
 		return nil, err
 	}
 	s.Timeline = msgstore.NewTimeline(s.Store, s.Keys)
-	if s.Bus == nil {
+	switch {
+	case s.Bus != nil:
+	case cfg.Cluster.On() && cfg.Cluster.Bus.Kind == config.BusRocketMQ:
+		if err := s.openRocketMQ(); err != nil {
+			return nil, err
+		}
+	default:
 		if s.Bus, err = log.New(log.Config{
 			Store: s.Store, Rows: busRows{s.Keys}, Logger: s.log,
 			Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
@@ -164,7 +183,7 @@ func (s *Storage) Relax(ctx context.Context) error {
 // Close closes what Open opened.
 func (s *Storage) Close() error {
 	if s.pebble == nil {
-		return nil
+		return s.closeShared()
 	}
-	return s.pebble.Close()
+	return errors.Join(s.closeShared(), s.pebble.Close())
 }

@@ -1,0 +1,82 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gochat-im/gochat/bus/rocketmq"
+	"github.com/gochat-im/gochat/msgstore/kv/tikv"
+	"github.com/gochat-im/gochat/node/config"
+	"github.com/gochat-im/gochat/protocol/id"
+)
+
+// openTime is what TiKV and RocketMQ have to answer when a node starts.
+const openTime = 30 * time.Second
+
+// openTiKV opens the store that the cluster's nodes share.
+func (s *Storage) openTiKV() error {
+	ctx, cancel := context.WithTimeout(context.Background(), openTime)
+	defer cancel()
+	c := s.cfg.Cluster.Store.TiKV
+	store, err := tikv.Open(ctx, tikv.Config{PD: c.PD, TLS: tikv.TLS{CA: c.TLS.CAFile, Cert: c.TLS.CertFile, Key: c.TLS.KeyFile}, Logger: s.log})
+	if err != nil {
+		return fmt.Errorf("opening TiKV: %w", err)
+	}
+	s.Store, s.tikv = store, store
+	s.Keys.Keyspace = uint16(c.Keyspace)
+	// Cutting where a region begins already changes nothing, so each node may ask for it at each start.
+	if err := store.PreSplit(ctx, s.Keys.SlotBounds); err != nil {
+		s.log.Warn("TiKV was not split beforehand, and splits by itself as it grows", "err", err)
+	}
+	return nil
+}
+
+// CollectGarbage has old versions of what TiKV holds removed, again and again until ctx ends, while leads says that
+// it is this node that does so. Any other store needs none. It is an error if somebody else, a TiDB, collects there.
+func (s *Storage) CollectGarbage(ctx context.Context, leads func() bool) error {
+	if s.tikv == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.tikv.RunGC(ctx, tikv.GCConfig{Leader: func(context.Context) bool { return leads() }})
+}
+
+// openRocketMQ opens the bus that lies apart.
+func (s *Storage) openRocketMQ() error {
+	ctx, cancel := context.WithTimeout(context.Background(), openTime)
+	defer cancel()
+	c := s.cfg.Cluster.Bus.RocketMQ
+	opened := rocketmq.Config{
+		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Node: s.cfg.Cluster.NodeID, Publisher: s.cfg.Start, Logger: s.log,
+		Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
+			messages, _, last, err := s.Timeline.Range(ctx, conv, from, to, 0, busReadBytes)
+			return messages, last, err
+		},
+	}
+	if c.AccessKey != "" {
+		var err error
+		if opened.SecretKey, err = config.ReadSecret(c.SecretFile); err != nil {
+			return fmt.Errorf("cluster.bus.rocketmq.secret_file: %w", err)
+		}
+	}
+	bus, err := rocketmq.Open(ctx, opened)
+	if err != nil {
+		return fmt.Errorf("opening RocketMQ: %w", err)
+	}
+	s.Bus, s.rocketmq = bus, bus
+	return nil
+}
+
+// closeShared closes what was opened here.
+func (s *Storage) closeShared() error {
+	var errs []error
+	if s.rocketmq != nil {
+		errs = append(errs, s.rocketmq.Close())
+	}
+	if s.tikv != nil {
+		errs = append(errs, s.tikv.Close())
+	}
+	return errors.Join(errs...)
+}
