@@ -41,9 +41,10 @@ func NewView(revision int64, ns []Node) (*View, error) {
 	return v, nil
 }
 
-// Revision is higher in a later view of one source. It comes from the registry, so two nodes
-// that compare theirs learn who is behind; of the same revision they may still differ for
-// as long as one of them ignores that a node's lease has lapsed.
+// Revision is higher in a later view of one source, unless the registry lost what it held. It
+// comes from the registry, so of two nodes the one with the lower revision may be behind. It is a hint: views that
+// say the same may have different revisions (so nobody waits for one), and views of the same revision differ
+// for as long as one of them ignores that a node's lease has lapsed.
 func (v *View) Revision() int64 { return v.revision }
 
 // Nodes returns all nodes, by ID.
