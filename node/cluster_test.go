@@ -23,6 +23,7 @@ import (
 	"github.com/gochat-im/gochat/msgstore/kv/memory"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/router/etcd/etcdtest"
 	"github.com/gochat-im/gochat/router/nodes"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 	"github.com/gochat-im/gochat/services/account"
@@ -425,6 +426,25 @@ func TestPeopleAtSeveralEdges(t *testing.T) {
 				}
 			}
 		}
+	}
+	s.audit()
+}
+
+// The same nodes find each other in etcd, and one that leaves is not missed.
+func TestNodesFindEachOther(t *testing.T) {
+	s := newSeveral(t)
+	endpoint := etcdtest.Start(t).URL()
+	s.usual(func(c *Config, p *Program) {
+		p.Nodes, c.Cluster.Etcd.Endpoints = nil, []string{endpoint}
+	})
+	s.register("edge-1", "ann", "ben")
+	ann, ben := s.actor("ann", "edge-1"), s.actor("ben", "edge-2")
+	s.hears(ben, id.Direct("ann", "ben"), s.say(ann, gochat.ToUser("ben"), "one"))
+	for i := range 2 {
+		if err := s.in[fmt.Sprintf("logic-%d", i+1)].stop(); err != nil {
+			t.Error(err)
+		}
+		s.hears(ben, id.Direct("ann", "ben"), s.say(ann, gochat.ToUser("ben"), fmt.Sprint("still here ", i)))
 	}
 	s.audit()
 }
