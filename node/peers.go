@@ -164,6 +164,7 @@ func (n *Node) openRelay(sessions *lateSessions) (err error) {
 		return err
 	}
 	p.box = relay.NewBox(n.edge.Hub, p.hints)
+	p.box.Near(p.Self.ID, n.edge.Hub.Audiences())
 	if p.sessions, err = relay.NewSessions(relay.SessionsConfig{
 		Edge: session.Edge{Worker: n.worker, Start: p.Self.Start}, View: p.Router, Call: p.tell, Hub: n.edge.Hub, Hints: p.hints,
 		Seat: p.seatAt, Leads: p.box.Leads, Logger: n.log,

@@ -14,6 +14,8 @@ type Box struct {
 	hub   *hub.Hub
 	hints *Hints
 
+	own     string         // this node, if it leads audiences itself
+	ownLed  *hub.Audiences // those
 	mu      sync.Mutex
 	senders map[string]*sender // by node id
 }
@@ -35,6 +37,9 @@ type sender struct {
 func NewBox(h *hub.Hub, hints *Hints) *Box {
 	return &Box{hub: h, hints: hints, senders: make(map[string]*sender)}
 }
+
+// Near says that this node, self, may lead audiences as well: led. It is for before the first connection.
+func (b *Box) Near(self string, led *hub.Audiences) { b.own, b.ownLed = self, led }
 
 // SetView forgets nodes that are gone, and closes their audiences.
 func (b *Box) SetView(v View) {
@@ -64,6 +69,9 @@ func (b *Box) SetView(v View) {
 
 // Leads returns the nodes that lead audiences here, appended to dst: whoever connects now may belong to some of theirs.
 func (b *Box) Leads(dst []string) []string {
+	if b.ownLed != nil && b.ownLed.Len() > 0 {
+		dst = append(dst, b.own)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for node, s := range b.senders {

@@ -130,7 +130,14 @@ func TestNear(t *testing.T) {
 		t.Errorf("%+v, want one of each", *near)
 	}
 	a, conv := edges.Audiences(), id.NewGroup()
+	e.box.Near("x", e.hub.Audiences())
+	if leads := e.box.Leads(nil); len(leads) > 0 {
+		t.Errorf("%q lead audiences that there aren't", leads)
+	}
 	a.Open(conv)
+	if leads := e.box.Leads(nil); !slices.Equal(leads, []string{"x"}) {
+		t.Errorf("%q lead audiences", leads)
+	}
 	a.Join(conv, []id.UserID{"ann"})
 	if n := a.Deliver(conv, 1, f, []int{len(f)}, []uint64{0}, true); n != 0 || a.Seats() != 0 || e.hub.Audiences().Len() != 1 {
 		t.Errorf("%d connections, %d seats", n, a.Seats())
