@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -136,6 +137,10 @@ func invitation(cfg node.Config, self, flags string) string {
 
 // banner tells where everything is and what to type next.
 func banner(out io.Writer, n *node.Node, cfg node.Config) {
+	if n.TCPAddr() == nil { // no clients come here
+		fmt.Fprintf(out, "\nGoChat %s is up: node %s, %s; other nodes reach it at %s\n\n", version, cfg.Cluster.NodeID, strings.Join(cfg.Cluster.Roles, ", "), cfg.Cluster.RPC.Listen)
+		return
+	}
 	flags, scheme := "", "http"
 	if cfg.TCP.TLS.On() {
 		flags += " --tls --ca " + cfg.TCP.TLS.CertFile

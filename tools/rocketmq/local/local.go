@@ -104,6 +104,7 @@ type Config struct {
 	NameServer string // address; default: a free port of loopback
 	Broker     string // address; the two ports below it are used too; default as above
 
+	BrokerHost    string        // what clients are told of the broker's address, its port being the same; default: Broker's
 	BrokerHeapMiB int           // default 512
 	StartTimeout  time.Duration // of each of the two. Default 60 s.
 }
@@ -125,9 +126,6 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 	}
 	if used := usedPercent(c.Dir); used >= brokerDisk {
 		return nil, fmt.Errorf("local RocketMQ: the disk of %s is %d %% full: from %d %% on a broker takes nothing, whatever is configured", c.Dir, used, brokerDisk)
-	}
-	if c.BrokerHeapMiB == 0 {
-		c.BrokerHeapMiB = 512
 	}
 	if c.StartTimeout == 0 {
 		c.StartTimeout = time.Minute
@@ -178,27 +176,52 @@ func free(below int) (string, error) {
 }
 
 func (c *Cluster) startNameServer(ctx context.Context) error {
-	host, port, err := net.SplitHostPort(c.cfg.NameServer)
-	if err != nil {
-		return fmt.Errorf("local RocketMQ: name server: %w", err)
+	cmd, err := NameServerCommand(c.cfg)
+	if err == nil {
+		c.nameServer, err = c.java(ctx, "namesrv", cmd)
 	}
-	conf := fmt.Sprintf("bindAddress=%s\nlistenPort=%s\nkvConfigPath=%s\nconfigStorePath=%s\n", host, port,
-		filepath.Join(c.cfg.Dir, "namesrv", "kvConfig.json"), filepath.Join(c.cfg.Dir, "namesrv", "namesrv.properties"))
-	c.nameServer, err = c.java(ctx, "namesrv", "org.apache.rocketmq.namesrv.NamesrvStartup", 128, conf)
 	return err
 }
 
 // StartBroker starts the broker again after StopBroker or KillBroker.
 func (c *Cluster) StartBroker(ctx context.Context) error {
-	host, port, err := net.SplitHostPort(c.cfg.Broker)
+	cmd, err := BrokerCommand(c.cfg)
+	if err == nil {
+		c.broker, err = c.java(ctx, "broker", cmd)
+	}
+	return err
+}
+
+// UpText is what both say, on their standard output, when they are up.
+const UpText = "boot success"
+
+// NameServerCommand returns what runs the name server of c, whose addresses are set, and writes its configuration: for those
+// who look after the process themselves.
+func NameServerCommand(c Config) (*exec.Cmd, error) {
+	host, port, err := net.SplitHostPort(c.NameServer)
 	if err != nil {
-		return fmt.Errorf("local RocketMQ: broker: %w", err)
+		return nil, fmt.Errorf("local RocketMQ: name server: %w", err)
+	}
+	conf := fmt.Sprintf("bindAddress=%s\nlistenPort=%s\nkvConfigPath=%s\nconfigStorePath=%s\n", host, port,
+		filepath.Join(c.Dir, "namesrv", "kvConfig.json"), filepath.Join(c.Dir, "namesrv", "namesrv.properties"))
+	return c.command("namesrv", "org.apache.rocketmq.namesrv.NamesrvStartup", 128, conf)
+}
+
+// BrokerCommand is NameServerCommand of the broker.
+func BrokerCommand(c Config) (*exec.Cmd, error) {
+	host, port, err := net.SplitHostPort(c.Broker)
+	if err != nil {
+		return nil, fmt.Errorf("local RocketMQ: broker: %w", err)
 	}
 	var n int
 	if _, err := fmt.Sscan(port, &n); err != nil {
-		return fmt.Errorf("local RocketMQ: broker: %w", err)
+		return nil, fmt.Errorf("local RocketMQ: broker: %w", err)
 	}
-	store := filepath.Join(c.cfg.Dir, "broker", "store")
+	shown := c.BrokerHost
+	if shown == "" {
+		shown = host
+	}
+	store := filepath.Join(c.Dir, "broker", "store")
 	conf := fmt.Sprintf(`brokerClusterName=local
 brokerName=broker-a
 brokerId=0
@@ -226,14 +249,17 @@ deleteWhen=04
 fileReservedTime=24
 traceTopicEnable=false
 enablePropertyFilter=false
-`, c.cfg.NameServer, host, host, host, n, n-1, host, store, filepath.Join(store, "commitlog"))
-	c.broker, err = c.java(ctx, "broker", "org.apache.rocketmq.broker.BrokerStartup", c.cfg.BrokerHeapMiB, conf)
-	return err
+`, c.NameServer, shown, shown, host, n, n-1, host, store, filepath.Join(store, "commitlog"))
+	heap := c.BrokerHeapMiB
+	if heap == 0 {
+		heap = defaultBrokerHeapMiB
+	}
+	return c.command("broker", "org.apache.rocketmq.broker.BrokerStartup", heap, conf)
 }
 
-// java starts a main class and returns when it has said that it is up.
-func (c *Cluster) java(ctx context.Context, name, class string, heapMiB int, conf string) (*process, error) {
-	dir := filepath.Join(c.cfg.Dir, name)
+// command returns what runs a main class.
+func (c *Config) command(name, class string, heapMiB int, conf string) (*exec.Cmd, error) {
+	dir := filepath.Join(c.Dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("local RocketMQ: %w", err)
 	}
@@ -245,9 +271,14 @@ func (c *Cluster) java(ctx context.Context, name, class string, heapMiB int, con
 		fmt.Sprintf("-Xms%dm", heapMiB), fmt.Sprintf("-Xmx%dm", heapMiB), "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=256m", "-XX:-UsePerfData",
 		"-Duser.home="+dir, "-Drocketmq.client.logUseSlf4j=true",
 		"--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED", "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
-		"-cp", filepath.Join(c.cfg.Lib, "*"), class, "-c", file)
+		"-cp", filepath.Join(c.Lib, "*"), class, "-c", file)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "ROCKETMQ_HOME="+dir)
+	return cmd, nil
+}
+
+// java starts a command and returns when it has said that it is up.
+func (c *Cluster) java(ctx context.Context, name string, cmd *exec.Cmd) (*process, error) {
 	// A signal to whoever started it, such as an interrupt, is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p := &process{cmd: cmd, name: name, up: make(chan struct{}), ended: make(chan struct{})}
@@ -306,6 +337,8 @@ func (c *Cluster) Kill() {
 	}
 }
 
+const defaultBrokerHeapMiB = 512
+
 // process is a JVM and what it said last.
 type process struct {
 	cmd   *exec.Cmd
@@ -323,7 +356,7 @@ const keptLines = 50
 func (p *process) watch(out io.Reader) {
 	up := false
 	for in := bufio.NewScanner(out); in.Scan(); {
-		if !up && strings.Contains(in.Text(), "boot success") {
+		if !up && strings.Contains(in.Text(), UpText) {
 			up = true
 			close(p.up)
 		}
