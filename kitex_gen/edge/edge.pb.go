@@ -64,4 +64,5 @@ type Edge interface {
 	Tell(ctx context.Context, req *Sheet) (res *Answer, err error)
 	LookUp(ctx context.Context, req *Sheet) (res *Answer, err error)
 	Seat(ctx context.Context, req *Sheet) (res *Answer, err error)
+	Saw(ctx context.Context, req *Sheet) (res *Answer, err error)
 }

@@ -99,6 +99,10 @@ type Config struct {
 	// a second's worth; above it members are told by a HINT a second at most, and pull. 0: any number.
 	Budget int
 
+	// Shared: other processes' Handlers bring events of the same conversations at other times. So what is missing
+	// behind a conversation's last event isn't looked for if that was more than ten seconds ago.
+	Shared bool
+
 	// Pushes is how many pushes may wait for Run to look their users up. 0: none has to wait, as is right
 	// where Sessions never does.
 	Pushes int
@@ -304,6 +308,9 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 
 // pass delivers what of ev was not seen before.
 func (h *Handler) pass(ctx context.Context, m *mark, ev *bus.Event, to aim) {
+	if h.cfg.Shared {
+		m.meet(ev, h.cfg.Now().Unix())
+	}
 	switch m.admit(ev.Epoch, ev.FirstSeq, ev.LastSeq) {
 	case repeated:
 		h.repeats.Add(1)

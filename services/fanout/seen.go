@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gochat-im/gochat/bus"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
@@ -34,7 +35,19 @@ type mark struct {
 	lo, hi  uint64 // 0, 0: nothing yet
 	members []id.UserID
 	above   []run
+	at      int64 // Unix seconds of its last event, where events go to several Handlers
 	used    bool
+}
+
+// elsewhere is after how many seconds without an event what others have brought meanwhile is no gap.
+const elsewhere = 10
+
+// meet notes when ev came, and begins anew if everything since the last event may have gone elsewhere.
+func (m *mark) meet(ev *bus.Event, now int64) {
+	if m.hi > 0 && ev.Epoch == m.epoch && ev.FirstSeq > m.top()+1 && now-m.at > elsewhere {
+		m.lo, m.hi, m.above = 0, 0, nil
+	}
+	m.at = now
 }
 
 // run is [from, to] with a gap below it that was first seen at since.

@@ -136,6 +136,25 @@ func (e *Edges) SetView(v View) {
 	}
 }
 
+// Settle returns when everything that was given out before has come to the edges, or was given up; at the latest when ctx
+// ends. A node that leaves calls it when nothing is added any more.
+func (e *Edges) Settle(ctx context.Context) {
+	t := time.NewTicker(settleLook)
+	defer t.Stop()
+	for _, l := range *e.lanes.Load() {
+		for !l.idle() {
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// settleLook is how often Settle looks.
+const settleLook = 5 * time.Millisecond
+
 // Close ends all lanes; what waits in them is dropped.
 func (e *Edges) Close() {
 	e.mu.Lock()

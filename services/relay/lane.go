@@ -27,6 +27,7 @@ type lane struct {
 	count  uint64 // how many
 	spare  []byte
 	closed bool
+	busy   bool // a letter is on its way
 
 	// The parcel at the end of buf, while more connections may be added to it.
 	open   *byte // the frame's first byte, where its owner has it
@@ -283,11 +284,12 @@ func (l *lane) turn(ctx context.Context) bool {
 		node: l.e.cfg.Self, start: l.e.cfg.Start, stream: l.stream, first: l.next, count: l.count,
 		orders: l.orders.b[:len(l.orders.b):len(l.orders.b)], nOrder: uint64(len(l.orders.ends)), body: l.buf,
 	}
-	l.buf, l.spare, l.count, l.open = l.spare[:0], nil, 0, nil
+	l.buf, l.spare, l.count, l.open, l.busy = l.spare[:0], nil, 0, nil, true
 	l.mu.Unlock()
 
 	l.send(ctx, &o)
 	l.mu.Lock()
+	l.busy = false
 	if cap(o.body) <= l.e.cfg.QueueBytes/4 {
 		l.spare = o.body[:0]
 	}
@@ -375,6 +377,13 @@ func (l *lane) refillSome(ctx context.Context) {
 		l.unfull = l.unfull[:n-1] // this goroutine's alone
 		l.mu.Unlock()
 	}
+}
+
+// idle reports whether nothing waits, and nothing is on its way.
+func (l *lane) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed || !l.busy && l.count == 0 && !l.dropped.any && len(l.orders.ends) == 0
 }
 
 // close ends the lane: its edge is gone.

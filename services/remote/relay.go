@@ -27,6 +27,11 @@ func (p *Pool) LookUp(ctx context.Context, to *nodes.Node, body []byte) ([]byte,
 	return p.relay(ctx, to, body, p.edge.LookUp)
 }
 
+// Saw tells a node that publishes to the bus what came through: the Caller of relay.Reports.
+func (p *Pool) Saw(ctx context.Context, to *nodes.Node, body []byte) ([]byte, error) {
+	return p.relay(ctx, to, body, p.edge.Saw)
+}
+
 // Seat asks a node that leads audiences to bring a user's connections into them.
 func (p *Pool) Seat(ctx context.Context, to *nodes.Node, user id.UserID) error {
 	c := link.NewCall(ctx, p.cfg.Self, nil)

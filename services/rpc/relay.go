@@ -17,6 +17,7 @@ type Relay struct {
 	Tell    func(body []byte) ([]byte, error)                  // of a logic node: relay.Desk.Take
 	LookUp  func(body []byte) ([]byte, error)                  // of a logic node: relay.Desk.LookUp
 	Seat    func(ctx context.Context, users []id.UserID) error // of one that leads audiences: fanout.Handler.Seat
+	Saw     func(body []byte) ([]byte, error)                  // of one that publishes: the marks of relay.Reports
 }
 
 type relayHandler struct {
@@ -50,6 +51,11 @@ func (h *relayHandler) Tell(ctx context.Context, r *edge.Sheet) (*edge.Answer, e
 // LookUp implements edge.Edge.
 func (h *relayHandler) LookUp(ctx context.Context, r *edge.Sheet) (*edge.Answer, error) {
 	return h.take(ctx, "look up", r, h.Relay.LookUp)
+}
+
+// Saw implements edge.Edge.
+func (h *relayHandler) Saw(ctx context.Context, r *edge.Sheet) (*edge.Answer, error) {
+	return h.take(ctx, "saw", r, h.Relay.Saw)
 }
 
 // Seat implements edge.Edge.

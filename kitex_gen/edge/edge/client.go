@@ -15,6 +15,7 @@ type Client interface {
 	Tell(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error)
 	LookUp(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error)
 	Seat(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error)
+	Saw(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error)
 }
 
 // NewClient creates a client for the service defined in IDL.
@@ -64,4 +65,9 @@ func (p *kEdgeClient) LookUp(ctx context.Context, Req *edge.Sheet, callOptions .
 func (p *kEdgeClient) Seat(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error) {
 	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
 	return p.kClient.Seat(ctx, Req)
+}
+
+func (p *kEdgeClient) Saw(ctx context.Context, Req *edge.Sheet, callOptions ...callopt.Option) (r *edge.Answer, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.Saw(ctx, Req)
 }

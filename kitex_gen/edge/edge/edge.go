@@ -43,6 +43,13 @@ var serviceMethods = map[string]kitex.MethodInfo{
 		false,
 		kitex.WithStreamingMode(kitex.StreamingUnary),
 	),
+	"Saw": kitex.NewMethodInfo(
+		sawHandler,
+		newSawArgs,
+		newSawResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingUnary),
+	),
 }
 
 var (
@@ -553,6 +560,117 @@ func (p *SeatResult) GetResult() interface{} {
 	return p.Success
 }
 
+func sawHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	switch s := arg.(type) {
+	case *streaming.Args:
+		st := s.Stream
+		req := new(edge.Sheet)
+		if err := st.RecvMsg(req); err != nil {
+			return err
+		}
+		resp, err := handler.(edge.Edge).Saw(ctx, req)
+		if err != nil {
+			return err
+		}
+		return st.SendMsg(resp)
+	case *SawArgs:
+		success, err := handler.(edge.Edge).Saw(ctx, s.Req)
+		if err != nil {
+			return err
+		}
+		realResult := result.(*SawResult)
+		realResult.Success = success
+		return nil
+	default:
+		return errInvalidMessageType
+	}
+}
+func newSawArgs() interface{} {
+	return &SawArgs{}
+}
+
+func newSawResult() interface{} {
+	return &SawResult{}
+}
+
+type SawArgs struct {
+	Req *edge.Sheet
+}
+
+func (p *SawArgs) Marshal(out []byte) ([]byte, error) {
+	if !p.IsSetReq() {
+		return out, nil
+	}
+	return proto.Marshal(p.Req)
+}
+
+func (p *SawArgs) Unmarshal(in []byte) error {
+	msg := new(edge.Sheet)
+	if err := proto.Unmarshal(in, msg); err != nil {
+		return err
+	}
+	p.Req = msg
+	return nil
+}
+
+var SawArgs_Req_DEFAULT *edge.Sheet
+
+func (p *SawArgs) GetReq() *edge.Sheet {
+	if !p.IsSetReq() {
+		return SawArgs_Req_DEFAULT
+	}
+	return p.Req
+}
+
+func (p *SawArgs) IsSetReq() bool {
+	return p.Req != nil
+}
+
+func (p *SawArgs) GetFirstArgument() interface{} {
+	return p.Req
+}
+
+type SawResult struct {
+	Success *edge.Answer
+}
+
+var SawResult_Success_DEFAULT *edge.Answer
+
+func (p *SawResult) Marshal(out []byte) ([]byte, error) {
+	if !p.IsSetSuccess() {
+		return out, nil
+	}
+	return proto.Marshal(p.Success)
+}
+
+func (p *SawResult) Unmarshal(in []byte) error {
+	msg := new(edge.Answer)
+	if err := proto.Unmarshal(in, msg); err != nil {
+		return err
+	}
+	p.Success = msg
+	return nil
+}
+
+func (p *SawResult) GetSuccess() *edge.Answer {
+	if !p.IsSetSuccess() {
+		return SawResult_Success_DEFAULT
+	}
+	return p.Success
+}
+
+func (p *SawResult) SetSuccess(x interface{}) {
+	p.Success = x.(*edge.Answer)
+}
+
+func (p *SawResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *SawResult) GetResult() interface{} {
+	return p.Success
+}
+
 type kClient struct {
 	c client.Client
 }
@@ -598,6 +716,16 @@ func (p *kClient) Seat(ctx context.Context, Req *edge.Sheet) (r *edge.Answer, er
 	_args.Req = Req
 	var _result SeatResult
 	if err = p.c.Call(ctx, "Seat", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) Saw(ctx context.Context, Req *edge.Sheet) (r *edge.Answer, err error) {
+	var _args SawArgs
+	_args.Req = Req
+	var _result SawResult
+	if err = p.c.Call(ctx, "Saw", &_args, &_result); err != nil {
 		return
 	}
 	return _result.GetSuccess(), nil
