@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
@@ -19,6 +20,9 @@ type Bus struct {
 
 	publishing sync.Mutex // one call at a time
 	conn       net.Conn   // of it; nil: none
+	watched    string     // group
+
+	taken atomic.Uint64 // queues of the watched group that somebody took from when the server was asked last
 
 	mu     sync.Mutex
 	groups map[string]bool // subscribed
@@ -40,29 +44,39 @@ func (b *Bus) Publish(ctx context.Context, evs []bus.Event) error {
 	if len(evs) == 0 {
 		return nil
 	}
+	if _, err := b.call(ctx, request{Publish: evs}); err != nil {
+		return fmt.Errorf("loopbus: publishing: %w", err)
+	}
+	return nil
+}
+
+// call asks the server something.
+func (b *Bus) call(ctx context.Context, r request) (a reply, err error) {
 	b.publishing.Lock()
 	defer b.publishing.Unlock()
+	r.Watch = b.watched
 	if b.conn == nil {
 		c, err := b.dial(ctx)
 		if err != nil {
-			return err
+			return a, err
 		}
 		b.conn = c
 	}
 	c := b.conn
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-	err := json.NewEncoder(c).Encode(request{Publish: evs})
+	err = json.NewEncoder(c).Encode(r)
 	if err == nil {
-		err = json.NewDecoder(c).Decode(new(reply))
+		err = json.NewDecoder(c).Decode(&a)
 	}
 	if !stop() || err != nil {
 		_ = c.Close()
 		b.conn = nil
 	}
 	if err != nil {
-		return fmt.Errorf("loopbus: publishing: %w", errors.Join(err, ctx.Err()))
+		return a, errors.Join(err, ctx.Err())
 	}
-	return nil
+	b.taken.Store(a.Taken)
+	return a, nil
 }
 
 func (b *Bus) dial(ctx context.Context) (net.Conn, error) {

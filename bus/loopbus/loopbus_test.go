@@ -153,3 +153,68 @@ func TestOnlyLoopback(t *testing.T) {
 		t.Error("served on all addresses")
 	}
 }
+
+// Who publishes knows whether somebody takes, and what has come through.
+func TestConsumers(t *testing.T) {
+	w := newServed(t)
+	b := loopbus.New(w.Addr())
+	c := b.Watch("g")
+	conv := id.NewGroup()
+	q := c.Queue(conv)
+	if q < 0 || q >= c.Queues() || !c.Alive(q) {
+		t.Errorf("queue %d of %d, alive %v", q, c.Queues(), c.Alive(q))
+	}
+	passed := func(seq uint64) bool {
+		t.Helper()
+		ok, err := c.Passed(t.Context(), q, conv, bustest.Epoch(), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	publish := func() {
+		t.Helper()
+		if err := b.Publish(t.Context(), []bus.Event{w.Append(t, b, conv, 1, 10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	if c.Alive(q) || passed(1) {
+		t.Error("there is no such group yet")
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	hold := make(chan struct{})
+	go func() {
+		ended <- loopbus.New(w.Addr()).Subscribe(ctx, "g", func(context.Context, []bus.Event) error {
+			<-hold
+			return nil
+		})
+	}()
+	for !c.Alive(q) {
+		publish()
+	}
+	last := w.last[conv]
+	publish()
+	if passed(last + 1) {
+		t.Error("passed, though its consumer holds it")
+	}
+	close(hold)
+	for !passed(last + 1) {
+		time.Sleep(time.Millisecond)
+	}
+	leave()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for c.Alive(q) {
+		publish()
+	}
+	if passed(last + 100) {
+		t.Error("passed without a consumer") // the group has not taken what was published since
+	}
+	_ = w.Close()
+	if _, err := c.Passed(t.Context(), q, conv, 1, 1); err == nil {
+		t.Error("a bus that is away answers")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,11 +31,15 @@ type request struct {
 	Publish   []bus.Event `json:",omitempty"`
 	Subscribe string      `json:",omitempty"` // a group, once; then Took for each batch
 	Took      bool        `json:",omitempty"`
+	Watch     string      `json:",omitempty"` // a group: who takes its events is asked for, and whether Passed has come through
+	Passed    *bus.Event  `json:",omitempty"`
 }
 
-// reply answers Publish, and brings batches.
+// reply answers Publish and Watch, and brings batches.
 type reply struct {
 	Events []bus.Event `json:",omitempty"`
+	Taken  uint64      `json:",omitempty"` // bit i: somebody of the group takes from queue i
+	Passed bool        `json:",omitempty"`
 }
 
 // Server is the bus. It keeps an event until every group that there is has taken it.
@@ -140,7 +145,7 @@ func (s *Server) serve(c net.Conn) {
 			return
 		}
 		s.take(r.Publish)
-		if out.Encode(reply{}) != nil {
+		if out.Encode(s.look(r.Watch, r.Passed)) != nil {
 			return
 		}
 	}
@@ -159,6 +164,30 @@ func (s *Server) take(evs []bus.Event) {
 	}
 	s.trim()
 	s.wake.Broadcast()
+}
+
+// look says who takes a group's events, and whether ev, which was published, has come through.
+func (s *Server) look(name string, ev *bus.Event) (r reply) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[name]
+	if g == nil {
+		return r
+	}
+	for i, holder := range g.holding {
+		if holder != nil {
+			r.Taken |= 1 << i
+		}
+	}
+	if ev == nil {
+		return r
+	}
+	i := queueOf(ev.Conversation)
+	left := s.logs[i].events[g.at[i]-s.logs[i].base:]
+	r.Passed = !slices.ContainsFunc(left, func(o bus.Event) bool {
+		return o.Conversation == ev.Conversation && o.Epoch == ev.Epoch && o.FirstSeq <= ev.LastSeq
+	})
+	return r
 }
 
 // trim drops what every group has taken. mu is held.
@@ -217,7 +246,7 @@ func (s *Server) feed(c net.Conn, name string, in *json.Decoder, out *json.Encod
 	defer func() { _ = c.Close() }()
 	for {
 		i, evs := s.next(g, t)
-		if i < 0 || out.Encode(reply{evs}) != nil {
+		if i < 0 || out.Encode(reply{Events: evs}) != nil {
 			return
 		}
 		took, more := <-answers
