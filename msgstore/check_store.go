@@ -60,6 +60,18 @@ func (a *auditor) storeRow(key []byte, name string) {
 		if err != nil {
 			a.find(Error, noConversation, "%v", err)
 		}
+	case name == copyRowName, strings.HasPrefix(name, copyRows):
+		raw, err := a.store.Get(a.ctx, key)
+		if err == nil {
+			if name == copyRowName {
+				_, err = ParseCopy(raw)
+			} else {
+				_, err = ParseCopyPart(raw)
+			}
+		}
+		if err != nil {
+			a.find(Error, noConversation, "%v", err)
+		}
 	default:
 		if strings.HasPrefix(name, "apikey:") { // services/apikey reads it
 			return

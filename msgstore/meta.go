@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -100,6 +102,10 @@ func OpenMeta(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, 
 			return m, nil
 		}
 		if err := checkEmpty(ctx, store, keys); err != nil {
+			// Another node may have made the store, and begun, since.
+			if again, readErr := store.Get(ctx, key); readErr == nil && again != nil {
+				continue
+			}
 			return Meta{}, fmt.Errorf("open store: %w", err)
 		}
 		m := Meta{Epoch: uint64(max(now, 1)), SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: FeatureLevel, Created: now}
@@ -132,6 +138,8 @@ func (m *Meta) check() error {
 	switch {
 	case m.SlotCount != id.SlotCount || m.Hash != SlotHash:
 		return fmt.Errorf("%d slots by %q, want %d by %q: %w", m.SlotCount, m.Hash, id.SlotCount, SlotHash, ErrSlots)
+	case m.FeatureLevel == LevelCopying:
+		return ErrCopying
 	case m.FeatureLevel > FeatureLevel:
 		return fmt.Errorf("level %d, known up to %d: %w", m.FeatureLevel, FeatureLevel, ErrFeatureLevel)
 	case m.FeatureLevel == 0 || m.Epoch == 0:
@@ -225,3 +233,170 @@ const closedDeleted = 2
 
 // Deleted reports whether raw, the row of a closed account (nil: none), says that it was deleted.
 func Deleted(raw []byte) bool { return len(raw) > 1 && raw[0] == rowVersion && raw[1] == closedDeleted }
+
+// LevelCopying is the feature level in the meta row of a store that another one is being copied into: no node
+// of any release opens it. See package migration.
+const LevelCopying = math.MaxUint32
+
+// ErrCopying: the store is a copy that isn't complete.
+var ErrCopying = errors.New("msgstore: another store is being copied into this one, and the copy isn't complete")
+
+// Rows of the store that say how a copy stands. They are the target's own, and are never copied.
+const (
+	copyRowName = "copy"
+	copyRows    = "copy:" // and a part's number, in decimal
+)
+
+// Copy is what a store says about where its rows were copied from. It stays when the copy is complete.
+//
+// Row "copy": version, ID in 16 bytes, From, Epoch, FeatureLevel, Begun, Done, Rows, Bytes.
+type Copy struct {
+	ID           [16]byte // of the migration: the same one goes on with it
+	From         uint64   // the source's epoch
+	Epoch        uint64   // the target's, once the copy is complete
+	FeatureLevel uint32   // likewise
+	Begun, Done  int64    // Unix ms; Done 0: it isn't complete
+	Rows, Bytes  uint64   // when it is complete: what was copied, and of how many bytes its keys and values were
+}
+
+// Append appends the row to dst.
+func (c *Copy) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion)
+	dst = append(dst, c.ID[:]...)
+	for _, v := range []uint64{c.From, c.Epoch, uint64(c.FeatureLevel), uint64(c.Begun), uint64(c.Done), c.Rows, c.Bytes} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	return dst
+}
+
+// ParseCopy reads the row.
+func ParseCopy(b []byte) (Copy, error) {
+	var c Copy
+	r := reader{b: b}
+	r.version()
+	copy(c.ID[:], r.bytes(16))
+	c.From, c.Epoch = r.uvarint(), r.uvarint()
+	level := r.uvarint()
+	c.Begun, c.Done = r.time(), r.time()
+	c.Rows, c.Bytes = r.uvarint(), r.uvarint()
+	err := r.end()
+	if err == nil && level > math.MaxUint32 {
+		err = ErrCorrupt
+	}
+	if err != nil {
+		return Copy{}, fmt.Errorf("row of a copy: %w", err)
+	}
+	c.FeatureLevel = uint32(level)
+	return c, nil
+}
+
+// CopyState is how far a part of a copy is.
+type CopyState uint8
+
+// The states of a part, in their order.
+const (
+	PartCopying  CopyState = iota // up to and with the row Cursor
+	PartCopied                    // wholly, and synced
+	PartVerified                  // and every row was compared
+)
+
+// CopyPart is how a part of a copy stands. The row goes when the copy is complete.
+//
+// Row "copy:" and the part's number: version, state u8, Rows, Bytes, the cursor's length and bytes.
+type CopyPart struct {
+	State       CopyState
+	Rows, Bytes uint64 // copied
+	Cursor      []byte // the source's key up to which, inclusive, all is copied, without its keyspace; empty: nothing is
+}
+
+// Append appends the row to dst.
+func (p *CopyPart) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion, byte(p.State))
+	dst = binary.AppendUvarint(dst, p.Rows)
+	dst = binary.AppendUvarint(dst, p.Bytes)
+	dst = binary.AppendUvarint(dst, uint64(len(p.Cursor)))
+	return append(dst, p.Cursor...)
+}
+
+// ParseCopyPart reads the row. The cursor is a copy.
+func ParseCopyPart(b []byte) (CopyPart, error) {
+	var p CopyPart
+	r := reader{b: b}
+	r.version()
+	state := r.byte()
+	p.Rows, p.Bytes = r.uvarint(), r.uvarint()
+	if n := r.uvarint(); n > kv.MaxKey {
+		r.fail(ErrCorrupt)
+	} else {
+		p.Cursor = bytes.Clone(r.bytes(int(n)))
+	}
+	err := r.end()
+	if err == nil && state > byte(PartVerified) {
+		err = ErrCorrupt
+	}
+	if err != nil {
+		return CopyPart{}, fmt.Errorf("row of a part of a copy: %w", err)
+	}
+	p.State = CopyState(state)
+	return p, nil
+}
+
+// Meta is the key of the row in which the store says what it is.
+func (k Keys) Meta(dst []byte) []byte { return append(dst, k.StoreRow(nil, metaRowName)...) }
+
+// Copy is the key of the row that says where the store's rows were copied from.
+func (k Keys) Copy(dst []byte) []byte { return append(dst, k.StoreRow(nil, copyRowName)...) }
+
+// CopyPart is the key of the row that says how a part of a copy stands.
+func (k Keys) CopyPart(dst []byte, part int) []byte {
+	return append(dst, k.StoreRow(nil, copyRows+strconv.Itoa(part))...)
+}
+
+// KeyspaceLen is the number of bytes at the beginning of a key that name its keyspace: what
+// follows is the same in every keyspace.
+const KeyspaceLen = 2
+
+// Whole is the range of all keys of the keyspace, of any layout; end nil: to the end of the store.
+func (k Keys) Whole() (start, end []byte) {
+	start = binary.BigEndian.AppendUint16(nil, k.Keyspace)
+	return start, prefixEnd(bytes.Clone(start))
+}
+
+// Portable returns the ranges of keys that hold what an installation takes along to another store, cut
+// into parts of about the same number of slots, the rows of the whole store in the last two. Left out is
+// what belongs to the engine: the embedded bus. Own tells which of the keys aren't to be taken along, either.
+func (k Keys) Portable(parts int) [][2][]byte {
+	bounds := k.SlotBounds(parts)
+	all := make([][2][]byte, 0, len(bounds)+1)
+	for i := range len(bounds) - 1 {
+		all = append(all, [2][]byte{bounds[i], bounds[i+1]})
+	}
+	store := k.prefix(nil, id.SlotStore)
+	all[len(all)-1][1] = k.prefix(nil, id.SlotCount)
+	return append(all, [2][]byte{store, append(bytes.Clone(store), storeBusRef)}, [2][]byte{append(bytes.Clone(store), storeDeleting), k.end()})
+}
+
+// Foreign returns the ranges in which there must be no keys: of another layout, or of slots that there are none of.
+func (k Keys) Foreign() [][2][]byte {
+	start, end := k.Whole()
+	return [][2][]byte{{start, k.All(nil)}, {k.prefix(nil, id.SlotCount), k.prefix(nil, id.SlotStore)}, {k.end(), end}}
+}
+
+// Own tells whether key is of a row that a store keeps to itself: what it is, and how a copy into it stands.
+func (k Keys) Own(key []byte) bool {
+	name, ok := bytes.CutPrefix(key, k.StoreRow(nil, ""))
+	return ok && (string(name) == metaRowName || string(name) == copyRowName || strings.HasPrefix(string(name), copyRows))
+}
+
+// ReadMeta reads what the store says about itself; raw nil: it says nothing, and holds nothing if it is a store of
+// ours. A store that this code must not touch is ErrLayout, ErrSlots, ErrFeatureLevel, ErrVersion, or
+// ErrCopying, with the row as it is.
+func ReadMeta(ctx context.Context, store kv.Store, keys Keys) (m Meta, raw []byte, err error) {
+	if raw, err = store.Get(ctx, keys.Meta(nil)); err != nil || raw == nil {
+		return m, nil, err
+	}
+	if m, err = ParseMeta(raw); err == nil {
+		err = m.check()
+	}
+	return m, raw, err
+}
