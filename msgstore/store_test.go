@@ -57,6 +57,32 @@ func TestOpenMeta(t *testing.T) {
 	}
 }
 
+// raced is a store that another node makes, and begins to fill, between what this one finds and looks at next.
+type raced struct {
+	kv.Store
+	made bool
+}
+
+func (r *raced) Get(ctx context.Context, key []byte) ([]byte, error) {
+	raw, err := r.Store.Get(ctx, key)
+	if raw != nil || err != nil || r.made {
+		return raw, err
+	}
+	r.made = true
+	if _, err := OpenMeta(ctx, r.Store, Keys{}, testNow); err != nil {
+		return nil, err
+	}
+	_, err = OpenClock(ctx, ClockConfig{Store: r.Store, Worker: 7, Logger: quiet})
+	return nil, err
+}
+
+func TestOpenMetaOfSeveralNodes(t *testing.T) {
+	store := &raced{Store: memory.New(memory.Config{})}
+	if m, err := OpenMeta(ctx, store, Keys{}, testNow+1); err != nil || m.Epoch != testNow {
+		t.Errorf("%+v, %v: want what the other node made", m, err)
+	}
+}
+
 func TestOpenMetaRefuses(t *testing.T) {
 	keys := Keys{Keyspace: 3}
 	row := func(change func(*Meta)) []byte {
