@@ -39,6 +39,7 @@ const help = `usage: bench SCENARIO [flags]
   churn    people who look in: connect, fetch, write a little, leave
   restart  the server ends, or is killed, under its clients and starts again: how they come back
   hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
+  rpc      pairs on an edge and the rest as two processes, beside one: what the calls between them cost
   floor    the bare program alone: pairs, groups, echoes, synced writes
   all      short versions of all but hostile, within three minutes
   issuer   write the key of a token issuer, and the configuration with which a server takes its tokens
@@ -135,6 +136,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return churn(ctx, args, out)
 	case "restart":
 		return restart(ctx, args, out)
+	case "rpc":
+		return rpc(ctx, args, out)
 	case "hostile":
 		return underAttack(ctx, args, out)
 	case "floor":

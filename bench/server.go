@@ -27,6 +27,9 @@ type servers struct {
 
 	addr, http string
 	pid        int
+	pids       string
+	cluster    string
+	memnode    string // the binary of the server that keeps everything in memory
 	issuer     string
 	key        string
 	users      string
@@ -39,9 +42,12 @@ func (s *servers) flags(c *common) {
 	c.StringVar(&s.path, "server", "", "the gochat binary to start; by default it is built from this source")
 	c.StringVar(&s.algorithm, "alg", "EdDSA", "how the started server's tokens are signed: EdDSA or HS256")
 	c.BoolVar(&s.ws, "ws", false, "speak the protocol over WebSockets instead of TCP; -addr is then of the server's HTTP interface")
-	c.StringVar(&s.addr, "addr", "", "load the server that listens here instead of starting one")
-	c.StringVar(&s.http, "http", "", "with -addr: the server's HTTP interface, for its metrics")
+	c.StringVar(&s.addr, "addr", "", "load the server that listens here instead of starting one; edges of one cluster separated by commas")
+	c.StringVar(&s.http, "http", "", "with -addr: the server's HTTP interface, for its metrics; several separated by commas are added up")
 	c.IntVar(&s.pid, "pid", 0, "with -addr: the server's process on this machine, for its CPU and memory")
+	c.StringVar(&s.pids, "pids", "", "with -addr: the processes of a cluster on this machine, as edge-1=PID,logic-1=PID, or a file with a line name=PID for each")
+	c.StringVar(&s.memnode, "memnode", "", "with -cluster: the server that keeps everything in memory; by default it is built from this source")
+	c.StringVar(&s.cluster, "cluster", "", "start a cluster of these processes instead of one server, on a store in memory: roles joined by +, several alike by *, as edge*2,logic*3,fanout+worker; alone: one process that is everything, on the same store")
 	c.StringVar(&s.issuer, "issuer", target.DefaultIssuer, "with -addr: the iss of the tokens, an issuer that the server knows")
 	c.StringVar(&s.key, "key", "", "with -addr: the file with which that issuer signs (see bench issuer)")
 	c.StringVar(&s.users, "users", "", "what the users' names begin with; with -addr each run makes up new ones")
@@ -49,6 +55,14 @@ func (s *servers) flags(c *common) {
 
 // prepare checks the flags and builds the server if need be. Call clean afterwards.
 func (s *servers) prepare(ctx context.Context) error {
+	if s.cluster != "" {
+		if s.addr != "" {
+			return usage("-cluster starts one; -addr names one that runs")
+		}
+		if _, err := target.ParseLayout(s.cluster); err != nil {
+			return usage("-cluster: %w", err)
+		}
+	}
 	if s.addr != "" {
 		if s.key == "" {
 			return usage("-addr needs -key: the server checks every token")
@@ -59,17 +73,30 @@ func (s *servers) prepare(ctx context.Context) error {
 		if _, err := os.Stat(s.path); err != nil {
 			return usage("-server: %v", err)
 		}
-		return nil
+		if s.cluster == "" || s.memnode != "" {
+			return nil
+		}
 	}
-	dir, err := os.MkdirTemp("", "gochat-bench")
-	if err != nil {
-		return environment(err)
-	}
-	s.built = dir
-	if s.path, err = target.Build(ctx, dir); err != nil {
+	if err := s.build(ctx); err != nil {
 		return environment(err)
 	}
 	return nil
+}
+
+// build compiles the server, and what keeps everything in memory if that is what is started.
+func (s *servers) build(ctx context.Context) (err error) {
+	if s.built, err = os.MkdirTemp("", "gochat-bench"); err != nil {
+		return err
+	}
+	if s.path == "" {
+		if s.path, err = target.Build(ctx, s.built); err != nil {
+			return err
+		}
+	}
+	if s.cluster != "" && s.memnode == "" {
+		s.memnode, err = target.BuildMemory(ctx, s.built)
+	}
+	return err
 }
 
 func (s *servers) clean() {
@@ -87,6 +114,9 @@ func (s *servers) with(ctx context.Context, c *common, raise target.Settings, f 
 		}
 		return f(t)
 	}
+	if s.cluster != "" {
+		return s.inMemory(ctx, c, s.cluster, raise, f)
+	}
 	return s.launched(ctx, c, target.Launching{Path: s.path, Algorithm: s.algorithm, Raise: raise}, func(t load.Target, _ *target.Server) error { return f(t) })
 }
 
@@ -97,12 +127,7 @@ func (s *servers) launched(ctx context.Context, c *common, l target.Launching, f
 		return environment(err)
 	}
 	defer server.Stop()
-	for _, line := range server.Raised {
-		if !slices.Contains(c.report.Raised, line) {
-			c.report.Raised = append(c.report.Raised, line)
-			fmt.Fprintln(c.out, "raised    ", line)
-		}
-	}
+	c.raised(server.Raised)
 	users := s.users
 	if users == "" {
 		users = "u"
@@ -125,19 +150,95 @@ func (s *servers) launched(ctx context.Context, c *common, l target.Launching, f
 	return err
 }
 
+// raised tells which limits aren't the shipped ones, each once.
+func (c *common) raised(lines []string) {
+	for _, line := range lines {
+		if !slices.Contains(c.report.Raised, line) {
+			c.report.Raised = append(c.report.Raised, line)
+			fmt.Fprintln(c.out, "raised    ", line)
+		}
+	}
+}
+
+// inMemory runs f against a fresh cluster on a store in memory.
+func (s *servers) inMemory(ctx context.Context, c *common, layout string, raise target.Settings, f func(load.Target) error) error {
+	parts, err := target.ParseLayout(layout)
+	if err != nil {
+		return usage("-cluster: %w", err)
+	}
+	cluster, err := target.Memory{Server: s.path, Node: s.memnode, Algorithm: s.algorithm, Raise: raise, Parts: parts}.Start(ctx)
+	if err != nil {
+		return environment(err)
+	}
+	defer cluster.Stop()
+	c.raised(cluster.Raised)
+	users := s.users
+	if users == "" {
+		users = "u"
+	}
+	err = f(cluster.Target(s.ws, users))
+	var failed *load.Failure
+	if errors.As(err, &failed) {
+		if !cluster.Running() {
+			err = fmt.Errorf("%w; a process has ended", err)
+		}
+		err = fmt.Errorf("%w\nthe processes' logs end:\n%s", err, cluster.Log())
+	}
+	return err
+}
+
+// addresses reads a list of IPv4 addresses with ports.
+func addresses(name, list string) (all []netip.AddrPort, err error) {
+	for a := range strings.SplitSeq(list, ",") {
+		addr, err := netip.ParseAddrPort(strings.TrimSpace(a))
+		if err != nil || !addr.Addr().Unmap().Is4() {
+			return nil, usage("%s %q: want an IPv4 address and a port, or several", name, list)
+		}
+		all = append(all, addr)
+	}
+	return all, nil
+}
+
+// processes reads -pids: a list, or a file with a line for each.
+func processes(text string) (all []load.Process, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	if !strings.Contains(text, "=") {
+		b, err := os.ReadFile(text)
+		if err != nil {
+			return nil, usage("-pids: %w", err)
+		}
+		text = strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", ",")
+	}
+	for item := range strings.SplitSeq(text, ",") {
+		name, pid, _ := strings.Cut(strings.TrimSpace(item), "=")
+		n, err := strconv.Atoi(pid)
+		if err != nil || n < 1 || name == "" {
+			return nil, usage("-pids %q: want name=PID", item)
+		}
+		all = append(all, load.Process{Name: name, PID: n})
+	}
+	return all, nil
+}
+
 // attached is the server named by -addr.
 func (s *servers) attached() (load.Target, error) {
 	var t load.Target
-	var err error
-	if t.Addr, err = netip.ParseAddrPort(s.addr); err != nil || !t.Addr.Addr().Unmap().Is4() {
-		return t, usage("-addr %q: want an IPv4 address and a port", s.addr)
+	edges, err := addresses("-addr", s.addr)
+	if err != nil {
+		return t, err
 	}
+	t.Addr, t.Also = edges[0], edges[1:]
 	if s.http != "" {
-		addr, err := netip.ParseAddrPort(s.http)
+		pages, err := addresses("-http", s.http)
 		if err != nil {
-			return t, usage("-http %q: want an address and a port", s.http)
+			return t, err
 		}
-		t.Stats = func(ctx context.Context) (load.Stats, error) { return target.ReadMetrics(ctx, addr) }
+		t.Stats = func(ctx context.Context) (load.Stats, error) { return target.ReadMetrics(ctx, pages...) }
+	}
+	if t.Nodes, err = processes(s.pids); err != nil {
+		return t, err
 	}
 	is, err := target.LoadIssuer(s.issuer, s.key)
 	if err != nil {

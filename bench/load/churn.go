@@ -284,7 +284,7 @@ func (v *visitor) begin(at int64) {
 	r := v.r
 	v.at, v.on, v.ready, v.waits = at, true, false, 0
 	r.busy++
-	if err := r.loop.Dial(&v.Conn, r.Target.over(&v.Conn, v), r.Target.Addr, r.sources[v.index%len(r.sources)]); err != nil {
+	if err := r.loop.Dial(&v.Conn, r.Target.over(&v.Conn, v), r.Target.edge(v.index), r.sources[v.index%len(r.sources)]); err != nil {
 		r.fail(err)
 	}
 }

@@ -55,6 +55,7 @@ type GroupResult struct {
 	ServerCPU   float64            `json:"server_cpu_us"`          // a message; 0: unknown
 	DeliveryCPU float64            `json:"server_cpu_delivery_us"` // a copy
 	ClientCPU   float64            `json:"client_cpu_delivery_us"` // a copy
+	Processes   []ProcessUse       `json:"processes,omitempty"`    // of a cluster, for each copy
 	RestRSS     int64              `json:"server_rss_rest_bytes"`  // when all had connected
 	PeakRSS     int64              `json:"server_rss_bytes"`       // the most during the load
 	PerCommit   float64            `json:"messages_per_commit"`

@@ -45,7 +45,7 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 	if err != nil {
 		return err
 	}
-	server, err := r.Target.cpu()
+	server, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 	}
 	r.counting = false
 	res.Seconds = float64(r.loop.Now()-from) / 1e9
-	serverEnd, err := r.Target.cpu()
+	serverEnd, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,9 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 		return err
 	}
 	res.Sent, res.Acked, res.Delivered = float64(r.sent)/res.Seconds, float64(r.acked)/res.Seconds, float64(r.received)/res.Seconds
-	res.ServerCPU = float64((serverEnd - server).Nanoseconds()) / 1e3 / float64(max(r.acked, 1))
-	res.DeliveryCPU = float64((serverEnd - server).Nanoseconds()) / 1e3 / float64(max(r.received, 1))
+	res.ServerCPU = float64(between(server, serverEnd).Nanoseconds()) / 1e3 / float64(max(r.acked, 1))
+	res.DeliveryCPU = float64(between(server, serverEnd).Nanoseconds()) / 1e3 / float64(max(r.received, 1))
+	res.Processes = r.Target.use(server, serverEnd, float64(max(r.received, 1)))
 	res.ClientCPU = float64((clientEnd - client).Nanoseconds()) / 1e3 / float64(max(r.received, 1))
 	if commits := statsEnd.Commits - stats.Commits; commits > 0 {
 		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits
@@ -301,11 +302,7 @@ func (r *groupRun) until(ctx context.Context, end int64) error {
 		}
 		if now-r.peakAt > int64(100*time.Millisecond) {
 			r.peakAt = now
-			if r.Target.PID != 0 {
-				if rss, err := measure.RSS(r.Target.PID); err == nil {
-					r.peak = max(r.peak, rss)
-				}
-			}
+			r.peak = max(r.peak, r.Target.rss())
 		}
 	}
 }

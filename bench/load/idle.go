@@ -32,9 +32,10 @@ type IdleResult struct {
 	Connected  measure.Memory `json:"connected"` // when all were up
 	Held       measure.Memory `json:"held"`      // at the end
 	PerConn    float64        `json:"bytes_per_conn"`
-	ServerCPU  float64        `json:"server_cpu_us"` // a heartbeat
-	Goroutines float64        `json:"goroutines"`    // 0: unknown
-	Lost       int            `json:"lost"`          // connections that ended
+	ServerCPU  float64        `json:"server_cpu_us"`       // a heartbeat
+	Processes  []ProcessUse   `json:"processes,omitempty"` // of a cluster, for each heartbeat
+	Goroutines float64        `json:"goroutines"`          // 0: unknown
+	Lost       int            `json:"lost"`                // connections that ended
 }
 
 // perSource is how many connections one source address opens: within the bursts that
@@ -119,7 +120,7 @@ func (r *idleRun) hold(ctx context.Context, res *IdleResult) error {
 	silence := time.Duration(r.beat) * time.Second
 	res.Heartbeat = silence.Seconds()
 	interval := max(silence-margin, silence/2)
-	cpu, err := r.Target.cpu()
+	cpu, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
@@ -140,11 +141,12 @@ func (r *idleRun) hold(ctx context.Context, res *IdleResult) error {
 		}
 		now = r.loop.Now()
 	}
-	after, err := r.Target.cpu()
+	after, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
-	res.ServerCPU = float64((after - cpu).Microseconds()) / float64(max(r.pings, 1))
+	res.ServerCPU = float64(between(cpu, after).Microseconds()) / float64(max(r.pings, 1))
+	res.Processes = r.Target.use(cpu, after, float64(max(r.pings, 1)))
 	if res.Held, err = r.Target.memory(); err != nil {
 		return err
 	}

@@ -40,7 +40,8 @@ type PairsResult struct {
 	Untimed   int64             `json:"untimed"`       // deliveries so late that their sending time was forgotten
 	ServerCPU float64           `json:"server_cpu_us"` // a message; 0: unknown
 	ClientCPU float64           `json:"client_cpu_us"`
-	RSS       int64             `json:"server_rss_bytes"` // at the end of the load
+	RSS       int64             `json:"server_rss_bytes"`    // at the end of the load
+	Processes []ProcessUse      `json:"processes,omitempty"` // of a cluster, for each message
 	PerCommit float64           `json:"messages_per_commit"`
 	Hints     int64             `json:"hints"`
 	Refusals  map[string]int64  `json:"refusals,omitempty"` // by the code's name
@@ -259,7 +260,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	if err != nil {
 		return err
 	}
-	server, err := r.Target.cpu()
+	server, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
@@ -272,7 +273,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	}
 	r.counting = false
 	elapsed := float64(r.loop.Now()-r.from) / 1e9
-	serverEnd, err := r.Target.cpu()
+	serverEnd, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
 	}
@@ -284,7 +285,8 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	n := float64(max(r.acked, 1))
 	res.Seconds = elapsed
 	res.Sent, res.Acked, res.Delivered = float64(r.sent)/elapsed, float64(r.acked)/elapsed, float64(r.received)/elapsed
-	res.ServerCPU = float64((serverEnd - server).Microseconds()) / n
+	res.ServerCPU = float64(between(server, serverEnd).Microseconds()) / n
+	res.Processes = r.Target.use(server, serverEnd, n)
 	res.ClientCPU = float64((clientEnd - client).Microseconds()) / n
 	if commits := statsEnd.Commits - stats.Commits; commits > 0 {
 		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits

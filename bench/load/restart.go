@@ -12,7 +12,7 @@ import (
 )
 
 // Restart is a load of pairs whose server is restarted under them. Each client comes back by
-// itself, the way that SPEC.md asks for.
+// itself, the way that SPEC.md asks for: to where the server's DRAIN sends it, if that says so.
 type Restart struct {
 	Target  Target
 	Clients int     // two for each pair
@@ -41,6 +41,7 @@ type RestartResult struct {
 	PerSecond  []int            `json:"per_second"` // that came back in each second after the signal
 	Attempts   []int            `json:"attempts"`   // that were made in each second
 	Drained    int64            `json:"drained"`    // clients that were told DRAIN
+	Closed     int64            `json:"closed"`     // clients that the server closed, or lost, before they had left
 	Unresumed  int64            `json:"unresumed"`  // resume tokens that weren't taken
 	Resent     int64            `json:"resent"`     // messages that were sent again
 	Refusals   map[string]int64 `json:"refusals,omitempty"`
@@ -76,6 +77,7 @@ type restartRun struct {
 	progress, pulls int64
 	drained, resent int64
 	unresumed       int64
+	closed          int64
 	refusals        map[string]int64
 	plan            loop.Schedule
 	writing         bool
@@ -121,7 +123,7 @@ func (cfg Restart) Run(ctx context.Context) (*RestartResult, error) {
 	list := sources((cfg.Clients + perAddress - 1) / perAddress)
 	for i := range r.clients {
 		c := &r.clients[i]
-		c.r, c.index, c.user, c.source = r, i, r.Target.user(i+1), list[i%len(list)]
+		c.r, c.index, c.user, c.source, c.addr = r, i, r.Target.user(i+1), list[i%len(list)], r.Target.Addr
 	}
 	for i := range r.clients {
 		c := &r.clients[i]
@@ -304,6 +306,7 @@ func (r *restartRun) report(res *RestartResult) {
 		res.PerSecond[int(t)]++
 	}
 	res.Attempts, res.Drained, res.Unresumed, res.Resent = r.attempts, r.drained, r.unresumed, r.resent
+	res.Closed = r.closed
 	res.Verify.Pulls = uint64(r.pulls)
 	if len(r.refusals) > 0 {
 		res.Refusals = r.refusals

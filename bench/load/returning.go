@@ -31,12 +31,14 @@ type returning struct {
 	r      *restartRun
 	index  int
 	source netip.Addr
+	addr   netip.AddrPort // where it connects
 
 	resume   string
 	mark     uint64
 	failures int
 	dialed   int64         // when the connection under way was begun
 	leaving  bool          // told DRAIN: nothing new, then away
+	moving   bool          // told DRAIN and where to go: in the queue for that, and all goes on until then
 	jitter   time.Duration // of the DRAIN
 	retry    time.Duration // at least, as the server's last ERROR said
 	due      bool          // a reconnect is in the queue
@@ -101,7 +103,7 @@ func (c *returning) dialAt(at int64) {
 // dial connects now.
 func (c *returning) dial(now int64) {
 	r := c.r
-	c.due, c.ready, c.leaving, c.dialed = false, false, false, now
+	c.due, c.ready, c.leaving, c.moving, c.dialed = false, false, false, false, now
 	r.attempt(now)
 	c.token = ""
 	if c.resume == "" {
@@ -112,7 +114,7 @@ func (c *returning) dial(now int64) {
 		}
 		c.token = token
 	}
-	if err := r.loop.Dial(&c.Conn, r.Target.over(&c.Conn, c), r.Target.Addr, c.source); err != nil {
+	if err := r.loop.Dial(&c.Conn, r.Target.over(&c.Conn, c), c.addr, c.source); err != nil {
 		c.lost(now) // refused at once, most likely
 	}
 }
@@ -160,7 +162,12 @@ func (c *returning) Connected() {
 }
 
 // Closed implements loop.Handler.
-func (c *returning) Closed(error) { c.lost(c.r.loop.Now()) }
+func (c *returning) Closed(error) {
+	if c.ready && c.r.began != 0 {
+		c.r.closed++
+	}
+	c.lost(c.r.loop.Now())
+}
 
 // Input implements loop.Handler.
 func (c *returning) Input(b []byte) int {
@@ -195,7 +202,10 @@ func (c *returning) Input(b []byte) int {
 				return len(b)
 			}
 			r.drained++
-			c.leaving, c.jitter = true, time.Duration(m.JitterMs)*time.Millisecond
+			if err := c.drain(m, now); err != nil {
+				r.fail(fmt.Errorf("DRAIN to %s: %w", c.user, err))
+				return len(b)
+			}
 		case frame.Kick:
 			r.fail(c.ended(&f))
 		case frame.Error:
@@ -206,6 +216,30 @@ func (c *returning) Input(b []byte) int {
 		c.leave(now)
 	}
 	return used
+}
+
+// drain acts on a DRAIN: the client goes elsewhere at a random moment, or, if there is nowhere else, now and comes back.
+func (c *returning) drain(m *wire.Drain, now int64) error {
+	jitter := time.Duration(m.JitterMs) * time.Millisecond
+	if len(m.Alternatives) == 0 {
+		c.leaving, c.jitter = true, jitter
+		return nil
+	}
+	var err error
+	if c.addr, err = netip.ParseAddrPort(m.Alternatives[rand.IntN(len(m.Alternatives))]); err != nil {
+		return err
+	}
+	c.moving = true
+	c.dialAt(now + int64(randomly(min(jitter, time.Duration(m.DeadlineMs)*time.Millisecond))))
+	return nil
+}
+
+// move begins to leave for elsewhere, at the moment that drain chose.
+func (c *returning) move(now int64) {
+	c.due, c.moving, c.leaving, c.jitter = false, false, true, 0
+	if c.fresh == 0 && c.asking == nothing {
+		c.leave(now)
+	}
 }
 
 // leave closes the connection of a client that was told DRAIN and has its answers.
@@ -485,7 +519,11 @@ func (r *restartRun) poll(ctx context.Context, wait time.Duration) error {
 	}
 	now := r.loop.Now()
 	for len(r.waiting) > 0 && r.waiting[0].at <= now {
-		heap.Pop(&r.waiting).(later).c.dial(now)
+		if c := heap.Pop(&r.waiting).(later).c; c.moving && c.ready {
+			c.move(now)
+		} else {
+			c.dial(now)
+		}
 	}
 	r.round.Turn(now, func(i int) {
 		c := &r.clients[i]

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/gochat-im/gochat/bench/loop"
 	"github.com/gochat-im/gochat/bench/measure"
@@ -20,8 +19,10 @@ import (
 // Target is the server under load.
 type Target struct {
 	Addr  netip.AddrPort
+	Also  []netip.AddrPort                     // other edges of the same cluster: connections are spread over all
 	WS    bool                                 // Addr is the HTTP listener: WebSockets carry the frames
 	PID   int                                  // of a server on this machine; 0: its CPU and memory can't be told
+	Nodes []Process                            // of a cluster on this machine, instead of PID
 	Token func(user string) (string, error)    // an access token, signed by an issuer that the server knows
 	Stats func(context.Context) (Stats, error) // nil: the server has no metrics for us
 	Users string                               // what the users' names begin with
@@ -31,6 +32,7 @@ type Target struct {
 type Stats struct {
 	Stored     float64 // messages
 	Commits    float64
+	Rows       float64 // that were written to a store in memory; 0: unknown
 	Goroutines float64
 }
 
@@ -45,26 +47,20 @@ func (t *Target) stats(ctx context.Context) (Stats, error) {
 	return s, nil
 }
 
-func (t *Target) cpu() (time.Duration, error) {
-	if t.PID == 0 {
-		return 0, nil
-	}
-	return measure.CPU(t.PID)
-}
-
-func (t *Target) memory() (measure.Memory, error) {
-	if t.PID == 0 {
-		return measure.Memory{}, nil
-	}
-	return measure.ReadMemory(t.PID)
-}
-
 // diskRead is how many bytes the server has had fetched from disks; 0: unknown.
 func (t *Target) diskRead() int64 {
 	if t.PID == 0 {
 		return 0
 	}
 	return measure.DiskRead(t.PID)
+}
+
+// edge is where the i-th connection goes: users who stand side by side are at different ones.
+func (t *Target) edge(i int) netip.AddrPort {
+	if i %= 1 + len(t.Also); i > 0 {
+		return t.Also[i-1]
+	}
+	return t.Addr
 }
 
 func (t *Target) user(n int) string { return fmt.Sprintf("%s%06d", t.Users, n) }
@@ -185,7 +181,7 @@ func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) err
 		if d.narrow != nil && d.narrow(d.begun) {
 			link.Receive = narrowBuffer
 		}
-		if err := d.loop.DialOver(&s.Conn, d.target.over(&s.Conn, h), d.target.Addr, link); err != nil {
+		if err := d.loop.DialOver(&s.Conn, d.target.over(&s.Conn, h), d.target.edge(d.begun), link); err != nil {
 			return err
 		}
 		d.begun++

@@ -110,6 +110,7 @@ func writeGroup(w io.Writer, g *load.GroupResult) {
 			fmt.Fprintf(w, ", %s messages a commit", count(g.PerCommit))
 		}
 		fmt.Fprintf(w, "; load generator %.3f µs a copy\n", g.ClientCPU)
+		writeProcesses(w, "copy", g.Processes)
 	}
 	v := &g.Verify
 	fmt.Fprintf(w, "  verified   %s messages read back in %.1f s: %d lost, %d doubled, %d changed; %.3f %% of %s copies came by DELIVER, once\n",

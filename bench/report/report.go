@@ -37,6 +37,7 @@ type Run struct {
 	History []*History          `json:"history,omitempty"` // by round
 	Churn   []*Churn            `json:"churn,omitempty"`
 	Group   []*Group            `json:"group,omitempty"`  // by round
+	Apart   []*Apart            `json:"apart,omitempty"`  // by round
 	Faults  bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
 
 	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round, ToCalm to its calm.

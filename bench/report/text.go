@@ -45,6 +45,7 @@ func (r *Run) WriteText(w io.Writer) {
 		fmt.Fprintf(w, "  to calm    ack p50 %.2f, p99 %.2f times; RSS %.2f times%s\n", r.ToCalm["ack_p50"], r.ToCalm["ack_p99"], r.ToCalm["rss"], rounds(len(r.Under)))
 	}
 	r.compareGroups(w)
+	r.compareApart(w)
 	if len(r.Pairs) > 1 {
 		m := r.Metrics
 		fmt.Fprintf(w, "  medians    %s/s acked at %.2f µs, ack p50 %s p99 %s ms\n", count(m["rate"]), m["cpu"], ms(m["ack_p50"]), ms(m["ack_p99"]))
@@ -69,6 +70,7 @@ func writePairs(w io.Writer, p *load.PairsResult) {
 		fmt.Fprintf(w, ", %s messages a commit", count(p.PerCommit))
 	}
 	fmt.Fprintf(w, "; load generator %.2f µs a message\n", p.ClientCPU)
+	writeProcesses(w, "message", p.Processes)
 	v := &p.Verify
 	fmt.Fprintf(w, "  verified   %s messages of %d conversations read back in %.1f s: %d lost, %d doubled, %d changed; %.3f %% came by DELIVER in order, once\n",
 		count(float64(v.Stored)), v.Pairs, p.VerifySec, v.Lost, v.Doubled, v.Corrupt, v.DeliveredShare())
@@ -120,6 +122,18 @@ func writeIdle(w io.Writer, i *load.IdleResult) {
 		size(float64(i.Fresh.RSS)), size(float64(i.Connected.RSS)), size(float64(i.Held.RSS)),
 		size(float64(i.Fresh.Private)), size(float64(i.Connected.Private)), size(float64(i.Held.Private)))
 	fmt.Fprintf(w, "  server     %.1f µs CPU a heartbeat, %.0f goroutines; %d connections lost\n", i.ServerCPU, i.Goroutines, i.Lost)
+	writeProcesses(w, "heartbeat", i.Processes)
+}
+
+// writeProcesses writes what each process of a cluster took.
+func writeProcesses(w io.Writer, each string, list []load.ProcessUse) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "  %-26s %14s %14s\n", "  process", "µs a "+each, "RSS")
+	for _, p := range list {
+		fmt.Fprintf(w, "  %-26s %14.3f %14s\n", "  "+p.Name, p.CPU, size(float64(p.RSS)))
+	}
 }
 
 func quantiles(q *measure.Quantiles) string {

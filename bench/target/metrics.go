@@ -10,17 +10,26 @@ import (
 	"github.com/gochat-im/gochat/bench/load"
 )
 
-// ReadMetrics reads them from the server's HTTP interface.
-func ReadMetrics(ctx context.Context, http netip.AddrPort) (load.Stats, error) {
-	page, err := scrape(ctx, http)
-	if err != nil {
-		return load.Stats{}, fmt.Errorf("metrics of %s: %w", http, err)
+// ReadMetrics adds up the metrics of one or several processes, which it reads from their HTTP interfaces.
+func ReadMetrics(ctx context.Context, addrs ...netip.AddrPort) (all load.Stats, err error) {
+	for _, a := range addrs {
+		page, err := scrape(ctx, a)
+		if err != nil {
+			return all, fmt.Errorf("metrics of %s: %w", a, err)
+		}
+		s := stats(page)
+		all.Stored, all.Commits, all.Goroutines, all.Rows = all.Stored+s.Stored, all.Commits+s.Commits, all.Goroutines+s.Goroutines, all.Rows+s.Rows
 	}
+	return all, nil
+}
+
+func stats(page string) load.Stats {
 	return load.Stats{
 		Stored:     value(page, "gochat_messages_stored_total"),
 		Commits:    value(page, "gochat_commit_messages_count"),
 		Goroutines: value(page, "go_goroutines"),
-	}, nil
+		Rows:       value(page, "memnode_rows_written_total"),
+	}
 }
 
 // value returns the first sample of the metric without labels, 0 if there is none.
