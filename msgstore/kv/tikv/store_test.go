@@ -311,3 +311,67 @@ func TestWithdrawn(t *testing.T) {
 		t.Errorf("what was withdrawn is %q, %v", v, err)
 	}
 }
+
+// What is read of the past doesn't change, and can't be changed.
+func TestAsOfNow(t *testing.T) {
+	s := tikvtest.Open(t, []byte("b"))
+	write := func(value string) {
+		t.Helper()
+		tx := new(kv.Tx)
+		tx.Set([]byte("a"), []byte(value))
+		tx.Set([]byte("c"), []byte(value))
+		if s.Commit(context.Background(), tx); tx.Err != nil {
+			t.Fatal(tx.Err)
+		}
+	}
+	write("old")
+	err := s.AsOfNow(context.Background(), func(past kv.Store) error {
+		write("new")
+		a, err := past.Get(context.Background(), []byte("a"))
+		if err != nil || string(a) != "old" {
+			t.Errorf("get: %q, %v", a, err)
+		}
+		both, err := past.MultiGet(context.Background(), [][]byte{[]byte("a"), []byte("b"), []byte("c")})
+		if err != nil || string(both[0]) != "old" || both[1] != nil || string(both[2]) != "old" {
+			t.Errorf("multi-get: %q, %v", both, err)
+		}
+		read := func(scan func(fn func(k, v []byte) (bool, error)) error) (got string) {
+			if err := scan(func(k, v []byte) (bool, error) {
+				got += string(k) + "=" + string(v) + " "
+				return true, nil
+			}); err != nil {
+				t.Error(err)
+			}
+			return got
+		}
+		const want = "a=old c=old "
+		if got := read(func(fn func(k, v []byte) (bool, error)) error { return past.Scan(context.Background(), kv.Span{}, fn) }); got != want {
+			t.Errorf("scan: %s", got)
+		}
+		if err := past.View(context.Background(), nil, nil, func(v kv.View) error {
+			if got := read(func(fn func(k, v []byte) (bool, error)) error { return v.Scan(kv.Span{}, fn) }); got != want {
+				t.Errorf("view: %s", got)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		tx := new(kv.Tx)
+		tx.Delete([]byte("a"))
+		if past.Commit(context.Background(), tx); !errors.Is(tx.Err, kv.ErrInvalid) {
+			t.Errorf("commit: %v", tx.Err)
+		}
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, err := past.Get(ended, []byte("a")); !errors.Is(err, context.Canceled) {
+			t.Errorf("get when the context has ended: %v", err)
+		}
+		return past.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Get(context.Background(), []byte("a")); err != nil || string(a) != "new" {
+		t.Errorf("afterwards: %q, %v", a, err)
+	}
+}
