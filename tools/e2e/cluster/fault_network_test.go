@@ -1,0 +1,227 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// network is the cables between the processes of a test: everything they say to one another goes through a
+// proxy, which knows by the caller's process who speaks to whom. A cable that is cut loses nothing and says nothing: what is
+// under way waits, as TCP makes it, and new connections hang.
+type network struct {
+	t *testing.T
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	cut     map[[2]string]bool
+	pids    map[int]string // of the processes
+	closed  bool
+	ends    map[net.Conn]struct{}
+	wg      sync.WaitGroup
+}
+
+// clients is whoever isn't one of the processes.
+const clients = "clients"
+
+func newNetwork(t *testing.T) *network {
+	n := &network{t: t, cut: map[[2]string]bool{}, pids: map[int]string{}, ends: map[net.Conn]struct{}{}}
+	n.changed = sync.NewCond(&n.mu)
+	return n
+}
+
+// close ends all cables.
+func (n *network) close() {
+	n.mu.Lock()
+	n.closed = true
+	for c := range n.ends {
+		_ = c.Close()
+	}
+	n.changed.Broadcast()
+	n.mu.Unlock()
+}
+
+// runs says which process a name is.
+func (n *network) runs(name string, pid int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pids[pid] = name
+}
+
+// cable lays one to the process called to, which listens on target, and returns the address to call.
+// listen is where the cable begins; "": on any port.
+func (n *network) cable(to, listen, target string) string {
+	n.t.Helper()
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp4", listen)
+	if err != nil {
+		n.t.Fatalf("a cable to %s: %v", to, err)
+	}
+	n.t.Cleanup(func() { _ = ln.Close() })
+	go func() { // ends with the listener
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go n.carry(c.(*net.TCPConn), to, target)
+		}
+	}()
+	return ln.Addr().String()
+}
+
+// carry is one connection.
+func (n *network) carry(c *net.TCPConn, to, target string) {
+	defer c.Close()
+	from := caller(c)
+	if !n.keep(c) {
+		return
+	}
+	defer n.drop(c)
+	if !n.pass(from, to) {
+		return
+	}
+	there, err := net.Dial("tcp4", target)
+	if err != nil {
+		_ = c.SetLinger(0)
+		return
+	}
+	defer there.Close()
+	if !n.keep(there) {
+		return
+	}
+	defer n.drop(there)
+	var wg sync.WaitGroup
+	wg.Go(func() { n.copy(there.(*net.TCPConn), c, from, to) })
+	wg.Go(func() { n.copy(c, there.(*net.TCPConn), from, to) })
+	wg.Wait()
+}
+
+// copy is one direction.
+func (n *network) copy(dst, src *net.TCPConn, from int, to string) {
+	buf := make([]byte, 16<<10)
+	for {
+		k, err := src.Read(buf)
+		if !n.pass(from, to) {
+			return
+		}
+		if k > 0 {
+			if _, werr := dst.Write(buf[:k]); werr != nil {
+				err = werr
+			}
+		}
+		if err != nil {
+			// An end or a reset: both directions end, as they do when a process dies.
+			_ = dst.CloseWrite()
+			_ = src.CloseRead()
+			return
+		}
+	}
+}
+
+func (n *network) keep(c net.Conn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.ends[c] = struct{}{}
+	}
+	return !n.closed
+}
+
+func (n *network) drop(c net.Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.ends, c)
+}
+
+// pass waits while the cable is cut. It reports whether there is anything to go on for.
+func (n *network) pass(from int, to string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for !n.closed {
+		a := n.pids[from] // it may be named when it has been calling for a while
+		if a == "" {
+			a = clients
+		}
+		if !n.cut[[2]string{a, to}] && !n.cut[[2]string{to, a}] && !n.cut[[2]string{a, ""}] && !n.cut[[2]string{to, ""}] {
+			return true
+		}
+		n.changed.Wait()
+	}
+	return false
+}
+
+// part cuts what is between a and the others; without others everything that a has.
+func (n *network) part(a string, others ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(others) == 0 {
+		n.cut[[2]string{a, ""}] = true
+	}
+	for _, b := range others {
+		n.cut[[2]string{a, b}] = true
+	}
+}
+
+// heal mends all cables.
+func (n *network) heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.cut)
+	n.changed.Broadcast()
+}
+
+// caller finds out which process is at the other end: the kernel tells the socket, and whose it is. 0: none that can be seen.
+func caller(c net.Conn) int {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0
+	}
+	here, there := kernelAddr(c.LocalAddr()), kernelAddr(c.RemoteAddr())
+	socket := ""
+	for line := range bytes.Lines(table) {
+		if f := strings.Fields(string(line)); len(f) > 9 && f[1] == there && f[2] == here {
+			socket = "socket:[" + f[9] + "]"
+		}
+	}
+	all, err := os.ReadDir("/proc")
+	if err != nil || socket == "" {
+		return 0
+	}
+	slices.Reverse(all) // by name, but those that were started last are rather at the end
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		dir := "/proc/" + e.Name() + "/fd"
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has ended, or is somebody else's
+		}
+		for _, e := range list {
+			if at, err := os.Readlink(dir + "/" + e.Name()); err == nil && at == socket {
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+// kernelAddr is an address as /proc/net/tcp has it.
+func kernelAddr(a net.Addr) string {
+	t := a.(*net.TCPAddr)
+	ip := t.IP.To4()
+	return fmt.Sprintf("%s:%04X", strings.ToUpper(hex.EncodeToString([]byte{ip[3], ip[2], ip[1], ip[0]})), t.Port)
+}
