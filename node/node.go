@@ -30,6 +30,7 @@ import (
 	"github.com/gochat-im/gochat/services/fanout"
 	"github.com/gochat-im/gochat/services/hook"
 	"github.com/gochat-im/gochat/services/session"
+	"github.com/gochat-im/gochat/services/timeline"
 )
 
 // Config is everything that can be set; Default, of a server that was told nothing.
@@ -70,6 +71,7 @@ type Node struct {
 	sessions  *session.Directory
 	logic     *logic.Logic
 	fanout    *fanout.Handler
+	direct    *fanout.Direct // past a bus that lies apart
 	sweeper   *msgstore.Sweeper
 	deletions *logic.Deletions
 	edge      *edge.Edge
@@ -95,9 +97,11 @@ type Program struct {
 
 	// Store and Bus, both or neither, and Nodes stand in for what the configuration names. They are for tests,
 	// in which several nodes share what no production store is, and come and go as the test likes; who made them closes them.
-	Store kv.Store
-	Bus   storage.Bus
-	Nodes router.Source
+	// Consumers are Bus's; nil: it is taken for one whose consumers are always there.
+	Store     kv.Store
+	Bus       storage.Bus
+	Consumers timeline.Consumers
+	Nodes     router.Source
 }
 
 // New opens the data directory and binds every listener. What it opened it closes again when it fails. An edge without
@@ -154,16 +158,20 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	cfg := n.cfg
 	events := m.timelineEvents()
-	opened := storage.Config{Config: cfg, Store: in.Store, Bus: in.Bus, Version: in.Version, Logger: n.log, OnFatal: n.storeFailed, Group: m.group}
+	opened := storage.Config{Config: cfg, Store: in.Store, Bus: in.Bus, Consumers: in.Consumers, Version: in.Version, Logger: n.log, OnFatal: n.storeFailed, Group: m.group}
+	n.direct = fanout.NewDirect(fanout.DirectConfig{Logger: n.log})
 	if n.peers != nil {
-		opened.Worker, opened.Start = n.worker, n.peers.Self.Start
+		opened.Worker = n.worker
+		if opened.Beside, err = n.peers.besideBus(n.direct); err != nil {
+			return err
+		}
 	}
 	if n.storage, err = storage.Open(opened, &events); err != nil {
 		return err
 	}
 	directory := session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}
 	built := logic.Config{
-		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked,
+		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked, Direct: n.direct.Take,
 		Events: events, BeforeSend: in.BeforeSend, HashCommand: in.HashCommand, Logger: n.log,
 	}
 	var mine func(id.Slot) bool
@@ -189,7 +197,7 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	if cfg.Cluster.Has(config.RoleWorker) {
 		n.sweeper = n.logic.Sweeper(mine)
 	}
-	n.deletions = n.logic.Deletions()
+	n.deletions = n.logic.Deletions(mine)
 	return nil
 }
 
@@ -225,6 +233,7 @@ func (n *Node) openFanout(signals *lateSignals) (err error) {
 		c.Sessions, c.Deliver, c.Audiences = n.sessions, n.edge.Hub, n.edge.Hub.Audiences()
 	} else {
 		c.Sessions, c.Deliver, c.Audiences, c.Pushes = n.peers.lookUps, n.peers.edges, n.peers.edges.Audiences(), maxPushes
+		c.Shared = true
 	}
 	if n.fanout, err = fanout.New(c); err != nil {
 		return err

@@ -38,6 +38,7 @@ type peers struct {
 	lookUps  *relay.LookUps  // of a node with a store
 	edges    *relay.Edges    // of a node with a store
 	desk     *relay.Desk     // of a logic node
+	reports  *relay.Reports  // of a node with a store
 	hints    *relay.Hints    // of an edge
 	box      *relay.Box      // of an edge
 	sessions *relay.Sessions // of an edge
@@ -218,6 +219,9 @@ func (n *Node) listen() (err error) {
 			StoreEpoch: n.storage.Epoch, Accounts: n.logic.SignIns(), Identify: n.logic.Identify, Routes: routes,
 		}
 	}
+	if p.reports != nil {
+		r.Saw = n.saw
+	}
 	c.Relay = r
 	if p.server, err = rpc.New(c); err != nil {
 		return fmt.Errorf("%w (cluster.rpc.listen)", err)
@@ -340,6 +344,9 @@ func (p *peers) close() {
 	}
 	if p.edges != nil {
 		p.edges.Close()
+	}
+	if p.reports != nil {
+		p.reports.Close()
 	}
 	p.Cluster.Close()
 }

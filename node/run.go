@@ -45,6 +45,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if n.fanout != nil {
 		start(&backs, back, "gaps", n.fanout.Run)
+		start(&lasts, last, "hand-over", func(ctx context.Context) error { return n.direct.Run(ctx, n.fanout) })
 		if n.cfg.Cluster.Has(config.RoleFanout) {
 			start(&backs, back, "fan-out", func(ctx context.Context) error { return n.storage.Bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
 		}

@@ -14,6 +14,7 @@ import (
 // Deletions are the accounts that are being deleted. Make it with Logic.Deletions.
 type Deletions struct {
 	l     *Logic
+	mine  func(id.Slot) bool
 	begun chan struct{} // a deletion was begun here
 	look  time.Duration // how often to look for those begun elsewhere; -1: nobody else begins any
 }
@@ -79,7 +80,7 @@ func (d *Deletions) Run(ctx context.Context) error {
 
 // GoOn makes a pass over the deletions under way and reports whether one is left.
 func (d *Deletions) GoOn(ctx context.Context) (left bool, err error) {
-	all, err := d.l.Accounts.Deletions(ctx, nil, deletesAtOnce)
+	all, err := d.l.Accounts.Deletions(ctx, d.mine, deletesAtOnce)
 	if err != nil {
 		return false, err
 	}

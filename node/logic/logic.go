@@ -42,9 +42,8 @@ type Config struct {
 	Flush   func()
 	Revoked func(account.Revocation)
 
-	// Direct takes what isn't to wait for a bus that lies apart, and Consumers tells when: both or neither.
-	Direct    func(evs []bus.Event)
-	Consumers timeline.Consumers
+	// Direct takes what isn't to wait for a bus that lies apart.
+	Direct func(evs []bus.Event)
 
 	// WorkerHeld reports whether Worker is this node's; nil: it always is.
 	WorkerHeld func() bool
@@ -125,7 +124,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	if l.Sequencer, err = timeline.New(timeline.Config{
 		Store: store, Keys: keys, Bus: cfg.Storage.Bus, Guard: guard{l.Conversations}, Epoch: cfg.Storage.Epoch, Worker: cfg.Worker, Now: now, Reserve: cfg.Storage.Clock.Reserve, Logger: l.log,
-		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Consumers: cfg.Consumers, WorkerHeld: cfg.WorkerHeld, Assigned: cfg.Cluster.On(), Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
+		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Consumers: cfg.Storage.Consumers, WorkerHeld: cfg.WorkerHeld, Assigned: cfg.Cluster.On(), Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
 	}); err != nil {
 		return nil, err
 	}
@@ -178,9 +177,10 @@ func (l *Logic) Sweeper(mine func(id.Slot) bool) *msgstore.Sweeper {
 // deletionsLook is how often a worker looks for deletions that were begun on other nodes.
 const deletionsLook = 5 * time.Second
 
-// Deletions returns the deletions of accounts.
-func (l *Logic) Deletions() *Deletions {
-	d := &Deletions{l: l, begun: make(chan struct{}, 1), look: -1}
+// Deletions returns the deletions of accounts, which end those of users in slots that mine says are this
+// node's; nil: of all.
+func (l *Logic) Deletions(mine func(id.Slot) bool) *Deletions {
+	d := &Deletions{l: l, mine: mine, begun: make(chan struct{}, 1), look: -1}
 	if l.cfg.Cluster.On() {
 		d.look = deletionsLook
 	}

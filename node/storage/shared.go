@@ -10,6 +10,7 @@ import (
 	"github.com/gochat-im/gochat/msgstore/kv/tikv"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/relay"
 )
 
 // openTime is what TiKV and RocketMQ have to answer when a node starts.
@@ -49,11 +50,21 @@ func (s *Storage) openRocketMQ() error {
 	defer cancel()
 	c := s.cfg.Cluster.Bus.RocketMQ
 	opened := rocketmq.Config{
-		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Node: s.cfg.Cluster.NodeID, Publisher: s.cfg.Start, Logger: s.log,
+		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Node: s.cfg.Cluster.NodeID, Logger: s.log,
+		Publisher: s.cfg.Beside.Publisher, Watched: s.cfg.Beside.Group, Live: s.cfg.Beside.Live, Overdue: s.cfg.Beside.Direct,
 		Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
 			messages, _, last, err := s.Timeline.Range(ctx, conv, from, to, 0, busReadBytes)
 			return messages, last, err
 		},
+	}
+	if tell := s.cfg.Beside.Seen; tell != nil {
+		opened.Seen = func(marks []rocketmq.Mark) {
+			seen := make([]relay.Mark, len(marks))
+			for i, m := range marks {
+				seen[i] = relay.Mark(m)
+			}
+			tell(seen)
+		}
 	}
 	if c.AccessKey != "" {
 		var err error
@@ -65,8 +76,36 @@ func (s *Storage) openRocketMQ() error {
 	if err != nil {
 		return fmt.Errorf("opening RocketMQ: %w", err)
 	}
-	s.Bus, s.rocketmq = bus, bus
+	s.Bus, s.Consumers, s.rocketmq = bus, bus, bus
 	return nil
+}
+
+// Saw tells the bus what of this node's was seen coming through, by another node.
+func (s *Storage) Saw(seen []relay.Mark) {
+	if s.rocketmq == nil {
+		return
+	}
+	marks := make([]rocketmq.Mark, len(seen))
+	for i, m := range seen {
+		marks[i] = rocketmq.Mark(m)
+	}
+	s.rocketmq.Saw(marks)
+}
+
+// RocketMQ returns the state of the bus on RocketMQ; ok is false where there is none.
+func (s *Storage) RocketMQ() (breakers map[string]string, ok bool) {
+	if s.rocketmq == nil {
+		return nil, false
+	}
+	return s.rocketmq.Breakers(), true
+}
+
+// TiKV returns the counts of a store on TiKV; ok is false where there is none.
+func (s *Storage) TiKV() (m tikv.Metrics, ok bool) {
+	if s.tikv == nil {
+		return m, false
+	}
+	return s.tikv.Metrics(), true
 }
 
 // closeShared closes what was opened here.

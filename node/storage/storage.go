@@ -20,6 +20,7 @@ import (
 	"github.com/gochat-im/gochat/msgstore/kv/tikv"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/services/relay"
 	"github.com/gochat-im/gochat/services/timeline"
 )
 
@@ -34,13 +35,14 @@ type Config struct {
 	config.Config
 
 	// Store and Bus stand in for what Config names, both or neither: tests give processes a
-	// store to share. They are closed by whoever made them.
-	Store kv.Store
-	Bus   Bus
+	// store to share. They are closed by whoever made them. Consumers are Bus's; nil: they are always there.
+	Store     kv.Store
+	Bus       Bus
+	Consumers timeline.Consumers
 
 	Worker  uint32 // the node's number; 0: it is the only one
-	Start   uint64 // of this process, different at each; only of a node with a number
 	Version string // of the program, for backups
+	Beside  Beside
 	Logger  *slog.Logger
 
 	// OnFatal is called, once, with the last word of a store that can't go on.
@@ -48,6 +50,15 @@ type Config struct {
 
 	// Group is told of each group of transactions that an embedded store wrote with one sync.
 	Group func(pebblekv.Group)
+}
+
+// Beside is what a bus that lies apart needs of the cluster around it.
+type Beside struct {
+	Publisher uint64                // this node and this start of it: relay.PublisherOf
+	Group     string                // of the bus, that events have to come through
+	Live      func() []string       // ids of the nodes that take part in it
+	Seen      func([]relay.Mark)    // tells other publishers what came through; it must not block, nor keep the marks
+	Direct    func(evs []bus.Event) // takes what didn't come through in time; it must not block
 }
 
 // Storage is what was opened. Its fields don't change.
@@ -58,6 +69,9 @@ type Storage struct {
 	Clock    *msgstore.Clock
 	Timeline *msgstore.Timeline
 	Bus      Bus
+
+	// Consumers know what becomes of what is published; nil: the bus lies in the store.
+	Consumers timeline.Consumers
 
 	cfg     Config
 	log     *slog.Logger
@@ -72,7 +86,7 @@ type Storage struct {
 // Open opens the store and the bus. events, of the sequencer that will write to the store, are given what
 // fault points test builds have. What was opened is closed again when it fails.
 func Open(cfg Config, events *timeline.Events) (_ *Storage, err error) {
-	s := &Storage{cfg: cfg, log: cfg.Logger, Store: cfg.Store, Bus: cfg.Bus}
+	s := &Storage{cfg: cfg, log: cfg.Logger, Store: cfg.Store, Bus: cfg.Bus, Consumers: cfg.Consumers}
 	defer func() {
 		if err != nil {
 			_ = s.Close()
