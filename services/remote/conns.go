@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -25,11 +26,23 @@ type conns struct {
 	tls     *tls.Config
 	connect time.Duration
 
-	mu     sync.Mutex
-	idle   map[string][]*connection // the one used last at the end
-	open   int                      // in all
-	closed bool
+	mu      sync.Mutex
+	idle    map[string][]*connection // the one used last at the end
+	dialing map[string]*dialing      // where connections are being made
+	open    int                      // in all
+	closed  bool
 }
+
+// dialing is what is under way towards one node.
+type dialing struct {
+	dials   int
+	waiting []chan *connection // each has room for one; nil: dial yourself
+}
+
+// maxDials bounds the connections that are being made to one node at a time. Handshakes are dear: were each of a
+// thousand calls to make one of its own, all would be late, and the breaker would open on a node that is well. Who
+// finds no connection and may not make one waits for either.
+const maxDials = 8
 
 // idleFor is how long an unused connection is kept; the server gives up after two minutes.
 const idleFor = 90 * time.Second
@@ -47,7 +60,15 @@ func (p *conns) Get(ctx context.Context, network, address string, _ kitex.ConnOp
 	c := p.take(address)
 	if c == nil {
 		var err error
-		if c, err = p.dial(real, network, address); err != nil {
+		if c, err = p.wait(real, address); err != nil {
+			return nil, err
+		}
+	}
+	if c == nil {
+		var err error
+		c, err = p.dial(real, network, address)
+		p.dialed(address)
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -75,6 +96,73 @@ func (p *conns) take(address string) *connection {
 		}
 		p.close(c)
 	}
+}
+
+// wait returns a connection that somebody else brought back, or nil when it is the caller's turn to dial: dialed
+// must follow then.
+func (p *conns) wait(ctx context.Context, address string) (*connection, error) {
+	p.mu.Lock()
+	for len(p.idle[address]) > 0 { // brought back since the caller looked
+		p.mu.Unlock()
+		if c := p.take(address); c != nil {
+			return c, nil
+		}
+		p.mu.Lock()
+	}
+	d := p.dialing[address]
+	if d == nil {
+		d = &dialing{}
+		p.dialing[address] = d
+	}
+	if d.dials < maxDials {
+		d.dials++
+		p.mu.Unlock()
+		return nil, nil
+	}
+	turn := make(chan *connection, 1)
+	d.waiting = append(d.waiting, turn)
+	p.mu.Unlock()
+	select {
+	case c := <-turn:
+		return c, nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	i := slices.Index(d.waiting, turn)
+	if i >= 0 {
+		d.waiting = slices.Delete(d.waiting, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 { // it came at the same time: somebody else's now
+		if c := <-turn; c != nil {
+			p.keep(c)
+		} else {
+			p.dialed(address)
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// dialed ends one dial, and lets the next one who waits make his.
+func (p *conns) dialed(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.dialing[address]
+	if len(d.waiting) > 0 {
+		d.next() <- nil
+		return
+	}
+	if d.dials--; d.dials == 0 {
+		delete(p.dialing, address)
+	}
+}
+
+// next takes the one who has waited longest.
+func (d *dialing) next() chan *connection {
+	turn := d.waiting[0]
+	d.waiting[0] = nil
+	d.waiting = d.waiting[1:]
+	return turn
 }
 
 func (p *conns) dial(ctx context.Context, network, address string) (*connection, error) {
@@ -115,15 +203,24 @@ func (p *conns) Put(nc net.Conn) error {
 	}
 	_ = c.Conn.SetDeadline(time.Time{})
 	c.used = time.Now()
+	p.keep(c)
+	return nil
+}
+
+// keep gives a connection that nobody uses to who waits for one, or keeps it for later.
+func (p *conns) keep(c *connection) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		p.close(c)
-		return nil
+		return
 	}
-	p.idle[c.address] = append(p.idle[c.address], c)
+	if d := p.dialing[c.address]; d != nil && len(d.waiting) > 0 {
+		d.next() <- c
+	} else {
+		p.idle[c.address] = append(p.idle[c.address], c)
+	}
 	p.mu.Unlock()
-	return nil
 }
 
 // Discard implements Kitex's pool: something went wrong on c.

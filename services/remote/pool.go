@@ -39,6 +39,7 @@ type PoolConfig struct {
 	MaxCalls int           // under way to one node, which is the number of connections to it, too; what comes beyond waits; default 64
 
 	Failures uint32        // in a row after which a node's breaker opens; default 5
+	Silence  time.Duration // since the last answer of a node, after which two in a row are enough: a node that hangs, or can't be reached, fails few calls, but slowly; default 3 s
 	Open     time.Duration // how long it stays open before a call may try; default 1 s
 
 	Retries int // calls a second that may be made once more, and twice as many at once; default 50; negative: none
@@ -55,7 +56,7 @@ func (c *PoolConfig) Validate() error {
 	if err := c.Keys.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("remote: %w", err))
 	}
-	if min(c.Timeout, c.Connect, c.Open) < 0 || c.MaxCalls < 0 {
+	if min(c.Timeout, c.Connect, c.Open, c.Silence) < 0 || c.MaxCalls < 0 {
 		errs = append(errs, errors.New("remote: a limit is negative"))
 	}
 	return errors.Join(errs...)
@@ -70,6 +71,7 @@ func (c *PoolConfig) setDefaults() {
 	dur(&c.Timeout, 10*time.Second)
 	dur(&c.Connect, 2*time.Second)
 	dur(&c.Open, time.Second)
+	dur(&c.Silence, 3*time.Second)
 	if c.MaxCalls == 0 {
 		c.MaxCalls = 64
 	}
@@ -107,6 +109,7 @@ type peer struct {
 	slots   chan struct{}
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	used    atomic.Int64 // Unix seconds of the last call
+	heard   atomic.Int64 // Unix nanoseconds of the last answer; at first: of the first call
 
 	calls, failed, shed atomic.Uint64
 }
@@ -123,7 +126,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	}
 	link.BridgeLogs(cfg.Logger)
 	p := &Pool{
-		cfg: cfg, conns: &conns{tls: conf, connect: cfg.Connect, idle: make(map[string][]*connection)},
+		cfg: cfg, conns: &conns{tls: conf, connect: cfg.Connect, idle: make(map[string][]*connection), dialing: make(map[string]*dialing)},
 		peers: make(map[string]*peer), done: make(chan struct{}),
 	}
 	p.retry.rate = cfg.Retries
@@ -194,10 +197,13 @@ func (p *Pool) peer(addr string) *peer {
 	}
 	n = &peer{addr: addr, opts: []callopt.Option{callopt.WithHostPort(addr)}, slots: make(chan struct{}, p.cfg.MaxCalls)}
 	n.used.Store(time.Now().Unix())
+	n.heard.Store(time.Now().UnixNano())
 	log := p.cfg.Logger
 	n.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: addr, MaxRequests: 1, Timeout: p.cfg.Open,
-		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= p.cfg.Failures },
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.ConsecutiveFailures >= p.cfg.Failures || c.ConsecutiveFailures >= 2 && time.Since(time.Unix(0, n.heard.Load())) >= p.cfg.Silence
+		},
 		IsSuccessful: func(err error) bool { return err == nil },
 		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
 		OnStateChange: func(addr string, from, to gobreaker.State) {
@@ -281,6 +287,9 @@ func invoke[Q any, R replied](ctx context.Context, p *Pool, addr string, c *node
 			err = nil
 		case errors.Is(context.Cause(ctx), context.Canceled):
 			err = fmt.Errorf("calling %s: %w: %w", addr, context.Canceled, err)
+		}
+		if err == nil {
+			n.heard.Store(time.Now().UnixNano())
 		}
 		return struct{}{}, err
 	})
