@@ -21,7 +21,12 @@ func (c *Cluster) build(ctx context.Context) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}
-	programs := []string{"./tools/cluster"}
+	var programs []string
+	if c.cfg.On == nil {
+		programs = append(programs, "./tools/cluster")
+	} else if c.cfg.Binary == "" {
+		c.cfg.Binary = c.cfg.On.Binary()
+	}
 	if c.cfg.Binary == "" {
 		c.cfg.Binary = c.bin("gochat")
 		programs = append(programs, "./cmd/gochat")
@@ -37,7 +42,7 @@ func (c *Cluster) build(ctx context.Context) error {
 			return fmt.Errorf("local cluster: building %s: %w\n%s", p, err, text)
 		}
 	}
-	if c.cfg.Stores == StoresTest {
+	if c.cfg.Stores == StoresTest || c.cfg.On != nil {
 		return nil
 	}
 	for _, program := range []string{"java", "mvn"} {

@@ -69,6 +69,11 @@ type Config struct {
 	// More is put into every node's configuration, as it stands: issuers, which Set can't name.
 	More string
 
+	// On is another cluster, with StoresReal, on whose etcd, store and bus this one stands, with a part of its own of each: it has nodes alone.
+	// Keyspace, 1 to 65535, is another one for each.
+	On       *Cluster
+	Keyspace int
+
 	// Sync has the server of TiKV's API write each commit to the disk before it is acknowledged.
 	Sync bool
 
@@ -120,6 +125,8 @@ func (c *Config) validate() error {
 	switch {
 	case c.Stores != StoresReal && c.Stores != StoresTest:
 		return fmt.Errorf("local cluster: stores %q: want %s or %s", c.Stores, StoresReal, StoresTest)
+	case c.On != nil && (c.Stores != StoresReal || c.On.cfg.Stores != StoresReal || c.Keyspace < 1 || c.Keyspace > 1<<16-1):
+		return errors.New("local cluster: on another one: want a keyspace of 1 to 65535, and real stores")
 	case min(c.Edges, c.Logics, c.Fanouts, c.Workers) < 0:
 		return errors.New("local cluster: less than no node of a role")
 	case c.PDs > 9 || max(c.Edges, c.Logics, c.Fanouts, c.Workers) > 99:
@@ -161,13 +168,15 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err := c.build(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.startBelow(ctx); err != nil {
+	if cfg.On == nil {
+		if err := c.startBelow(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if c.client, err = etcd.Dial(ctx, etcd.Config{Endpoints: []string{c.EtcdURL()}}); err != nil {
 		return nil, err
 	}
-	if c.client, err = etcd.Dial(ctx, etcd.Config{Endpoints: []string{"http://" + c.Process(Etcd).Addr}}); err != nil {
-		return nil, err
-	}
-	if c.nodes, err = etcdnodes.Open(ctx, etcdnodes.Config{Client: c.client, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+	if c.nodes, err = etcdnodes.Open(ctx, etcdnodes.Config{Client: c.client, Prefix: c.Prefix(), Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		return nil, fmt.Errorf("local cluster: reading the nodes in etcd: %w", err)
 	}
 	if err := c.makeKeys(ctx); err != nil {
@@ -186,7 +195,10 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 			started = append(started, p)
 		}
 	}
-	return c, together(started, func(p *Process) error { return p.Start(ctx) })
+	if err := together(started, func(p *Process) error { return p.Start(ctx) }); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // together calls fn for all at once and returns all errors.
@@ -200,7 +212,7 @@ func together(ps []*Process, fn func(*Process) error) error {
 	return errors.Join(errs...)
 }
 
-// Process returns a process that was started here by its name, nil if there is none.
+// Process returns a process of the cluster, not of one that it stands on, by its name; nil: there is none.
 func (c *Cluster) Process(name string) *Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +253,28 @@ func (c *Cluster) Nodes(role string) []*Process {
 func (c *Cluster) View() *nodes.View { return c.nodes.View() }
 
 // EtcdURL is the endpoint of etcd.
-func (c *Cluster) EtcdURL() string { return "http://" + c.Process(Etcd).Addr }
+func (c *Cluster) EtcdURL() string {
+	if c.cfg.On != nil {
+		return c.cfg.On.EtcdURL()
+	}
+	return "http://" + c.Process(Etcd).Addr
+}
+
+// Prefix is what the keys of this cluster begin with in etcd.
+func (c *Cluster) Prefix() string {
+	if c.cfg.On != nil {
+		return fmt.Sprintf("%s-%d", etcdnodes.DefaultPrefix, c.cfg.Keyspace)
+	}
+	return etcdnodes.DefaultPrefix
+}
+
+// Topic is that of its bus.
+func (c *Cluster) Topic() string {
+	if c.cfg.On != nil {
+		return fmt.Sprintf("gochat-events-%d", c.cfg.Keyspace)
+	}
+	return "gochat-events"
+}
 
 // Keys is the directory of the keys that the nodes share.
 func (c *Cluster) Keys() string { return c.keys }

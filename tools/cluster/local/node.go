@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// Topic of the bus.
-const Topic = "gochat-events"
-
 // makeKeys has the gochat program make what nodes share.
 func (c *Cluster) makeKeys(ctx context.Context) error {
 	if text, err := exec.CommandContext(ctx, c.cfg.Binary, "cluster", "keys", c.keys).CombinedOutput(); err != nil {
@@ -76,7 +73,13 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 }
 
 // via is the address of a process that nodes stand on, as p is told.
-func (c *Cluster) via(p *Process, to string) string { return c.cfg.Via(p.Name, to, c.Process(to).Addr) }
+func (c *Cluster) via(p *Process, to string) string {
+	at := c
+	if c.cfg.On != nil {
+		at = c.cfg.On
+	}
+	return c.cfg.Via(p.Name, to, at.Process(to).Addr)
+}
 
 // config is a node's configuration: what differs from the defaults.
 func (c *Cluster) config(p *Process) string {
@@ -94,14 +97,18 @@ func (c *Cluster) config(p *Process) string {
 	line("  key_file: %q", filepath.Join(c.keys, "cluster.key"))
 	line("  signing_keys: %q", c.keys)
 	line("  rpc: {listen: %q, advertise: %q}", p.Addr, c.cfg.Via("*", p.Name, p.Addr))
-	line("  etcd: {endpoints: [%q]}", "http://"+c.via(p, Etcd))
-	if p.Role == "edge" {
+	line("  etcd: {endpoints: [%q], prefix: %s}", "http://"+c.via(p, Etcd), c.Prefix())
+	if p.Role == "edge" { // it has no store
 		line("  clients: [%q]", p.TCP)
-		return b.String() // it has no store
+		return b.String()
 	}
 	var pds []string
 	names := Name
-	for _, o := range c.Processes() {
+	at := c
+	if c.cfg.On != nil {
+		at = c.cfg.On
+	}
+	for _, o := range at.Processes() {
 		if strings.HasPrefix(o.Name, PD+"-") {
 			pds = append(pds, fmt.Sprintf("%q", c.via(p, o.Name)))
 		}
@@ -109,7 +116,7 @@ func (c *Cluster) config(p *Process) string {
 	if c.cfg.Stores == StoresTest { // named, but the stand-ins are used
 		pds, names = []string{fmt.Sprintf("%q", c.via(p, Store))}, Bus
 	}
-	line("  store: {kind: tikv, tikv: {pd: [%s]}}", strings.Join(pds, ", "))
-	line("  bus: {kind: rocketmq, rocketmq: {name_servers: [%q], topic: %s}}", c.via(p, names), Topic)
+	line("  store: {kind: tikv, tikv: {pd: [%s], keyspace: %d}}", strings.Join(pds, ", "), c.cfg.Keyspace)
+	line("  bus: {kind: rocketmq, rocketmq: {name_servers: [%q], topic: %s}}", c.via(p, names), c.Topic())
 	return b.String()
 }
