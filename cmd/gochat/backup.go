@@ -19,12 +19,16 @@ func backupCommand() *cobra.Command {
 		Long: "Asks the server that runs on this data directory for a copy of its store and its keys, as of now: whatever it has acked\n" +
 			"is in it, and clients are served meanwhile. DIR must not exist. On the same file system the copy shares its files with\n" +
 			"the store, so copy DIR to another machine. It holds the server's keys: guard it as you guard the data.\n" +
-			"`gochat check --data DIR` audits it, `gochat restore DIR` makes a data directory of it.",
+			"`gochat check --data DIR` audits it, `gochat restore DIR` makes a data directory of it. What a cluster keeps in TiKV is backed up\n" +
+			"by TiKV's own means.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := flags.load(nil)
 			if err != nil {
 				return err
+			}
+			if storage.Shared(&cfg) {
+				return sharedBackup("back it up")
 			}
 			dir, err := filepath.Abs(args[0])
 			if err != nil {
@@ -42,6 +46,11 @@ func backupCommand() *cobra.Command {
 	return cmd
 }
 
+// sharedBackup says that the store of a cluster isn't in a data directory.
+func sharedBackup(do string) error {
+	return usageError{fmt.Errorf("this node's messages lie in TiKV, which has means of its own: %s with BR, see the operations manual", do)}
+}
+
 func restoreCommand() *cobra.Command {
 	var flags configFlags
 	cmd := &cobra.Command{
@@ -55,6 +64,9 @@ func restoreCommand() *cobra.Command {
 			cfg, err := flags.load(nil)
 			if err != nil {
 				return err
+			}
+			if storage.Shared(&cfg) {
+				return sharedBackup("restore it, and then run `gochat cluster new-epoch`")
 			}
 			info, err := storage.Restore(cmd.Context(), args[0], cfg.Data, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
 			if err != nil {

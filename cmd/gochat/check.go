@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,8 @@ func checkCommand() *cobra.Command {
 		Short: "Audit the stored data of a server, or a backup",
 		Long: "Reads every row and compares what must agree: no gaps in timelines, ids against messages, cursors within bounds,\n" +
 			"both sides of membership, the bus log. Changes nothing. Ends with status 1 if something is wrong.\n" +
-			"While a server runs on the data directory, a copy of its store as of now is audited, and removed.",
+			"While a server runs on the data directory, a copy of its store as of now is audited, and removed. With the configuration of a\n" +
+			"cluster's logic node the store that the nodes share is audited, as of now, while they run.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load(nil)
@@ -40,6 +42,12 @@ func checkCommand() *cobra.Command {
 const shownFindings = 100
 
 func check(ctx context.Context, cfg node.Config, out io.Writer) error {
+	if storage.Shared(&cfg) {
+		what := fmt.Sprintf("TiKV at %s, keyspace %d", strings.Join(cfg.Cluster.Store.TiKV.PD, ","), cfg.Cluster.Store.TiKV.Keyspace)
+		return audit(out, what, func(report func(severity, text string)) (storage.CheckSum, error) {
+			return storage.CheckShared(ctx, cfg, slog.New(slog.DiscardHandler), report)
+		})
+	}
 	dir, err := filepath.Abs(cfg.Data)
 	if err != nil {
 		return fmt.Errorf("finding the data directory: %w", err)
@@ -56,8 +64,15 @@ func check(ctx context.Context, cfg node.Config, out io.Writer) error {
 			return fmt.Errorf("copying the store of the server that runs: %w", err)
 		}
 	}
+	return audit(out, dir, func(report func(severity, text string)) (storage.CheckSum, error) {
+		return storage.Check(ctx, cfg, slog.New(slog.DiscardHandler), report)
+	})
+}
+
+// audit prints what an audit finds, and how it ended.
+func audit(out io.Writer, what string, run func(report func(severity, text string)) (storage.CheckSum, error)) error {
 	findings := 0
-	sum, err := storage.Check(ctx, cfg, slog.New(slog.DiscardHandler), func(severity, text string) {
+	sum, err := run(func(_, text string) {
 		findings++
 		if findings <= shownFindings {
 			fmt.Fprintln(out, text)
@@ -69,7 +84,7 @@ func check(ctx context.Context, cfg node.Config, out io.Writer) error {
 	if findings > shownFindings {
 		fmt.Fprintf(out, "and %d more\n", findings-shownFindings)
 	}
-	fmt.Fprintf(out, "%s: %d errors, %d warnings\n", dir, sum.Errors, sum.Warnings)
+	fmt.Fprintf(out, "%s: %d errors, %d warnings\n", what, sum.Errors, sum.Warnings)
 	if sum.Errors > 0 {
 		return errors.New("the data has errors")
 	}

@@ -26,17 +26,24 @@ import (
 
 func clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Look after several servers that are one installation"}
+	var from string
 	keys := &cobra.Command{
 		Use:   "keys DIRECTORY",
 		Short: "Make the keys that all nodes of a cluster share",
 		Long: "Makes cluster.key, by which nodes know each other (cluster.key_file), and the keys that tokens are signed with\n" +
 			"(cluster.signing_keys names the directory). Copy them to each node, readable by the server's user alone. Keys that\n" +
-			"are there already stay as they are.",
+			"are there already stay as they are. With --from, the keys of tokens are those of a data directory that is moved into the\n" +
+			"cluster: whoever was signed in stays so.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := filepath.Abs(args[0])
 			if err != nil {
 				return fmt.Errorf("finding %s: %w", args[0], err)
+			}
+			if from != "" {
+				if err := account.ImportKeys(filepath.Join(from, "keys"), dir); err != nil {
+					return err
+				}
 			}
 			if err := account.CreateKeys(dir); err != nil {
 				return err
@@ -54,7 +61,8 @@ func clusterCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.AddCommand(keys)
+	keys.Flags().StringVar(&from, "from", "", "data directory of a server whose keys the cluster goes on with")
+	cmd.AddCommand(keys, newEpochCommand())
 	cmd.AddCommand(new(registryFlags).commands()...)
 	return cmd
 }

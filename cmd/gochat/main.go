@@ -37,7 +37,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), chatCommand(), sendCommand(), tailCommand(), tokenCommand(), checkCommand(), backupCommand(), restoreCommand(), adminCommand(), keysCommand(), clusterCommand(), busCommand(), apikeyCommand(), configCommand(), versionCommand(), hashCommand())
+	root.AddCommand(serveCommand(), chatCommand(), sendCommand(), tailCommand(), tokenCommand(), checkCommand(), backupCommand(), restoreCommand(), migrateCommand(), adminCommand(), keysCommand(), clusterCommand(), busCommand(), apikeyCommand(), configCommand(), versionCommand(), hashCommand())
 	wrongArguments(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "gochat:", err)

@@ -145,6 +145,9 @@ func (s *Storage) openEmbedded(events *timeline.Events) error {
 		// Serving it would give out seqs that clients know already, under the same epoch.
 		return fmt.Errorf("%s is a backup: make a data directory of it with `gochat restore`", cfg.Data)
 	}
+	if err := notMoved(cfg.Data); err != nil {
+		return err
+	}
 	c := pebblekv.Config{
 		Dir: filepath.Join(cfg.Data, storeDir), Logger: s.log,
 		CacheBytes: int64(cfg.Config.Storage.Cache), MemTableBytes: int(cfg.Config.Storage.Memtable), DiskReserve: int64(cfg.Config.Storage.DiskReserve),

@@ -71,6 +71,74 @@ func CreateKeys(dir string) error {
 // ReadKeys reads the keys in dir itself and makes none; ErrNoKeys (wrapped) if there are none.
 func ReadKeys(dir string) (*Keys, error) { return loadKeys(dir) }
 
+// ImportKeys copies the key files of the directory from to dir, which must hold none, or the same: servers that are
+// given dir accept what the ones with from signed, and sign as they do.
+func ImportKeys(from, dir string) error {
+	theirs, err := loadKeys(from)
+	if err != nil {
+		return err
+	}
+	ours, err := loadKeys(dir)
+	switch {
+	case err == nil && ours.Accepts(theirs):
+		return nil
+	case err == nil:
+		return fmt.Errorf("account: %s holds other keys already", dir)
+	case !errors.Is(err, ErrNoKeys):
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("account: creating the key directory: %w", err)
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return fmt.Errorf("account: reading the key directory: %w", err)
+	}
+	// Without the current ones the directory counts as empty, so they come last.
+	slices.SortStableFunc(entries, func(a, b os.DirEntry) int { return currentLast(a.Name()) - currentLast(b.Name()) })
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, "access") || !strings.HasSuffix(name, ".pem") {
+			if !strings.HasPrefix(name, "mac") || !strings.HasSuffix(name, ".key") {
+				continue
+			}
+		}
+		data, err := readSecret(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := createKeyFile(dir, name, data); err != nil {
+			return err
+		}
+	}
+	if ours, err = loadKeys(dir); err == nil && !ours.Accepts(theirs) {
+		err = fmt.Errorf("account: %s holds other keys already", dir)
+	}
+	return err
+}
+
+func currentLast(name string) int {
+	if name == signingFile || name == macFile {
+		return 1
+	}
+	return 0
+}
+
+// Accepts tells whether k accepts all that other signs and accepts.
+func (k *Keys) Accepts(other *Keys) bool {
+	for kid, pub := range other.verify {
+		if !pub.Equal(k.verify[kid]) {
+			return false
+		}
+	}
+	for _, m := range other.mac {
+		if !slices.ContainsFunc(k.mac, func(o []byte) bool { return string(o) == string(m) }) {
+			return false
+		}
+	}
+	return true
+}
+
 // LoadKeys reads the keys in dir/keys; ErrNoKeys (wrapped) if there are none.
 func LoadKeys(dir string) (*Keys, error) { return loadKeys(filepath.Join(dir, "keys")) }
 
