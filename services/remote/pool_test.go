@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -123,4 +124,30 @@ func TestNobodyElseIsServed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A node that takes connections and says nothing fails few calls, each of them slowly: two are enough.
+func TestSilence(t *testing.T) {
+	a := start(t, 1, nil)
+	front := newProxy(t, a.RPC)
+	a.RPC = front.ln.Addr().String()
+	v := newView(t, edgeNode)
+	agree(t, []view{v, a.view}, a)
+	p := pool(t, func(c *remote.PoolConfig) { c.Failures, c.Silence, c.Open = 1000, time.Nanosecond, time.Minute })
+	l := logicOf(t, v, p)
+	_, _, conv := between(v, a)
+	if _, err := l.State(soon(t), alice, conv); errors.Is(err, code.New(code.Unavailable)) || errors.Is(err, code.New(code.Undetermined)) {
+		t.Fatal(err)
+	}
+	front.hold(true)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := l.State(ctx, alice, conv); err == nil {
+			t.Error("a silent node answered")
+		}
+		cancel()
+	}
+	if peers, _ := p.Stats(); peers[0].Failed != 2 || peers[0].Shed == 0 {
+		t.Errorf("calls of a silent node: %+v", peers)
+	}
 }
