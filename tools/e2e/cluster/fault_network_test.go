@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -84,7 +83,11 @@ func (n *network) cable(to, listen, target string) string {
 // carry is one connection.
 func (n *network) carry(c *net.TCPConn, to, target string) {
 	defer c.Close()
-	from := caller(c)
+	from := &source{known: make(chan struct{})}
+	go func() { // ends when it has looked
+		from.pid = caller(c)
+		close(from.known)
+	}()
 	if !n.keep(c) {
 		return
 	}
@@ -109,7 +112,7 @@ func (n *network) carry(c *net.TCPConn, to, target string) {
 }
 
 // copy is one direction.
-func (n *network) copy(dst, src *net.TCPConn, from int, to string) {
+func (n *network) copy(dst, src *net.TCPConn, from *source, to string) {
 	buf := make([]byte, 16<<10)
 	for {
 		k, err := src.Read(buf)
@@ -145,12 +148,25 @@ func (n *network) drop(c net.Conn) {
 	delete(n.ends, c)
 }
 
+// source is the process that called.
+type source struct {
+	known chan struct{} // closed when pid is
+	pid   int
+}
+
 // pass waits while the cable is cut. It reports whether there is anything to go on for.
-func (n *network) pass(from int, to string) bool {
+func (n *network) pass(from *source, to string) bool {
+	n.mu.Lock()
+	if n.closed || len(n.cut) == 0 { // it doesn't matter who it is
+		defer n.mu.Unlock()
+		return !n.closed
+	}
+	n.mu.Unlock()
+	<-from.known
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for !n.closed {
-		a := n.pids[from] // it may be named when it has been calling for a while
+		a := n.pids[from.pid] // it may be named when it has been calling for a while
 		if a == "" {
 			a = clients
 		}
@@ -195,28 +211,37 @@ func caller(c net.Conn) int {
 			socket = "socket:[" + f[9] + "]"
 		}
 	}
-	all, err := os.ReadDir("/proc")
-	if err != nil || socket == "" {
+	if socket == "" {
 		return 0
 	}
-	slices.Reverse(all) // by name, but those that were started last are rather at the end
-	for _, e := range all {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		dir := "/proc/" + e.Name() + "/fd"
+	for _, pid := range children() {
+		dir := "/proc/" + pid + "/fd"
 		list, err := os.ReadDir(dir)
 		if err != nil {
-			continue // it has ended, or is somebody else's
+			continue // it has ended
 		}
 		for _, e := range list {
 			if at, err := os.Readlink(dir + "/" + e.Name()); err == nil && at == socket {
-				return pid
+				n, _ := strconv.Atoi(pid)
+				return n
 			}
 		}
 	}
 	return 0
+}
+
+// children are the processes that this one has started.
+func children() (pids []string) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	for _, t := range tasks {
+		if list, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children"); err == nil {
+			pids = append(pids, strings.Fields(string(list))...)
+		}
+	}
+	return pids
 }
 
 // kernelAddr is an address as /proc/net/tcp has it.
