@@ -232,13 +232,19 @@ func caller(c net.Conn) int {
 
 // children are the processes that this one has started.
 func children() (pids []string) {
-	tasks, err := os.ReadDir("/proc/self/task")
+	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	for _, t := range tasks {
-		if list, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children"); err == nil {
-			pids = append(pids, strings.Fields(string(list))...)
+	parent := strconv.Itoa(os.Getpid())
+	for _, e := range all {
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue // no process
+		}
+		// Behind the name, which may hold anything: its state, its parent.
+		if f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(f) > 1 && f[1] == parent {
+			pids = append(pids, e.Name())
 		}
 	}
 	return pids
