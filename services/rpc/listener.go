@@ -66,20 +66,16 @@ func (l *listener) run() {
 			}
 			continue
 		}
+		// More at a time wait, the next ones in the kernel's queue: who comes together with many others is most likely
+		// one of several nodes that this one's start, or a crowd of their clients, has called up.
 		select {
 		case l.hands <- struct{}{}:
 			go l.admit(c)
-		default:
+		case <-l.done:
 			c.Close()
-			l.count()
+			return
 		}
 	}
-}
-
-func (l *listener) count() {
-	l.mu.Lock()
-	l.refused++
-	l.mu.Unlock()
 }
 
 // admit shakes hands with one connection.

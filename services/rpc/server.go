@@ -36,7 +36,7 @@ type Config struct {
 	Relay  *Relay    // nil: it has nothing to do with edges and the directory
 
 	MaxConns         int           // connections of other nodes; default 1,024
-	Handshakes       int           // under way at once; default 32
+	Handshakes       int           // under way at once; more wait; default 32
 	HandshakeTimeout time.Duration // default 5 s
 	MaxCalls         int           // under way at once; what comes beyond is refused as overloaded; default 1,024
 
