@@ -98,8 +98,21 @@ func (m *metrics) counter(name, help string, read func() float64) {
 	m.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
 }
 
+// metrics are all of the process: the libraries' own beside m.
+func (n *Node) metrics(m *metrics) prometheus.Gatherer {
+	if n.storage != nil {
+		if _, ok := n.storage.TiKV(); ok {
+			return prometheus.Gatherers{m.reg, storage.ClientMetrics()}
+		}
+	}
+	return m.reg
+}
+
 // watch registers what is read from the node's parts at each scrape.
 func (m *metrics) watch(n *Node) {
+	if n.peers != nil {
+		m.reg.MustRegister(clusterStats{n})
+	}
 	if n.edge != nil {
 		m.watchEdge(n.edge)
 	}

@@ -72,6 +72,7 @@ type Node struct {
 	logic     *logic.Logic
 	fanout    *fanout.Handler
 	direct    *fanout.Direct // past a bus that lies apart
+	monitor   *monitor       // nil: metrics are where clients are
 	sweeper   *msgstore.Sweeper
 	deletions *logic.Deletions
 	edge      *edge.Edge
@@ -151,6 +152,11 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		n.admin, err = nil, nil
 	}
 	m.watch(n)
+	if cfg.Cluster.Monitor != "" {
+		if n.monitor, err = newMonitor(cfg.Cluster.Monitor, n.metrics(m), n.able, logger); err != nil {
+			return nil, err
+		}
+	}
 	return n, nil
 }
 
@@ -204,7 +210,7 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 // openEdge binds what clients connect to.
 func (n *Node) openEdge(in Program, m *metrics, signals conn.Signals, sessions *lateSessions) (err error) {
 	c := edge.Config{
-		Config: n.cfg, Worker: n.worker, MaxPage: conversation.MaxPage, Version: in.Version, Web: in.Web, Metrics: m.reg, Observe: m.request, Logger: n.log,
+		Config: n.cfg, Worker: n.worker, MaxPage: conversation.MaxPage, Version: in.Version, Web: in.Web, Metrics: n.metrics(m), Observe: m.request, Logger: n.log,
 	}
 	if n.storage != nil {
 		c.StoreEpoch, c.Ready = n.storage.Epoch, n.storage.Ready

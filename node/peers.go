@@ -122,7 +122,7 @@ func (n *Node) serve(c *edge.Config, sessions *lateSessions) (err error) {
 	c.Routes = p.logic.Forward(table)
 	c.Ready = func(context.Context) error {
 		if len(p.Router.Logics()) == 0 {
-			return errors.New("no node with the role logic is known")
+			return errNobody
 		}
 		return nil
 	}

@@ -76,6 +76,9 @@ func (n *Node) Run(ctx context.Context) error {
 		start(&fronts, web, "http", n.edge.API.Run)
 	}
 	start(&backs, back, "memory", n.trimMemory)
+	if n.monitor != nil {
+		start(&lasts, last, "metrics", n.monitor.run)
+	}
 	if n.admin != nil {
 		start(&fronts, front, "admin", n.admin.Run)
 	}
@@ -169,6 +172,9 @@ func audienceSeats(connections int) int { return max(16*connections, 1<<16) }
 // close closes what New opened, in the opposite order.
 func (n *Node) close() {
 	var errs []error
+	if n.monitor != nil {
+		errs = append(errs, n.monitor.close())
+	}
 	if n.admin != nil {
 		errs = append(errs, n.admin.Close())
 	}

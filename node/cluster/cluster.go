@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -45,6 +46,7 @@ type Cluster struct {
 	registry *etcdnodes.Source // nil: the nodes are listed
 	etcd     *clientv3.Client
 	log      *slog.Logger
+	away     atomic.Bool // etcd is
 }
 
 // joinTime is what a node has to be let in: a process that had its id before may have to lapse.
@@ -140,7 +142,7 @@ func (c *Cluster) join(cfg Config) (router.Source, error) {
 	if c.etcd, err = etcd.Dial(ctx, dial); err != nil {
 		return nil, err
 	}
-	if c.registry, err = etcdnodes.Open(ctx, etcdnodes.Config{Client: c.etcd, Prefix: e.Prefix, Logger: cfg.Logger, Events: etcdnodes.Events{Draining: cfg.Draining}}); err != nil {
+	if c.registry, err = etcdnodes.Open(ctx, etcdnodes.Config{Client: c.etcd, Prefix: e.Prefix, Logger: cfg.Logger, Events: etcdnodes.Events{Draining: cfg.Draining, Away: c.away.Store}}); err != nil {
 		return nil, fmt.Errorf("reading the nodes in etcd: %w", err)
 	}
 	if c.Self, err = c.registry.Join(ctx, c.Self); err != nil {
@@ -167,6 +169,9 @@ func (c *Cluster) Drain(ctx context.Context) error {
 
 // WorkerHeld reports whether this process may make ids with its number. See etcdnodes.Source.Valid.
 func (c *Cluster) WorkerHeld() bool { return c.registry == nil || c.registry.Valid() }
+
+// EtcdAway reports whether etcd can't be reached, so that the last view is in force.
+func (c *Cluster) EtcdAway() bool { return c.away.Load() }
 
 // Lost is closed when the number is lost for good, and the process has to end; nil where that can't be.
 func (c *Cluster) Lost() <-chan struct{} {

@@ -42,6 +42,7 @@ type Cluster struct {
 	Store       Store    `koanf:"store" doc:"Where logic, fanout and worker keep everything."`
 	Bus         Bus      `koanf:"bus" doc:"What carries stored messages to those who act on them."`
 	Weight      int      `koanf:"weight" doc:"How much of the conversations and users a logic node takes, beside others of weight 1."`
+	Monitor     string   `koanf:"monitor" doc:"host:port of an HTTP listener for /metrics, /healthz and /readyz, for nodes that aren't edges, which have them on http.listen. It asks nobody who they are: let nobody but your monitoring reach it. Empty: there is none."`
 	Zone        string   `koanf:"zone" doc:"Where this node stands (a data center, a rack): told to the others."`
 	Clients     []string `koanf:"clients" doc:"host:port under which clients reach this edge, told to clients of an edge that drains. Empty: they aren't sent here."`
 }
@@ -159,13 +160,14 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	}
 	addresses := func(name string, list ...string) {
 		for _, a := range list {
-			if host, port, err := net.SplitHostPort(a); a != "" && (err != nil || port == "" || host == "" && name != "cluster.rpc.listen") {
+			if host, port, err := net.SplitHostPort(a); a != "" && (err != nil || port == "" || host == "" && name != "cluster.rpc.listen" && name != "cluster.monitor") {
 				bad("%s %q: want host:port", name, a)
 			}
 		}
 	}
 	addresses("cluster.rpc.listen", c.RPC.Listen)
 	addresses("cluster.rpc.advertise", c.RPC.Advertise)
+	addresses("cluster.monitor", c.Monitor)
 	addresses("cluster.clients", c.Clients...)
 	addresses("cluster.store.tikv.pd", c.Store.TiKV.PD...)
 	addresses("cluster.bus.rocketmq.name_servers", c.Bus.RocketMQ.NameServers...)

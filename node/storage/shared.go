@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/gochat-im/gochat/bus/rocketmq"
 	"github.com/gochat-im/gochat/msgstore/kv/tikv"
 	"github.com/gochat-im/gochat/node/config"
@@ -107,6 +109,9 @@ func (s *Storage) TiKV() (m tikv.Metrics, ok bool) {
 	}
 	return s.tikv.Metrics(), true
 }
+
+// ClientMetrics are what the libraries of TiKV count.
+func ClientMetrics() prometheus.Gatherer { return tikv.ClientMetrics() }
 
 // closeShared closes what was opened here.
 func (s *Storage) closeShared() error {
