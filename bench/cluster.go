@@ -78,4 +78,3 @@ func (p *pairsFlags) compare(ctx context.Context, c *common, s *servers, window 
 	c.add(r)
 	return nil
 }
-

@@ -18,6 +18,7 @@ import (
 	"github.com/gochat-im/gochat/bench/hostile"
 	"github.com/gochat-im/gochat/bench/load"
 	"github.com/gochat-im/gochat/bench/report"
+	"github.com/gochat-im/gochat/bench/target"
 )
 
 // Exit codes tell whose fault a failure is.
@@ -39,6 +40,7 @@ const help = `usage: bench SCENARIO [flags]
   churn    people who look in: connect, fetch, write a little, leave
   restart  the server ends, or is killed, under its clients and starts again: how they come back
   hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
+  crowd    single messages to a group of -n members, more than one process can be, over the edges of a cluster
   rpc      pairs on an edge and the rest as two processes, beside one: what the calls between them cost
   floor    the bare program alone: pairs, groups, echoes, synced writes
   all      short versions of all but hostile, within three minutes
@@ -62,7 +64,7 @@ func usage(format string, args ...any) error { return &exit{exitUsage, fmt.Error
 
 func environment(err error) error { return &exit{exitEnvironment, err} }
 
-// ranAsChild is the whole life of a process that was started as the floor or as the hostile clients,
+// ranAsChild is the whole life of a process that was started as the floor, as the hostile clients or as onlookers,
 // and reports whether this is one.
 func ranAsChild() bool {
 	if len(os.Args) > 1 && os.Args[1] == floor.ChildCommand {
@@ -74,6 +76,21 @@ func ranAsChild() bool {
 	}
 	if len(os.Args) > 1 && os.Args[1] == hostile.ChildCommand {
 		if err := hostile.RunChild(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitHarness)
+		}
+		return true
+	}
+	if len(os.Args) > 1 && os.Args[1] == load.OnlookersCommand {
+		runtime.GOMAXPROCS(1)
+		err := load.RunOnlookers(os.Stdin, os.Stdout, func(issuer, key string) (func(string) (string, error), error) {
+			is, err := target.LoadIssuer(issuer, key)
+			if err != nil {
+				return nil, err
+			}
+			return is.Token, nil
+		})
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(exitHarness)
 		}
@@ -136,6 +153,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return churn(ctx, args, out)
 	case "restart":
 		return restart(ctx, args, out)
+	case "crowd":
+		return crowd(ctx, args, out)
 	case "rpc":
 		return rpc(ctx, args, out)
 	case "hostile":

@@ -137,7 +137,7 @@ func (s *servers) launched(ctx context.Context, c *common, l target.Launching, f
 		addr = server.HTTP
 	}
 	err = f(load.Target{
-		Addr: addr, WS: s.ws, PID: server.PID, Token: server.Issuer.Token, Users: users,
+		Addr: addr, WS: s.ws, PID: server.PID, Token: server.Issuer.Token, Issuer: server.Issuer.Name, Key: server.Issuer.SignFile, Users: users,
 		Stats: func(ctx context.Context) (load.Stats, error) { return target.ReadMetrics(ctx, server.HTTP) },
 	}, server)
 	var failed *load.Failure
@@ -245,6 +245,7 @@ func (s *servers) attached() (load.Target, error) {
 		return t, environment(err)
 	}
 	t.PID, t.Token, t.Users, t.WS = s.pid, is.Token, s.users, s.ws
+	t.Issuer, t.Key = is.Name, is.SignFile
 	if t.Users == "" {
 		// The verifier reads conversations from their beginning: it needs new ones each time.
 		t.Users = fmt.Sprintf("bench-%08x-", rand.Uint32())

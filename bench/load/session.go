@@ -18,14 +18,16 @@ import (
 
 // Target is the server under load.
 type Target struct {
-	Addr  netip.AddrPort
-	Also  []netip.AddrPort                     // other edges of the same cluster: connections are spread over all
-	WS    bool                                 // Addr is the HTTP listener: WebSockets carry the frames
-	PID   int                                  // of a server on this machine; 0: its CPU and memory can't be told
-	Nodes []Process                            // of a cluster on this machine, instead of PID
-	Token func(user string) (string, error)    // an access token, signed by an issuer that the server knows
-	Stats func(context.Context) (Stats, error) // nil: the server has no metrics for us
-	Users string                               // what the users' names begin with
+	Addr   netip.AddrPort
+	Also   []netip.AddrPort                     // other edges of the same cluster: connections are spread over all
+	WS     bool                                 // Addr is the HTTP listener: WebSockets carry the frames
+	PID    int                                  // of a server on this machine; 0: its CPU and memory can't be told
+	Nodes  []Process                            // of a cluster on this machine, instead of PID
+	Token  func(user string) (string, error)    // an access token, signed by an issuer that the server knows
+	Stats  func(context.Context) (Stats, error) // nil: the server has no metrics for us
+	Issuer string                               // of the tokens, and
+	Key    string                               // the file that signs them, for other processes of the load generator
+	Users  string                               // what the users' names begin with
 }
 
 // Stats is what the server's metrics tell.
@@ -156,6 +158,7 @@ type dialer struct {
 	loop    *loop.Loop
 	sources []netip.Addr     // taken in turn; empty: the system's choice
 	narrow  func(i int) bool // which connections' sockets take little that isn't read; nil: none
+	most    int              // handshakes at a time; 0: handshakesAtOnce
 	begun   int
 }
 
@@ -170,7 +173,11 @@ const handshakesAtOnce = 200
 
 // more dials until enough handshakes are under way; ready counts those through.
 func (d *dialer) more(ready, n int, at func(i int) (*session, loop.Handler)) error {
-	for d.begun < n && d.begun-ready < handshakesAtOnce {
+	most := d.most
+	if most == 0 {
+		most = handshakesAtOnce
+	}
+	for d.begun < n && d.begun-ready < most {
 		s, h := at(d.begun)
 		token, err := d.target.Token(s.user)
 		if err != nil {

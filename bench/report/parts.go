@@ -20,6 +20,9 @@ func (r *Run) parts() (list []part) {
 	for _, x := range r.Churn {
 		list = append(list, x)
 	}
+	for _, x := range r.Crowd {
+		list = append(list, x)
+	}
 	for _, x := range r.Apart {
 		list = append(list, x)
 	}

@@ -36,7 +36,8 @@ type Run struct {
 	Restart []*Restart          `json:"restart,omitempty"`
 	History []*History          `json:"history,omitempty"` // by round
 	Churn   []*Churn            `json:"churn,omitempty"`
-	Group   []*Group            `json:"group,omitempty"`  // by round
+	Group   []*Group            `json:"group,omitempty"` // by round
+	Crowd   []*Crowd            `json:"crowd,omitempty"`
 	Apart   []*Apart            `json:"apart,omitempty"`  // by round
 	Faults  bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
 

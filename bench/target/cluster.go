@@ -305,7 +305,7 @@ func (c *Cluster) Target(ws bool, users string) load.Target {
 		edges = c.HTTP
 	}
 	return load.Target{
-		Addr: edges[0], Also: edges[1:], WS: ws, Nodes: c.Nodes, Token: c.Issuer.Token, Users: users,
+		Addr: edges[0], Also: edges[1:], WS: ws, Nodes: c.Nodes, Token: c.Issuer.Token, Issuer: c.Issuer.Name, Key: c.Issuer.SignFile, Users: users,
 		Stats: func(ctx context.Context) (load.Stats, error) {
 			return ReadMetrics(ctx, append([]netip.AddrPort{c.counts}, c.HTTP...)...)
 		},

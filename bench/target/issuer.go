@@ -23,6 +23,8 @@ type Issuer struct {
 	Algorithm string // EdDSA or HS256
 	KeyFile   string // for the server: the public key (PEM), or the secret
 
+	SignFile  string // what LoadIssuer reads
+
 	method jwt.SigningMethod
 	key    any
 }
@@ -36,12 +38,13 @@ const DefaultIssuer = "gochat-bench"
 // NewIssuer makes a key and writes to dir what the server needs of it, and what
 // LoadIssuer needs to sign with it again.
 func NewIssuer(dir, algorithm string) (*Issuer, error) {
-	is := &Issuer{Name: DefaultIssuer, Algorithm: algorithm}
+	is := &Issuer{Name: DefaultIssuer, Algorithm: algorithm, SignFile: filepath.Join(dir, "issuer.key")}
 	switch algorithm {
 	case "HS256":
 		secret := []byte(rand.Text() + rand.Text())
 		is.method, is.key = jwt.SigningMethodHS256, secret
 		is.KeyFile = filepath.Join(dir, "issuer.secret")
+		is.SignFile = is.KeyFile
 		if err := os.WriteFile(is.KeyFile, secret, 0o600); err != nil {
 			return nil, fmt.Errorf("write the issuer's secret: %w", err)
 		}
@@ -69,7 +72,7 @@ func NewIssuer(dir, algorithm string) (*Issuer, error) {
 		block pem.Block
 	}{
 		{is.KeyFile, pem.Block{Type: "PUBLIC KEY", Bytes: pubDER}},
-		{filepath.Join(dir, "issuer.key"), pem.Block{Type: "PRIVATE KEY", Bytes: privDER}},
+		{is.SignFile, pem.Block{Type: "PRIVATE KEY", Bytes: privDER}},
 	} {
 		if err := os.WriteFile(f.name, pem.EncodeToMemory(&f.block), 0o600); err != nil {
 			return nil, fmt.Errorf("write the issuer's key: %w", err)
@@ -85,7 +88,7 @@ func LoadIssuer(name, keyFile string) (*Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the issuer's key: %w", err)
 	}
-	is := &Issuer{Name: name}
+	is := &Issuer{Name: name, SignFile: keyFile}
 	block, _ := pem.Decode(b)
 	if block == nil {
 		if len(b) < 32 {
