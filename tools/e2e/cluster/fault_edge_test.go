@@ -42,7 +42,8 @@ func (a *afflicted) cutFromLogic() {
 	}
 	began := time.Now()
 	a.net.part("edge-1", logic...)
-	for n, got := uint32(2), map[code.Code]int{}; time.Since(began) < 8*time.Second; n++ {
+	opened := map[string]bool{} // breakers
+	for n, got := uint32(2), map[code.Code]int{}; time.Since(began) < 8*time.Second || len(opened) < len(logic) && time.Since(began) < 15*time.Second; n++ {
 		e := raw.send(n, l.people[0].name)
 		switch {
 		case e == nil:
@@ -55,10 +56,11 @@ func (a *afflicted) cutFromLogic() {
 		if e != nil {
 			got[e.Code]++
 		}
+		a.openBreakers(opened)
 		time.Sleep(200 * time.Millisecond)
 	}
-	if open := a.openBreakers(); open < len(logic) {
-		a.Errorf("edge without logic nodes: %d of %d breakers are open", open, len(logic))
+	if len(opened) < len(logic) {
+		a.Errorf("edge without logic nodes: of %d breakers opened %v", len(logic), opened)
 	}
 	ended := time.Now()
 	a.net.heal()
@@ -84,8 +86,8 @@ func (a *afflicted) cutFromLogic() {
 	a.table = append(a.table, row)
 }
 
-// openBreakers counts the breakers of the first edge that its metrics tell to be open.
-func (a *afflicted) openBreakers() (open int) {
+// openBreakers adds the addresses of nodes towards which the first edge's breakers are open, or tried by one call, by its metrics.
+func (a *afflicted) openBreakers(open map[string]bool) {
 	a.Helper()
 	res, err := http.Get("http://" + a.nodes.Process("edge-1").HTTP + "/metrics")
 	if err != nil {
@@ -97,11 +99,11 @@ func (a *afflicted) openBreakers() (open int) {
 		a.Fatal(err)
 	}
 	for line := range strings.Lines(string(page)) {
-		if strings.HasPrefix(line, "gochat_breaker_open{") && strings.HasSuffix(strings.TrimSpace(line), " 1") {
-			open++
+		if addr, ok := strings.CutPrefix(line, "gochat_cluster_breaker{"); ok && !strings.HasSuffix(strings.TrimSpace(line), " 0") {
+			addr, _, _ = strings.Cut(addr, "}")
+			open[addr] = true
 		}
 	}
-	return open
 }
 
 // raw is a client that tells what the server says, as it says it.
