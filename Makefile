@@ -22,7 +22,7 @@ test: ## all tests that need Go alone, with statement coverage
 race: ## the same tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 
-e2e: ## drive the real binary, the web app in Chromium, and a RocketMQ broker (needs Java 17 and Maven): kills, disk faults, restarts
+e2e: ## drive the real binary, the web app in Chromium, and clusters on PD, TiKV's API, RocketMQ and etcd, all of which it fetches (Java 17, Maven, Node, Python): kills, faults, restarts
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
 	@tools/ts.sh e2e
 
