@@ -276,6 +276,9 @@ func (c *Cluster) Topic() string {
 	return "gochat-events"
 }
 
+// Keyspace is that of its rows in the store.
+func (c *Cluster) Keyspace() int { return c.cfg.Keyspace }
+
 // Keys is the directory of the keys that the nodes share.
 func (c *Cluster) Keys() string { return c.keys }
 

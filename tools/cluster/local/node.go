@@ -37,7 +37,11 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 	if p.Addr, err = c.state.address(p.Name, 0, 0); err != nil {
 		return nil, err
 	}
-	if role == "edge" {
+	if role != "edge" {
+		if p.HTTP, err = c.state.address(p.Name+" monitor", 0, 0); err != nil {
+			return nil, err
+		}
+	} else {
 		port := func(base int) int {
 			if base == 0 {
 				return 0
@@ -67,7 +71,7 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 	}
 	p.ready = func(ctx context.Context, since time.Time, _ []byte) bool {
 		n := c.nodes.View().ByID(p.Name)
-		return n != nil && n.Started >= since.UnixMilli() && (role != "edge" || answers(ctx, "http://"+p.HTTP+"/readyz"))
+		return n != nil && n.Started >= since.UnixMilli() && answers(ctx, "http://"+p.HTTP+"/readyz")
 	}
 	return c.add(p), nil
 }
@@ -102,6 +106,7 @@ func (c *Cluster) config(p *Process) string {
 		line("  clients: [%q]", p.TCP)
 		return b.String()
 	}
+	line("  monitor: %q", p.HTTP)
 	var pds []string
 	names := Name
 	at := c

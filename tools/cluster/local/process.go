@@ -23,7 +23,7 @@ type Process struct {
 
 	Addr   string // where others reach it: a node's calls, clients of everything else
 	TCP    string // of an edge: clients
-	HTTP   string // of an edge
+	HTTP   string // of a node: /metrics and /readyz, and an edge's clients
 	Data   string // its directory
 	Config string // a node's configuration; empty: it has none
 	Log    string // what it says, of all its starts
