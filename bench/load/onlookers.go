@@ -169,7 +169,6 @@ func (r *onlookers) run(ctx context.Context, told <-chan watch) error {
 			return fmt.Errorf("%d of %d connections are up, and no more come", r.ready, r.Count)
 		}
 	}
-	r.heart = loop.NewRound(r.loop.Now(), r.Count, r.silence/3)
 	if err := r.out.Encode(sighting{Up: r.ready}); err != nil {
 		return err
 	}
@@ -188,18 +187,22 @@ func (r *onlookers) run(ctx context.Context, told <-chan watch) error {
 		if err := r.poll(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
-		r.heart.Turn(r.loop.Now(), func(i int) {
-			o := &r.all[i]
-			o.Out = append(o.Out, ping...)
-			o.Flush()
-			o.Shrink()
-		})
 	}
 }
 
+// poll handles what has arrived, and the heartbeats of those who are connected, while others connect as well.
 func (r *onlookers) poll(ctx context.Context, wait time.Duration) error {
 	if _, err := r.loop.Poll(wait); err != nil {
 		return err
+	}
+	if r.silence > 0 {
+		r.heart.Turn(r.loop.Now(), func(i int) {
+			if o := &r.all[i]; o.ready {
+				o.Out = append(o.Out, ping...)
+				o.Flush()
+				o.Shrink()
+			}
+		})
 	}
 	if r.failed != nil {
 		return r.failed
@@ -253,7 +256,10 @@ func (o *onlooker) frame(f *frame.Frame) error {
 		if err != nil {
 			return err
 		}
-		r.silence = time.Duration(max(ack.HeartbeatSeconds, 3)) * time.Second
+		if r.silence == 0 {
+			r.silence = time.Duration(max(ack.HeartbeatSeconds, 3)) * time.Second
+			r.heart = loop.NewRound(r.loop.Now(), r.Count, r.silence/3)
+		}
 		r.ready++
 		o.Shrink()
 	case frame.Deliver:

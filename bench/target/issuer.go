@@ -23,7 +23,7 @@ type Issuer struct {
 	Algorithm string // EdDSA or HS256
 	KeyFile   string // for the server: the public key (PEM), or the secret
 
-	SignFile  string // what LoadIssuer reads
+	SignFile string // what LoadIssuer reads
 
 	method jwt.SigningMethod
 	key    any
