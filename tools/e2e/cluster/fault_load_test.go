@@ -117,7 +117,7 @@ func newLoad(t *testing.T, edges []string, token func(user string) (string, erro
 		// The two of a pair are at different edges, and every other sender at the first.
 		l.people = append(l.people, l.join(fmt.Sprintf("p%03d", i), (i+i/2)%len(edges)))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	for _, p := range l.people {
 		if err := p.Connected(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // network is the cables between the processes of a test: everything they say to one another goes through a
@@ -26,7 +27,7 @@ type network struct {
 	pids    map[int]string // of the processes
 	closed  bool
 	ends    map[net.Conn]struct{}
-	wg      sync.WaitGroup
+	sockets sockets
 }
 
 // clients is whoever isn't one of the processes.
@@ -83,11 +84,7 @@ func (n *network) cable(to, listen, target string) string {
 // carry is one connection.
 func (n *network) carry(c *net.TCPConn, to, target string) {
 	defer c.Close()
-	from := &source{known: make(chan struct{})}
-	go func() { // ends when it has looked
-		from.pid = caller(c)
-		close(from.known)
-	}()
+	from := &source{conn: c}
 	if !n.keep(c) {
 		return
 	}
@@ -148,10 +145,11 @@ func (n *network) drop(c net.Conn) {
 	delete(n.ends, c)
 }
 
-// source is the process that called.
+// source is who called.
 type source struct {
-	known chan struct{} // closed when pid is
-	pid   int
+	conn net.Conn
+	once sync.Once
+	pid  int // set by once
 }
 
 // pass waits while the cable is cut. It reports whether there is anything to go on for.
@@ -162,7 +160,7 @@ func (n *network) pass(from *source, to string) bool {
 		return !n.closed
 	}
 	n.mu.Unlock()
-	<-from.known
+	from.once.Do(func() { from.pid = n.sockets.owner(from.conn) })
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for !n.closed {
@@ -198,22 +196,30 @@ func (n *network) heal() {
 	n.changed.Broadcast()
 }
 
-// caller finds out which process is at the other end: the kernel tells the socket, and whose it is. 0: none that can be seen.
-func caller(c net.Conn) int {
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return 0
+// sockets is which process has which connection, as the kernel told it last.
+type sockets struct {
+	mu    sync.Mutex
+	at    time.Time
+	inode map[[2]string]string // by both addresses
+	pid   map[string]int       // by inode
+}
+
+// owner is the process at the other end; 0: none that this one has started.
+func (s *sockets) owner(c net.Conn) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := [2]string{kernelAddr(c.RemoteAddr()), kernelAddr(c.LocalAddr())}
+	pid := s.pid[s.inode[key]]
+	if pid == 0 && time.Since(s.at) > 20*time.Millisecond {
+		s.look()
+		pid = s.pid[s.inode[key]]
 	}
-	here, there := kernelAddr(c.LocalAddr()), kernelAddr(c.RemoteAddr())
-	socket := ""
-	for line := range bytes.Lines(table) {
-		if f := strings.Fields(string(line)); len(f) > 9 && f[1] == there && f[2] == here {
-			socket = "socket:[" + f[9] + "]"
-		}
-	}
-	if socket == "" {
-		return 0
-	}
+	return pid
+}
+
+// look asks the kernel.
+func (s *sockets) look() {
+	s.inode, s.pid = map[[2]string]string{}, map[string]int{}
 	for _, pid := range children() {
 		dir := "/proc/" + pid + "/fd"
 		list, err := os.ReadDir(dir)
@@ -221,13 +227,19 @@ func caller(c net.Conn) int {
 			continue // it has ended
 		}
 		for _, e := range list {
-			if at, err := os.Readlink(dir + "/" + e.Name()); err == nil && at == socket {
-				n, _ := strconv.Atoi(pid)
-				return n
+			at, err := os.Readlink(dir + "/" + e.Name())
+			if inode, ok := strings.CutPrefix(at, "socket:["); ok && err == nil {
+				s.pid[strings.TrimSuffix(inode, "]")], _ = strconv.Atoi(pid)
 			}
 		}
 	}
-	return 0
+	table, _ := os.ReadFile("/proc/net/tcp")
+	for line := range bytes.Lines(table) {
+		if f := strings.Fields(string(line)); len(f) > 9 {
+			s.inode[[2]string{f[1], f[2]}] = f[9]
+		}
+	}
+	s.at = time.Now()
 }
 
 // children are the processes that this one has started.
