@@ -197,6 +197,20 @@ type person struct {
 	got map[id.ConversationID]map[uint64]string
 }
 
+// token lets a user in, for a minute.
+func (s *several) token(name string) string {
+	s.t.Helper()
+	crypt, err := account.ReadKeys(s.keys)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	token, err := account.MintToken(crypt, account.DefaultIssuer, id.UserID(name), "", time.Now(), time.Minute)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return token
+}
+
 // actor connects a user at an edge.
 func (s *several) actor(name, edge string) *person {
 	s.t.Helper()
