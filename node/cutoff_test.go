@@ -181,7 +181,7 @@ func TestEdgeCutOff(t *testing.T) {
 		}
 	}
 	refused("ben")
-	s.until("all breakers open", func() bool {
+	s.comes("all breakers open", func() bool {
 		for _, u := range asked {
 			refused(u)
 		}
@@ -210,7 +210,7 @@ func TestEdgeCutOff(t *testing.T) {
 		s.hears(ben, dm, ack.Seq)
 	}
 	s.hears(ann, dm, s.say(ben, gochat.ToUser("ann"), "after"))
-	s.until("all breakers closed", func() bool { ask(); return breakers("closed")() })
+	s.comes("all breakers closed", func() bool { ask(); return breakers("closed")() })
 	if got := s.history(ben, dm); len(got) != 5 {
 		t.Errorf("stored in the end: %v", got)
 	}

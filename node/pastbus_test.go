@@ -18,8 +18,8 @@ func (s *several) watched(_ *Config, p *Program) {
 	}
 }
 
-// until waits for something that other goroutines bring about.
-func (s *several) until(what string, ok func() bool) {
+// comes waits for something that other goroutines bring about.
+func (s *several) comes(what string, ok func() bool) {
 	s.t.Helper()
 	for !ok() {
 		select {
@@ -56,7 +56,7 @@ func TestBusAway(t *testing.T) {
 	throughBus := func() bool { return owner.logic.Sequencer.DirectQueues() < queues }
 	trust := func() {
 		t.Helper()
-		s.until("the queue's messages come through the bus", func() bool { say(); return throughBus() })
+		s.comes("the queue's messages come through the bus", func() bool { say(); return throughBus() })
 	}
 	trust()
 	handed, brought := owner.direct.Stats().Events, fanout.Stats().Events
@@ -107,7 +107,7 @@ func TestNobodyTakesFromTheBus(t *testing.T) {
 		s.hears(ben, dm, s.say(ann, gochat.ToUser("ben"), "still here"))
 	}
 	s.start("fanout-2", 12, "fanout", s.watched)
-	s.until("a node that comes takes what is published", func() bool {
+	s.comes("a node that comes takes what is published", func() bool {
 		s.hears(ben, dm, s.say(ann, gochat.ToUser("ben"), "again"))
 		return s.in["fanout-2"].fanout.Stats().Events > 0
 	})
