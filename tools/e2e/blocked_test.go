@@ -12,9 +12,9 @@ import (
 )
 
 // Behind a proxy that lets no WebSocket through people talk all the same, over a server that is killed and comes back.
-func TestBrowserBehindABlockingProxy(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestBrowserBehindABlockingProxy(t *testing.T) { everywhere(t, testBrowserBehindABlockingProxy) }
+
+func testBrowserBehindABlockingProxy(t *testing.T, s *server) {
 	target, err := url.Parse("http://" + s.http)
 	if err != nil {
 		t.Fatal(err)

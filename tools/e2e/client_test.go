@@ -23,6 +23,8 @@ import (
 type person struct {
 	t      *testing.T
 	s      *server
+	tcp    string // where the client connects
+	http   string // and registers
 	name   id.UserID
 	client *gochat.Client
 	dial   func(ctx context.Context, address string) (net.Conn, error) // nil: TCP
@@ -42,6 +44,7 @@ func signUp(s *server, name string) *person {
 		t: s.t, s: s, name: id.UserID(name), received: map[id.ConversationID][]gochat.Message{},
 		acks: map[id.ClientMsgID]gochat.Ack{}, failed: map[id.ClientMsgID]error{}, wake: make(chan struct{}),
 	}
+	p.tcp, p.http = s.at()
 	if err := p.post("register", auth.Credentials{Name: name, Password: "password of " + name, DeviceID: "phone"}, &p.grant); err != nil {
 		s.t.Fatalf("registering %s: %v", name, err)
 	}
@@ -52,7 +55,7 @@ func signUp(s *server, name string) *person {
 func (p *person) connect(store gochat.Store) {
 	p.t.Helper()
 	c, err := gochat.Open(gochat.Config{
-		Address: p.s.tcp, Dial: p.dial, Token: p.token, Device: "phone", Store: store, Handler: p.handle,
+		Address: p.tcp, Dial: p.dial, Token: p.token, Device: "phone", Store: store, Handler: p.handle,
 		MinBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 	})
 	if err != nil {
@@ -77,7 +80,7 @@ func (p *person) post(route string, body, answer any) error {
 	if err != nil {
 		return err
 	}
-	res, err := http.Post("http://"+p.s.http+"/api/v1/auth/"+route, "application/json", bytes.NewReader(raw))
+	res, err := http.Post("http://"+p.http+"/api/v1/auth/"+route, "application/json", bytes.NewReader(raw))
 	if err != nil {
 		return err
 	}

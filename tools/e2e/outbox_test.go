@@ -17,9 +17,11 @@ import (
 // What was written while the server was away goes out when it is back, at the rates that
 // a server has unless configured: everything arrives, in order, and nobody is thrown out for it.
 func TestOfflineOutboxAtDefaultRates(t *testing.T) {
+	everywhere(t, testOfflineOutboxAtDefaultRates, "GOCHAT_LIMITS__SENDS_PER_SECOND=50", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100", "GOCHAT_LIMITS__BYTES_PER_SECOND=256KiB")
+}
+
+func testOfflineOutboxAtDefaultRates(t *testing.T, s *server) {
 	const messages = 300
-	s := newServer(t, binary, "GOCHAT_LIMITS__SENDS_PER_SECOND=50", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100", "GOCHAT_LIMITS__BYTES_PER_SECOND=256KiB")
-	s.start()
 	alice, bob := signUp(s, "alice"), signUp(s, "bob")
 	alice.connect(gochat.NewMemoryStore())
 	bob.connect(gochat.NewMemoryStore())

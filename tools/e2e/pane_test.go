@@ -12,9 +12,9 @@ import (
 
 // A long history is scrolled up to its beginning; what is in sight stays where it is while older messages come above it and newer ones below,
 // and what was unread is found at its beginning.
-func TestLongHistoryHoldsItsPlace(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestLongHistoryHoldsItsPlace(t *testing.T) { everywhere(t, testLongHistoryHoldsItsPlace) }
+
+func testLongHistoryHoldsItsPlace(t *testing.T, s *server) {
 	b := openBrowser(t)
 	alice, bob := signUp(s, "alice"), signUp(s, "bob")
 	alice.connect(gochat.NewMemoryStore())
@@ -74,9 +74,9 @@ func TestLongHistoryHoldsItsPlace(t *testing.T) {
 }
 
 // The app by keyboard alone: the list, a chat, a dialog and back; and a group that one is taken out of.
-func TestKeyboardAndGroups(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestKeyboardAndGroups(t *testing.T) { everywhere(t, testKeyboardAndGroups) }
+
+func testKeyboardAndGroups(t *testing.T, s *server) {
 	b := openBrowser(t)
 	bob := signUp(s, "bob")
 	bob.connect(gochat.NewMemoryStore())

@@ -19,7 +19,8 @@ import (
 // client runs a command of one profile to its end.
 func client(t *testing.T, s *server, profiles, stdin string, args ...string) (out string, status int) {
 	t.Helper()
-	cmd := exec.Command(binary, append(args, "--profiles", profiles, "--server", s.tcp, "--http", "http://"+s.http)...)
+	tcp, http := s.at()
+	cmd := exec.Command(binary, append(args, "--profiles", profiles, "--server", tcp, "--http", "http://"+http)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	raw, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -58,7 +59,8 @@ type tailer struct {
 
 func startTail(t *testing.T, s *server, profiles, name string) *tailer {
 	t.Helper()
-	l := &tailer{t: t, cmd: exec.Command(binary, "tail", "--json", "--profile", name, "--profiles", profiles, "--server", s.tcp, "--http", "http://"+s.http)}
+	tcp, http := s.at()
+	l := &tailer{t: t, cmd: exec.Command(binary, "tail", "--json", "--profile", name, "--profiles", profiles, "--server", tcp, "--http", "http://"+http)}
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.err
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -110,9 +112,9 @@ func (l *tailer) texts(want int) []string {
 
 // Scripts send beside an open chat, in order, and a tail prints each message once though it was
 // away in between, those of people who are new to it included.
-func TestScriptsSendAndTail(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestScriptsSendAndTail(t *testing.T) { everywhere(t, testScriptsSendAndTail) }
+
+func testScriptsSendAndTail(t *testing.T, s *server) {
 	profiles := t.TempDir()
 	for _, name := range []string{"alice", "bob", "carol"} {
 		if out, status := client(t, s, profiles, "a note\n", "chat", "--profile", name, "--to", name); status != 0 {

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,12 +21,17 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gochat-im/gochat/tools/cluster/local"
 )
 
 var (
 	binary      string // gochat as it is shipped
 	faultBinary string // gochat with fault points
 )
+
+// built spares those who look at one test the wait for two builds.
+var built = flag.String("gochat", "", "a gochat program, made already, for tests that plant no faults; default: it is built")
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -37,24 +43,34 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (int, error) {
+	flag.Parse()
 	dir, err := os.MkdirTemp("", "gochat-e2e-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
 	binary, faultBinary = filepath.Join(dir, "gochat"), filepath.Join(dir, "gochat-faultpoints")
-	for path, tags := range map[string]string{binary: "", faultBinary: "faultpoints"} {
+	builds := map[string]string{binary: "", faultBinary: "faultpoints"}
+	if *built != "" {
+		binary = *built
+		builds = nil
+	}
+	for path, tags := range builds {
 		out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "github.com/gochat-im/gochat/cmd/gochat").CombinedOutput()
 		if err != nil {
 			return 0, fmt.Errorf("building %s: %w\n%s", filepath.Base(path), err, out)
 		}
 	}
+	defer endBelow()
 	return m.Run(), nil
 }
 
-// server is one gochat process over the life of a test; its data outlives it.
+// server is one gochat process over the life of a test, or the nodes of a cluster, which a test takes for one; its data outlives it.
 type server struct {
-	t    *testing.T
+	t     *testing.T
+	nodes *local.Cluster // nil: it is one process
+	next  int            // the edge that the next client goes to
+
 	bin  string
 	wrap []string // a command put before the binary
 	env  []string
@@ -115,12 +131,12 @@ func (s *server) start() {
 }
 
 func (s *server) tryStart() error {
+	if s.nodes != nil {
+		return s.startNodes()
+	}
 	args := append(append([]string{}, s.wrap...), s.bin, "serve", "--data", s.data, "--tcp", s.tcp, "--http", s.http)
 	s.cmd = exec.Command(args[0], args[1:]...)
-	s.cmd.Env = append(append(os.Environ(),
-		// The tests are many users behind one address, in a hurry.
-		"GOCHAT_HTTP__AUTH_PER_MINUTE=100000", "GOCHAT_LIMITS__SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100000",
-		"GOCHAT_LIMITS__BYTES_PER_SECOND=64MiB", "GOCHAT_LIMITS__CONNECTS_PER_ADDRESS=10000"), s.env...)
+	s.cmd.Env = append(append(os.Environ(), hurry()...), s.env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -159,13 +175,27 @@ func (s *server) tryStart() error {
 	return errors.New("server wasn't ready in 30 s\n" + s.output())
 }
 
+// hurry are settings for tests that are many users behind one address.
+func hurry() []string {
+	return []string{
+		"GOCHAT_HTTP__AUTH_PER_MINUTE=100000", "GOCHAT_LIMITS__SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100000",
+		"GOCHAT_LIMITS__BYTES_PER_SECOND=64MiB", "GOCHAT_LIMITS__CONNECTS_PER_ADDRESS=10000",
+	}
+}
+
 func (s *server) output() string {
+	if s.nodes != nil {
+		return s.nodesOutput()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.out.String()
 }
 
 func (s *server) alive() bool {
+	if s.nodes != nil {
+		return s.nodesRun()
+	}
 	if s.cmd == nil {
 		return false
 	}
@@ -179,6 +209,10 @@ func (s *server) alive() bool {
 
 // kill is kill -9; it returns when the process is gone.
 func (s *server) kill() {
+	if s.nodes != nil {
+		s.killNodes()
+		return
+	}
 	if s.alive() {
 		_ = s.cmd.Process.Kill()
 		<-s.done
@@ -198,6 +232,10 @@ func (s *server) wait(limit time.Duration) (int, error) {
 // check runs the audit over the stopped server's data.
 func (s *server) check() {
 	s.t.Helper()
+	if s.nodes != nil {
+		s.checkShared()
+		return
+	}
 	out, err := exec.Command(s.bin, "check", "--data", s.data).CombinedOutput()
 	if err != nil {
 		s.t.Errorf("gochat check: %v\n%s", err, out)

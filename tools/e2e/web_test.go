@@ -26,9 +26,9 @@ func texts(all []said) []string {
 
 // Two people in two browsers talk, reload, go offline and come back, while the server is killed with -9 and started again: both see the
 // same messages in the same order, and what is unread is right.
-func TestTwoBrowsersTalk(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestTwoBrowsersTalk(t *testing.T) { everywhere(t, testTwoBrowsersTalk) }
+
+func testTwoBrowsersTalk(t *testing.T, s *server) {
 	b := openBrowser(t)
 	url := "http://" + s.http + "/"
 	alice, bob := b.open("alice", look{URL: url}), b.open("bob", look{URL: url, Dark: true})
@@ -153,10 +153,10 @@ func TestTwoBrowsersTalk(t *testing.T) {
 }
 
 // A terminal, an app over TCP, an app over a binary WebSocket, a stranger's client over a JSON WebSocket and the web app are in one group: all see one sequence.
-func TestOneSequenceEverywhere(t *testing.T) {
+func TestOneSequenceEverywhere(t *testing.T) { everywhere(t, testOneSequenceEverywhere) }
+
+func testOneSequenceEverywhere(t *testing.T, s *server) {
 	node := fetched(t, "node", []string{"npm", "install", "--no-audit", "--no-fund", "--prefix", ".", nodeClient})
-	s := newServer(t, binary)
-	s.start()
 	b := openBrowser(t)
 	web := b.open("web", look{URL: "http://" + s.http + "/"})
 	web.do("signUp", "webster", "password of webster")
@@ -245,9 +245,9 @@ var payloads = []string{
 }
 
 // Whatever people call themselves and their groups, and whatever they write, is shown as text, and runs nothing.
-func TestHostileTextIsText(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestHostileTextIsText(t *testing.T) { everywhere(t, testHostileTextIsText) }
+
+func testHostileTextIsText(t *testing.T, s *server) {
 	b := openBrowser(t)
 	victim := b.open("victim", look{URL: "http://" + s.http + "/"})
 	victim.do("signUp", "victim", "password of victim")
@@ -313,9 +313,9 @@ func TestHostileTextIsText(t *testing.T) {
 }
 
 // The tabs of one browser share a connection and show the same; signing out of one signs out all, as does another device.
-func TestTabs(t *testing.T) {
-	s := newServer(t, binary)
-	s.start()
+func TestTabs(t *testing.T) { everywhere(t, testTabs) }
+
+func testTabs(t *testing.T, s *server) {
 	b := openBrowser(t)
 	url := "http://" + s.http + "/"
 	one := b.open("one", look{URL: url})

@@ -98,11 +98,11 @@ func (m *member) line(t *testing.T) string {
 }
 
 // Clients that others wrote, over JSON WebSockets, and ours over TCP see one group alike.
-func TestWebSocketClientsOfOthers(t *testing.T) {
+func TestWebSocketClientsOfOthers(t *testing.T) { everywhere(t, testWebSocketClientsOfOthers) }
+
+func testWebSocketClientsOfOthers(t *testing.T, s *server) {
 	node := fetched(t, "node", []string{"npm", "install", "--no-audit", "--no-fund", "--prefix", ".", nodeClient})
 	python := fetched(t, "python", []string{"python3", "-m", "venv", "."}, []string{"bin/pip", "install", "-q", pythonClient})
-	s := newServer(t, binary)
-	s.start()
 	alice, carol, dave := signUp(s, "alice"), signUp(s, "carol"), signUp(s, "dave")
 	alice.connect(gochat.NewMemoryStore())
 	made, err := alice.client.CreateGroup(t.Context(), gochat.NewGroup{Name: "polyglots", Users: []id.UserID{"carol", "dave"}})
