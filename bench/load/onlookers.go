@@ -138,7 +138,7 @@ func RunOnlookers(in io.Reader, out io.Writer, token func(issuer, key string) (f
 			}
 		}
 	}()
-	if err := r.run(ctx, told); err != nil && ctx.Err() == nil {
+	if err := r.run(ctx, told); ctx.Err() == nil {
 		return r.out.Encode(sighting{Error: err.Error()})
 	}
 	r.copies.CPU = (measure.OwnCPU() - r.began).Microseconds()
