@@ -72,7 +72,7 @@
       box.append(rows(Object.entries(schema.properties || {}).map(([k, v]) =>
         [k, type(v) + ((schema.required || []).includes(k) ? ", required" : ""), v.description])));
     }
-    const [media, content] = op.responses["200"] ? Object.entries(op.responses["200"].content)[0] : ["101", {}];
+    const [media, content] = op.responses["200"] ? Object.entries(op.responses["200"].content)[0] : [Object.keys(op.responses).find((s) => s !== "default"), {}];
     box.append(el("h4", "Answer: " + media));
     if (content.schema) box.append(el("pre", JSON.stringify(example(doc, content.schema, 0), null, 2)));
     d.append(box);
