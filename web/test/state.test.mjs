@@ -37,6 +37,14 @@ const message = (seq, more = {}) => ({
   conversation: "c", peer: "", seq: BigInt(seq), id: String(seq), sender: "bob", clientMsgId: `id ${seq}`, own: false, time: 1_700_000_000_000 + seq, type: 1, text: `text ${seq}`, ...more,
 });
 
+test("who is called in a text", () => {
+  for (const [text, want] of [
+    ["@alice can you?", ["alice"]], ["see you, @bob, @bob and @carol!", ["bob", "carol"]], ["mail me: a@example.com", []], ["@", []], ["@\u674e\u96f7\uff0c\u4f60\u597d\u3002", ["\u674e\u96f7"]],
+    ["@" + "\u4f60".repeat(22), []], ["@" + "x".repeat(65), []], ["@" + "x".repeat(64), ["x".repeat(64)]], // longer than any id: words, then
+    [Array.from({ length: 60 }, (_, i) => `@u${i}`).join(" "), Array.from({ length: 50 }, (_, i) => `u${i}`)],
+  ]) assert.deepEqual(words.mentionsIn(text), want, text);
+});
+
 test("messages in a line", () => {
   assert.equal(words.preview(1, "two\n  lines"), "two lines");
   assert.equal(words.preview(2, ""), "Photo");

@@ -37,6 +37,8 @@ export abstract class Chat {
   abstract get state(): ConnectionState;
   /** The server's clock, in Unix milliseconds. */
   abstract get serverTime(): number;
+  /** How many bytes a message's text, data and encryption may have here, together; 0 before the first connection of this run. */
+  abstract get maxContent(): number;
 
   /** Connects, and goes on connecting, until close: once your listeners are there. */
   abstract start(): this;

@@ -95,6 +95,10 @@ export class Client extends Chat {
     return this.engine.serverNow();
   }
 
+  override get maxContent(): number {
+    return this.engine.maxContent;
+  }
+
   override call<Q, A>(method: Method<Q, A>, request: Init<Q>, options?: CallOptions): Promise<A> {
     return this.engine.call(method, request, options);
   }

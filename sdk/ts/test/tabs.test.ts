@@ -76,7 +76,7 @@ test("tabs share a connection: events, calls, sends and the list", async () => {
   const b = browser();
   const first = await b.tab();
   const p = await b.fake.peer();
-  await p.welcome();
+  await p.welcome({ limits: { maxContent: 12 << 10 } });
   await first.chat.connected();
   const second = await b.tab();
   await second.chat.connected();
@@ -86,6 +86,7 @@ test("tabs share a connection: events, calls, sends and the list", async () => {
   assert.equal(second.chat.user, "me");
   assert.equal(second.chat.state, "connected");
   assert.equal(second.chat.conversations.get(conv)!.unread, 1);
+  assert.deepEqual([first.chat.maxContent, second.chat.maxContent], [12 << 10, 12 << 10]);
 
   const r = await second.chat.send({ user: "you" }, "from the second");
   const { f, s } = await p.sendFrame();

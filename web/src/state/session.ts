@@ -135,7 +135,7 @@ async function leave(): Promise<void> {
   for (const end of ends.splice(0)) end();
   history.replaceState(null, "", "#/");
   const told = account.logout().catch(() => {}); // the server hears of it when the token isn't refreshed any more
-  forget(`people.${who}`, `drafts.${who}`);
+  forget(`people.${who}`, `drafts.${who}`, `refused.${who}`);
   await c?.close();
   if (typeof indexedDB !== "undefined") IndexedDBStore.delete(database(who)).catch(() => {}); // deleted once other tabs have let go of it
   await told;

@@ -2,7 +2,8 @@
 
 import type { Chat, Message, Target } from "@gochat/client";
 import { computed, reactive, ref, shallowReactive, shallowRef } from "vue";
-import { chat, reason, whileSignedIn } from "./session";
+import { chat, reason, user, whileSignedIn } from "./session";
+import { read, write } from "./settings";
 
 /** A message of the user's own that the server hasn't stored yet, or refused. */
 export interface Pending {
@@ -27,10 +28,13 @@ export const thread = shallowRef<Thread>();
 const page = 50;
 /** A thread whose end is in sight keeps this many messages at most, and then the newest half of them. */
 const most = 600;
+/** How many refused messages are kept at most. */
+const mostRefused = 50;
 /** How many pages are loaded at most to get to an older message that was asked for. */
 const farthest = 100;
 
 whileSignedIn((c) => {
+  pending.push(...refused());
   void c.outbox().then((all) => { // written before this page was loaded
     for (const { id, conversation, to, time, content } of all) {
       if (chat.value === c && !pending.some((p) => p.id === id)) pending.push({ id, conversation, target: to, text: content.text ?? "", replyToSeq: content.replyToSeq, mentions: content.mentions, time, failed: "" });
@@ -48,7 +52,9 @@ whileSignedIn((c) => {
     }),
     c.on("failed", ({ id, error }) => {
       const p = pending.find((q) => q.id === id);
-      if (p) p.failed = reason(error);
+      if (!p) return;
+      p.failed = reason(error);
+      keepRefused([...refused().filter((q) => q.id !== id), p]);
     }),
     c.on("typing", ({ conversation, user, on }) => {
       if (user === c.user) return;
@@ -72,7 +78,23 @@ whileSignedIn((c) => {
 
 function settle(id: string): void {
   const at = id ? pending.findIndex((p) => p.id === id) : -1;
-  if (at >= 0) pending.splice(at, 1);
+  if (at < 0) return;
+  const [p] = pending.splice(at, 1);
+  if (p!.failed) keepRefused(refused().filter((q) => q.id !== id));
+}
+
+/** What was refused is in no outbox any more; this browser keeps it until it is sent anew, or removed. */
+function refused(): Pending[] {
+  try {
+    const all = JSON.parse(read(`refused.${user.value}`) ?? "[]") as (Omit<Pending, "replyToSeq"> & { replyToSeq?: string })[];
+    return all.map((p) => ({ ...p, replyToSeq: p.replyToSeq === undefined ? undefined : BigInt(p.replyToSeq) }));
+  } catch {
+    return []; // nothing that can be read
+  }
+}
+
+function keepRefused(all: Pending[]): void {
+  write(`refused.${user.value}`, JSON.stringify(all.slice(-mostRefused), (_, v: unknown) => (typeof v === "bigint" ? String(v) : v)));
 }
 
 function quiet(conversation: string, user: string): void {

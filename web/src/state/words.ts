@@ -1,6 +1,6 @@
 // Messages in words.
 
-import { groupChangeOf, membershipOf, MessageType, nicknameOf, type Message } from "@gochat/client";
+import { groupChangeOf, membershipOf, MessageType, nicknameOf, validId, type Message } from "@gochat/client";
 import { apart, t, type Key } from "../i18n";
 import { nameOf } from "./people";
 
@@ -10,6 +10,12 @@ const media: Record<number, Key> = { [MessageType.Image]: "type.image", [Message
 export function preview(type: number, text: string): string {
   if (type === MessageType.Text || type === 0) return text.replace(/\s+/g, " ");
   return t(media[type] ?? "type.unknown");
+}
+
+/** The users whom a text calls by @id: up to the next space or sign that ends a clause, as far as that can be an id. At most 50. */
+export function mentionsIn(text: string): string[] {
+  const called = [...text.matchAll(/(?:^|\s)@([^\s@,;:!?\u3001\u3002\uFF01\uFF0C\uFF1A\uFF1B\uFF1F]+)/gu)].map((m) => m[1]!);
+  return [...new Set(called)].filter(validId).slice(0, 50);
 }
 
 /** Whether a message is the server's own, to be told in a line rather than shown as somebody's words. */
@@ -32,7 +38,7 @@ export function systemLine(m: Message): string {
   const group = groupChangeOf(m);
   if (group) return group.name === undefined ? t("sys.changed", { who }) : t("sys.renamed", { who, name: group.name });
   const nick = nicknameOf(m);
-  if (nick !== undefined) return nick ? t("sys.nickname", { who: m.sender, name: nick }) : t("sys.noNickname", { who });
+  if (nick !== undefined) return nick ? t("sys.nickname", { who, name: nick }) : t("sys.noNickname", { who });
   return t("type.unknown");
 }
 

@@ -41,6 +41,8 @@ export class Engine {
   stoppedBy: Error | undefined;
   state: ConnectionState = "idle";
   background = false;
+  /** What the server said last; 0: it has said nothing. */
+  maxContent = 0;
   readonly beat = new Heartbeat();
   readonly list = new ConversationList();
   readonly outbox: Outbox;
@@ -243,6 +245,7 @@ export class Engine {
   private established(o: Opened): Link {
     const { ack } = o;
     const l = new Link(o.wire, ack, Date.now());
+    this.maxContent = l.limits.maxContent;
     this.offset = Number(ack.serverTime) - o.at;
     this.user = ack.userId;
     this.list.user(this.user);

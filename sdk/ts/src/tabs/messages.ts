@@ -61,6 +61,8 @@ export interface Standing {
   state: ConnectionState;
   /** The server's clock less ours. */
   offset: number;
+  /** As the server said it last; 0: it has said nothing. */
+  maxContent: number;
 }
 
 /** An event with its errors packed. */

@@ -55,7 +55,7 @@ class SharedChat extends Chat {
   private channel: BroadcastChannel | undefined;
   /** Here, if this tab has the connection. */
   private client: Client | undefined;
-  private standing: Standing = { user: "", state: "idle", offset: 0 };
+  private standing: Standing = { user: "", state: "idle", offset: 0, maxContent: 0 };
   /** The last seq told of each conversation: after a change of tabs some come again. */
   private readonly told = new Map<string, bigint>();
   private heard: Promise<void> = Promise.resolve();
@@ -249,7 +249,7 @@ class SharedChat extends Chat {
   }
 
   private now(): Standing {
-    return { user: this.client!.user, state: this.client!.state, offset: this.client!.serverTime - Date.now() };
+    return { user: this.client!.user, state: this.client!.state, offset: this.client!.serverTime - Date.now(), maxContent: this.client!.maxContent };
   }
 
   private tellStanding(): void {
@@ -293,6 +293,10 @@ class SharedChat extends Chat {
 
   override get serverTime(): number {
     return this.client?.serverTime ?? Date.now() + this.standing.offset;
+  }
+
+  override get maxContent(): number {
+    return this.client?.maxContent || this.standing.maxContent || 0;
   }
 
   override async connected(options?: CallOptions): Promise<void> {
