@@ -56,6 +56,7 @@ type Client struct {
 	lastID   id.ClientMsgID
 	nextAck  time.Time // of RECVACKs
 
+	strays  strays // has a lock of its own
 	events  []item
 	waiting int // messages among events, those being handled included
 	evWake  chan struct{}
@@ -186,6 +187,7 @@ func (c *Client) run() {
 		if established {
 			failures = 0
 		}
+		err = c.strays.explain(err)
 		if ready != nil {
 			continue
 		}

@@ -48,6 +48,7 @@ func (c *Client) open(address string) (*opened, error) {
 	if !unhook() && err == nil {
 		err = ctx.Err()
 	}
+	c.strays.gaveUp(err)
 	if err == nil && me != "" && string(me) != o.ack.UserId {
 		err = &dismissal{code.Newf(code.BadRequest, "the store belongs to another user")}
 	}
