@@ -431,11 +431,15 @@ func (l *load) verify() (stored int) {
 			page, m, err := reader.History(ctx, conv, before, 100)
 			if err != nil {
 				l.t.Errorf("%s reads %s: %v", reader.name, conv, err)
+				whole = nil
 				break
 			}
 			if more = m && len(page) > 0; len(page) > 0 {
 				whole, before = append(slices.Clone(page), whole...), page[0].Seq
 			}
+		}
+		if len(whole) == 0 {
+			continue // nobody knows what it holds
 		}
 		stored += len(whole)
 		l.mu.Lock()

@@ -17,7 +17,7 @@ import (
 
 // network is the cables between the processes of a test: everything they say to one another goes through a
 // proxy, which knows by the caller's process who speaks to whom. A cable that is cut loses nothing and says nothing: what is
-// under way waits, as TCP makes it, and new connections hang.
+// under way waits, as TCP makes it, and new connections hang, and come to nothing.
 type network struct {
 	t *testing.T
 
@@ -89,7 +89,12 @@ func (n *network) carry(c *net.TCPConn, to, target string) {
 		return
 	}
 	defer n.drop(c)
+	came := time.Now()
 	if !n.pass(from, to) {
+		return
+	}
+	if time.Since(came) > time.Second { // while the cable was cut: nobody has heard of it, nor hears what it wanted now
+		_ = c.SetLinger(0)
 		return
 	}
 	there, err := net.Dial("tcp4", target)
