@@ -66,7 +66,8 @@ func (w *window) typeLine(format string, args ...any) {
 
 func (w *window) shows(s string) {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(w.text(), s); time.Sleep(10 * time.Millisecond) {
+	// A client that found nobody several times, nodes of a cluster being longer away than a server, waits half a minute before it tries again.
+	for end := time.Now().Add(time.Minute); !strings.Contains(w.text(), s); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("the window doesn't show %q, but:\n%s", s, w.text())
 		}

@@ -48,7 +48,7 @@ func testOfflineOutboxAtDefaultRates(t *testing.T, s *server) {
 	}
 	defer res.Body.Close()
 	metrics, err := io.ReadAll(res.Body)
-	if err != nil || !strings.Contains(string(metrics), "gochat_deliveries_total") {
+	if err != nil || !strings.Contains(string(metrics), "gochat_frames_out_total") {
 		t.Fatalf("metrics: %v", err)
 	}
 	for line := range strings.Lines(string(metrics)) {
