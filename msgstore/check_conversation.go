@@ -134,6 +134,10 @@ func (x *conversationAudit) row(key, value []byte) error {
 		if _, err := ParseKeep(value); err != nil {
 			x.find(Error, x.c, "%v", err)
 		}
+	case row == rowRoom && len(rest) == 0:
+		if _, err := ParseRoom(value); err != nil {
+			x.find(Error, x.c, "%v", err)
+		}
 	case row == rowMemberCount && len(rest) == 0:
 		n, err := ParseMemberCount(value)
 		if err != nil {

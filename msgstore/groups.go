@@ -287,3 +287,112 @@ func (k Keys) MemberList(dst []byte, c id.ConversationID, seq uint64) []byte {
 func (k Keys) Nickname(dst []byte, c id.ConversationID, user id.UserID) []byte {
 	return append(k.conversation(dst, c, rowNickname), user...)
 }
+
+// Room is what a room is: who is in it is nowhere stored.
+//
+// Row: version, Created, Slow, then CreatedBy, Name and Title, each preceded by its length, the number of
+// moderators and each preceded by its length, the number of curbs and for each the user preceded by its
+// length, a byte that is 1 for a ban, and Until.
+type Room struct {
+	Created    int64  // Unix ms
+	Slow       uint64 // seconds between two messages of one user; 0: none
+	CreatedBy  id.UserID
+	Name       string // from which the id follows
+	Title      string
+	Moderators []id.UserID
+	Curbs      []Curb
+}
+
+// Curb is what a user may not do in a room.
+type Curb struct {
+	User   id.UserID
+	Banned bool  // may not enter; else may not write
+	Until  int64 // Unix ms; 0: until it is taken back
+}
+
+// Append appends the row to dst.
+func (m *Room) Append(dst []byte) []byte {
+	text := func(s string) { dst = append(binary.AppendUvarint(dst, uint64(len(s))), s...) }
+	dst = binary.AppendUvarint(append(dst, rowVersion), uint64(m.Created))
+	dst = binary.AppendUvarint(dst, m.Slow)
+	text(string(m.CreatedBy))
+	text(m.Name)
+	text(m.Title)
+	dst = binary.AppendUvarint(dst, uint64(len(m.Moderators)))
+	for _, u := range m.Moderators {
+		text(string(u))
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(m.Curbs)))
+	for _, c := range m.Curbs {
+		text(string(c.User))
+		ban := byte(0)
+		if c.Banned {
+			ban = 1
+		}
+		dst = binary.AppendUvarint(append(dst, ban), uint64(c.Until))
+	}
+	return dst
+}
+
+// ParseRoom reads a room's row and keeps nothing of b.
+func ParseRoom(b []byte) (Room, error) {
+	var m Room
+	r := reader{b: b}
+	r.version()
+	m.Created = r.time()
+	m.Slow = r.uvarint()
+	m.CreatedBy, m.Name, m.Title = id.UserID(r.text()), r.text(), r.text()
+	for n := r.uvarint(); r.err == nil && n > 0; n-- {
+		m.Moderators = append(m.Moderators, id.UserID(r.text()))
+	}
+	for n := r.uvarint(); r.err == nil && n > 0; n-- {
+		c := Curb{User: id.UserID(r.text())}
+		ban := r.byte()
+		if ban > 1 {
+			r.fail(ErrCorrupt)
+		}
+		c.Banned, c.Until = ban == 1, r.time()
+		m.Curbs = append(m.Curbs, c)
+	}
+	if err := r.end(); err != nil {
+		return Room{}, fmt.Errorf("room row: %w", err)
+	}
+	return m, nil
+}
+
+// Room is the key of what a room is.
+func (k Keys) Room(dst []byte, c id.ConversationID) []byte { return k.conversation(dst, c, rowRoom) }
+
+// Rooms reads and writes what rooms are. It keeps nothing in memory and is safe for concurrent use. A
+// transaction that writes a room's row writes the conversation's head too.
+type Rooms struct {
+	store kv.Store
+	keys  Keys
+}
+
+// NewRooms returns the rooms that lie in store under keys.
+func NewRooms(store kv.Store, keys Keys) *Rooms { return &Rooms{store: store, keys: keys} }
+
+// Get returns the room c and its head as of one moment; false: there is no such room.
+func (r *Rooms) Get(ctx context.Context, c id.ConversationID) (room Room, h Head, ok bool, err error) {
+	raws, err := r.store.MultiGet(ctx, [][]byte{r.keys.Room(nil, c), r.keys.Head(nil, c)})
+	if err == nil && raws[0] != nil && raws[1] != nil {
+		ok = true
+		if room, err = ParseRoom(raws[0]); err == nil {
+			h, err = ParseHead(raws[1])
+		}
+	}
+	if err != nil {
+		return Room{}, Head{}, false, fmt.Errorf("read room %s: %w", c, err)
+	}
+	return room, h, ok, nil
+}
+
+// Put adds to tx the writing of a room's row, and, unless keep is nil, of how long its messages are kept.
+func (r *Rooms) Put(tx *kv.Tx, c id.ConversationID, row *Room, keep *Keep) {
+	var kb [MaxKeyLen]byte
+	tx.SetFunc(r.keys.Room(kb[:0], c), row.Append)
+	if keep != nil {
+		tx.SetFunc(r.keys.Keep(kb[:0], c), keep.Append)
+	}
+}

@@ -45,6 +45,7 @@ const (
 	rowGroup       = 0x51
 	rowMemberCount = 0x52
 	rowKeep        = 0x53
+	rowRoom        = 0x54
 )
 
 // What follows the user's id. Accounts and their devices have numbers of their own.

@@ -95,6 +95,7 @@ func TestGoldenKeys(t *testing.T) {
 	add("nickname of bob", k.Nickname(nil, group, "bob"))
 	add("list of membership message 258", k.MemberList(nil, group, 258))
 	add("group", k.Group(nil, group))
+	add("room", k.Room(nil, group))
 	add("number of members", k.MemberCount(nil, group))
 	add("names that begin with al", k.Named(nil, "al"))
 	add("name 爱丽丝 of alice", k.Name(nil, "爱丽丝", "alice"))
@@ -195,6 +196,9 @@ var sampleRows = []struct {
 		name, err := ParseNickname(b)
 		return AppendNickname(nil, name), err
 	}},
+	{"room", (&Room{Created: 1700000000000, Slow: 5, CreatedBy: "alice", Name: "lobby", Title: "The lobby 好", Moderators: []id.UserID{"alice", "bob"},
+		Curbs: []Curb{{User: "carol", Until: 1700000060000}, {User: "dave", Banned: true}}}).Append(nil), againRoom},
+	{"room, bare", (&Room{Created: 1700000000000, CreatedBy: "alice", Name: "x"}).Append(nil), againRoom},
 	{"mention", []byte{1}, func(b []byte) ([]byte, error) { return []byte{1}, ParseMention(b) }},
 }
 
@@ -227,6 +231,11 @@ func againSide(b []byte) ([]byte, error) {
 func againGroup(b []byte) ([]byte, error) {
 	g, err := ParseGroup(b)
 	return g.Append(nil), err
+}
+
+func againRoom(b []byte) ([]byte, error) {
+	m, err := ParseRoom(b)
+	return m.Append(nil), err
 }
 
 func againProfile(b []byte) ([]byte, error) {

@@ -29,6 +29,7 @@ import (
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
 	"github.com/gochat-im/gochat/services/hook"
+	"github.com/gochat-im/gochat/services/relay"
 	"github.com/gochat-im/gochat/services/session"
 	"github.com/gochat-im/gochat/services/timeline"
 )
@@ -77,6 +78,9 @@ type Node struct {
 	deletions *logic.Deletions
 	edge      *edge.Edge
 	admin     *admin.Server
+
+	roomReports *relay.RoomReports // of an edge
+	cast        caster
 
 	peers *peers // the other nodes; nil: there are none
 
@@ -177,7 +181,7 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	}
 	directory := session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}
 	built := logic.Config{
-		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked, Direct: n.direct.Take,
+		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked, Direct: n.direct.Take, Broadcast: n.broadcast,
 		Events: events, BeforeSend: in.BeforeSend, HashCommand: in.HashCommand, Logger: n.log,
 	}
 	var mine func(id.Slot) bool
@@ -223,8 +227,13 @@ func (n *Node) openEdge(in Program, m *metrics, signals conn.Signals, sessions *
 	} else if err := n.serve(&c, sessions); err != nil {
 		return err
 	}
-	n.edge, err = edge.New(c)
-	return err
+	rooms := &lateRooms{}
+	c.Services.Methods = rooms.enter(c.Services.Methods)
+	if n.edge, err = edge.New(c); err != nil {
+		return err
+	}
+	rooms.Rooms = n.edge.Hub.Rooms()
+	return n.openRooms()
 }
 
 // openFanout builds what brings messages and signals to connections.
@@ -241,6 +250,7 @@ func (n *Node) openFanout(signals *lateSignals) (err error) {
 		c.Sessions, c.Deliver, c.Audiences, c.Pushes = n.peers.lookUps, n.peers.edges, n.peers.edges.Audiences(), maxPushes
 		c.Shared = true
 	}
+	c.Rooms, c.RoomBudget = n.halls(), cfg.Rooms.DeliveriesPerSecond
 	if n.fanout, err = fanout.New(c); err != nil {
 		return err
 	}
@@ -249,6 +259,7 @@ func (n *Node) openFanout(signals *lateSignals) (err error) {
 	}
 	signals.Signals = n.logic.Signals(n.fanout)
 	n.logic.Bind(n.fanout)
+	n.logic.BindRooms(n.fanout, n.halls())
 	return nil
 }
 

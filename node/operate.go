@@ -27,11 +27,12 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 		"POST /gc/apikey/list":   admin.JSON(n.keyListRequest),
 		"POST /gc/apikey/revoke": admin.JSON(n.keyRevokeRequest),
 
-		"POST /gc/user":     admin.JSON(n.userRequest),
-		"POST /gc/ban":      admin.JSON(n.banRequest),
-		"POST /gc/unban":    admin.JSON(n.unbanRequest),
-		"POST /gc/delete":   admin.JSON(n.deleteRequest),
-		"POST /gc/sign-out": admin.JSON(n.signOutRequest),
+		"POST /gc/broadcast": admin.JSON(n.broadcastRequest),
+		"POST /gc/user":      admin.JSON(n.userRequest),
+		"POST /gc/ban":       admin.JSON(n.banRequest),
+		"POST /gc/unban":     admin.JSON(n.unbanRequest),
+		"POST /gc/delete":    admin.JSON(n.deleteRequest),
+		"POST /gc/sign-out":  admin.JSON(n.signOutRequest),
 	})
 	return all
 }

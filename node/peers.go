@@ -150,6 +150,7 @@ func (n *Node) openRelay(sessions *lateSessions) (err error) {
 		c := relay.EdgesConfig{Self: p.Self.ID, Start: p.Self.Start, Call: p.Pool.Deliver, Logger: n.log}
 		if n.edge != nil {
 			c.Near, c.Seating, c.NearConns = n.edge.Hub, n.edge.Hub.Audiences(), n.worker
+			c.Halls, c.Teller = n.edge.Hub.Rooms(), n.edge.Hub.Tell
 		}
 		if p.edges, err = relay.NewEdges(c); err != nil {
 			return err
@@ -157,6 +158,7 @@ func (n *Node) openRelay(sessions *lateSessions) (err error) {
 	}
 	if p.part != nil {
 		p.desk = relay.NewDesk(p.part, p.edges, p.Self.Start)
+		p.desk.Keep(n.logic.Rooms)
 	}
 	if n.edge == nil {
 		return nil

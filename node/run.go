@@ -70,7 +70,11 @@ func (n *Node) Run(ctx context.Context) error {
 			})
 		}
 	}
+	if n.logic != nil && n.cfg.Cluster.Has(config.RoleLogic) {
+		start(&backs, back, "rooms", n.logic.Rooms.Run)
+	}
 	if n.edge != nil {
+		start(&backs, back, "who is in rooms", n.roomReports.Run)
 		start(&backs, back, "connections", n.edge.Hub.Run)
 		start(&fronts, front, "tcp", n.edge.TCP.Run)
 		start(&fronts, web, "http", n.edge.API.Run)

@@ -51,7 +51,7 @@ func adminCommand() *cobra.Command {
 		user("delete USER", "Delete an account, for good", "Sessions end, the user leaves all groups (theirs are handed over), profile, password and list of conversations are gone, nobody can\n"+
 			"write to the user, and the name is never given out again. Messages stay: they are part of others' conversations.", "/gc/delete"),
 		user("sign-out USER", "End the sessions of a user", "The user may sign in again.", "/gc/sign-out"),
-		retentionCommand(&flags), reloadCommand(&flags), statsCommand(&flags),
+		broadcastCommand(&flags), retentionCommand(&flags), reloadCommand(&flags), statsCommand(&flags),
 	)
 	return cmd
 }
@@ -114,6 +114,33 @@ func reloadCommand(flags *configFlags) *cobra.Command {
 			return nil
 		},
 	}
+	flags.add(cmd)
+	return cmd
+}
+
+func broadcastCommand(flags *configFlags) *cobra.Command {
+	var in node.BroadcastRequest
+	cmd := &cobra.Command{
+		Use:   "broadcast TEXT",
+		Short: "Tell everybody who is connected something",
+		Long: "Every client that is connected now, at whichever server, is told once; apps show it as they like. It isn't stored: who is away\n" +
+			"never hears of it. In a cluster ask a node with the role logic.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := flags.load(nil)
+			if err != nil {
+				return err
+			}
+			in.Text = args[0]
+			var ans node.BroadcastAnswer
+			if err := ask(cmd.Context(), cfg, "POST", "/gc/broadcast", in, &ans); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), ans.ID)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&in.Title, "title", "", "what it is about; at most 256 bytes")
 	flags.add(cmd)
 	return cmd
 }

@@ -51,6 +51,9 @@ type Config struct {
 	Named    func(ctx context.Context, user id.UserID) // hears of users that were made
 
 	Import Importer
+	// Broadcast tells everybody who is connected something; by is who asks.
+	Broadcast func(ctx context.Context, by string, b *wire.Broadcast) *code.Error
+
 	Dated  func(at int64) map[packet.Method]conn.Method // GROUP_CREATE and GROUP_ROLE, as of the Unix ms at
 	Limits packet.Limits                                // of imported messages
 	Now    func() int64                                 // Unix ms
@@ -67,7 +70,7 @@ type routes struct{ Config }
 // Routes returns the routes, for rest.Config.More.
 func Routes(cfg Config) ([]rest.Route, error) {
 	if cfg.Accounts == nil || cfg.Methods[packet.MethodDevices] == nil || cfg.Methods[packet.MethodProfileSet] == nil || cfg.Look == nil || cfg.Online == nil || cfg.Named == nil ||
-		cfg.Import == nil || cfg.Dated == nil || cfg.Now == nil {
+		cfg.Import == nil || cfg.Dated == nil || cfg.Broadcast == nil || cfg.Now == nil {
 		return nil, errors.New("backend: something to stand on is missing")
 	}
 	s := &routes{cfg}
@@ -99,7 +102,7 @@ func Routes(cfg Config) ([]rest.Route, error) {
 		"Online": openapi.Object(map[string]openapi.Schema{"online": openapi.List(openapi.Name())}, "online"),
 		"Token":  openapi.Object(map[string]openapi.Schema{"access_token": text, "access_expires": openapi.Time()}, "access_token", "access_expires"),
 	}
-	return append(list, s.imports()...), nil
+	return append(append(list, s.imports()...), s.broadcasts()), nil
 }
 
 // route is one that wants a key of a scope.

@@ -24,7 +24,7 @@ func (c *Conn) withhold(b []byte) bool {
 		return true
 	}
 	m, derr := packet.DecodeSignal(f.Body)
-	c.missed = derr != nil || packet.ServerSignal(m.Kind) // these tell of something stored
+	c.missed = derr != nil || packet.StoredSignal(m.Kind) // these tell of something stored
 	return true
 }
 

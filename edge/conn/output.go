@@ -340,7 +340,7 @@ func (c *Conn) drop(b []byte) {
 	if f.Type == frame.Signal { // ephemeral, unless it tells of something stored: then the client looks again
 		if !c.lag.all {
 			m, err := packet.DecodeSignal(f.Body)
-			c.lag.all = err != nil || packet.ServerSignal(m.Kind)
+			c.lag.all = err != nil || packet.StoredSignal(m.Kind)
 		}
 		return
 	}

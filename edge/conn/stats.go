@@ -18,6 +18,7 @@ type Stats struct {
 	BytesOut, Writes        uint64
 	ShortWrites             uint64 // the peer's window was full
 	Lagging, Dropped, Hints uint64 // connections that began to lag; deliveries they missed; HINTs sent for them
+	LeftOut                 uint64 // frames of rooms that connections missed because they lagged; no HINT tells of these
 	Panics                  uint64
 	PartialBytes            int64 // of unfinished frames, now
 	HeldBytes               int64 // that wait for clients that read slowly, now
@@ -33,6 +34,7 @@ type counters struct {
 	pushedOut, bytesOut     atomic.Uint64
 	writes, short           atomic.Uint64
 	lagging, dropped, hints atomic.Uint64
+	leftOut                 atomic.Uint64
 	panics                  atomic.Uint64
 
 	inBy, outBy typeCounters // but for what the counts above tell
@@ -152,7 +154,7 @@ func (e *Edge) Stats() Stats {
 		FramesIn: s.framesIn.Load(), SendsIn: s.sendsIn.Load(),
 		FramesOut: s.framesOut.Load(), AcksOut: s.acksOut.Load(), PushedOut: s.pushedOut.Load(),
 		BytesOut: s.bytesOut.Load(), Writes: s.writes.Load(), ShortWrites: s.short.Load(),
-		Lagging: s.lagging.Load(), Dropped: s.dropped.Load(), Hints: s.hints.Load(),
+		Lagging: s.lagging.Load(), Dropped: s.dropped.Load(), Hints: s.hints.Load(), LeftOut: s.leftOut.Load(),
 		Panics: s.panics.Load(), PartialBytes: e.partial.Load(), HeldBytes: e.held.Load(),
 		Refused: s.refusals.all(), Closed: s.closes.all(),
 	}

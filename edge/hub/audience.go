@@ -19,6 +19,7 @@ import (
 type Audiences struct {
 	h     *Hub
 	seats atomic.Int64
+	stamp atomic.Uint64 // of the last change of a room
 
 	mu     sync.RWMutex
 	byConv map[id.ConversationID]*audience
@@ -58,6 +59,10 @@ type audience struct {
 	places []place
 	holes  []uint32
 	closed atomic.Bool // written with mu held
+
+	changes uint64 // of a room, the stamp of the last one; guarded by mu
+	live    bool   // of a room: what can't be taken at once is left out
+	passing sync.Mutex
 }
 
 type place struct {
@@ -202,6 +207,7 @@ func (au *audience) add(c *conn.Conn, s *seat) bool {
 	if au.closed.Load() {
 		return false
 	}
+	au.change()
 	if n := len(au.holes); n > 0 {
 		s.at = au.holes[n-1]
 		au.holes = au.holes[:n-1]
@@ -213,6 +219,13 @@ func (au *audience) add(c *conn.Conn, s *seat) bool {
 	return true
 }
 
+// change notes that somebody comes or goes. mu is held.
+func (au *audience) change() {
+	if au.live {
+		au.changes = au.home.stamp.Add(1)
+	}
+}
+
 // remove makes a hole of s's place; false: it has none any more.
 func (au *audience) remove(s *seat) bool {
 	au.mu.Lock()
@@ -220,6 +233,7 @@ func (au *audience) remove(s *seat) bool {
 	if au.closed.Load() {
 		return false
 	}
+	au.change()
 	au.places[s.at] = place{}
 	au.holes = append(au.holes, s.at)
 	return true
@@ -292,6 +306,12 @@ func (p *pass) run() {
 		write := cs[:0]
 		for _, c := range cs[:n] {
 			own, touch := c.Incarnation(), false
+			if p.au.live {
+				if c.PushLive(p.frame, p.ends, p.but) {
+					write = append(write, c)
+				}
+				continue
+			}
 			if own == p.single || p.several && slices.Contains(p.but, own) {
 				touch = p.pushOthers(c)
 			} else {

@@ -89,6 +89,8 @@ type Hub struct {
 	addrs     addresses
 	users     users
 	audiences Audiences
+	rooms     Rooms
+	notices   notices
 	count     atomic.Int64
 	strangers atomic.Int64
 	draining  atomic.Bool
@@ -109,6 +111,7 @@ func New(cfg Config, svc conn.Services) (*Hub, error) {
 	h.limits.Store(newLimits(cfg.limits()))
 	h.table.worker = uint64(cfg.Worker)
 	h.audiences.init(h)
+	h.rooms.a.init(h)
 	h.addrs.seed, h.users.seed = maphash.MakeSeed(), maphash.MakeSeed()
 	var err error
 	if h.edge, err = conn.NewEdge(cfg.Conn, svc, h); err != nil {
@@ -274,6 +277,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		n, k := h.table.slots(), i%sweepTicks
 		h.table.each(n*k/sweepTicks, n*(k+1)/sweepTicks, (*conn.Conn).Sweep)
 		h.forgetAddresses(i)
+		h.tell()
 	}
 }
 

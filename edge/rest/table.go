@@ -5,6 +5,7 @@ import "github.com/gochat-im/gochat/protocol/packet"
 const (
 	v1           = "/api/v1"
 	conversation = v1 + "/conversations/{conversation_id}"
+	room         = v1 + "/rooms/{conversation_id}"
 	group        = v1 + "/groups/{conversation_id}"
 )
 
@@ -52,6 +53,17 @@ var calls = []call{
 		method: packet.MethodGroupJoin},
 	{id: "leaveGroup", verb: "POST", path: group + "/leave", tag: "groups", doc: "Leaves a group.",
 		method: packet.MethodGroupLeave},
+
+	{id: "createRoom", verb: "POST", path: v1 + "/rooms", tag: "rooms", doc: "A new room, which you moderate; the one of that name, if there is one.",
+		method: packet.MethodRoomCreate, body: []string{"name", "title", "slow_seconds"}, needs: []string{"name"}},
+	{id: "getRoom", verb: "GET", path: room, tag: "rooms", doc: "What a room is, and how many are in it. Its messages are read, and written, as those of any conversation; rooms are entered over a connection.",
+		method: packet.MethodRoom},
+	{id: "updateRoom", verb: "PATCH", path: room, tag: "rooms", doc: "Changes a room that you moderate. What is left out stays.",
+		method: packet.MethodRoomUpdate, body: []string{"title", "slow_seconds"}, bits: map[string]uint32{"title": 1, "slow_seconds": 2}},
+	{id: "listRoomMembers", verb: "GET", path: room + "/members", tag: "rooms", doc: "Who is in a room now, in the order of their ids.",
+		method: packet.MethodRoomMembers, query: []string{"cursor", "limit"}},
+	{id: "moderateRoom", verb: "PUT", path: room + "/users/{user_id}", tag: "rooms", doc: "Mutes (1) or bans (3) a user in a room that you moderate, for some seconds or, with 0, until you take it back (2, 4); makes a moderator (5), or one no longer (6).",
+		method: packet.MethodRoomModerate, body: []string{"action", "seconds"}, needs: []string{"action"}},
 
 	{id: "listDevices", verb: "GET", path: v1 + "/devices", tag: "devices", doc: "Your devices that are signed in or connected.",
 		method: packet.MethodDevices},

@@ -993,7 +993,8 @@ func (x *Preview) GetText() string {
 // repeated field byte for byte.
 type Deliver struct {
 	ConversationId []byte     `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
-	Users          []string   `protobuf:"bytes,2,rep,name=users" json:"users,omitempty"` // of a direct conversation: both, sorted
+	Users          []string   `protobuf:"bytes,2,rep,name=users" json:"users,omitempty"`        // of a direct conversation: both, sorted
+	LeftOut        uint64     `protobuf:"varint,3,opt,name=left_out" json:"left_out,omitempty"` // of a room: so many messages before these are left out of what this connection is sent
 	Messages       []*Message `protobuf:"bytes,8,rep,name=messages" json:"messages,omitempty"`
 }
 
@@ -1015,6 +1016,13 @@ func (x *Deliver) GetUsers() []string {
 		return x.Users
 	}
 	return nil
+}
+
+func (x *Deliver) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
 }
 
 func (x *Deliver) GetMessages() []*Message {
@@ -2673,3 +2681,393 @@ func (x *BackgroundResponse) Reset() { *x = BackgroundResponse{} }
 func (x *BackgroundResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
 
 func (x *BackgroundResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+// A new room, whose moderator is who asks. Its id follows from the name: creating it
+// again changes nothing, and answers with the one that is there.
+type RoomCreateRequest struct {
+	Name        string `protobuf:"bytes,1,opt,name=name" json:"name,omitempty"` // at most 120 bytes
+	Title       string `protobuf:"bytes,2,opt,name=title" json:"title,omitempty"`
+	SlowSeconds uint32 `protobuf:"varint,3,opt,name=slow_seconds" json:"slow_seconds,omitempty"` // between two messages of one user, moderators aside; 0: none
+}
+
+func (x *RoomCreateRequest) Reset() { *x = RoomCreateRequest{} }
+
+func (x *RoomCreateRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomCreateRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *RoomCreateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RoomCreateRequest) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *RoomCreateRequest) GetSlowSeconds() uint32 {
+	if x != nil {
+		return x.SlowSeconds
+	}
+	return 0
+}
+
+// A room as one user sees it.
+type Room struct {
+	ConversationId []byte   `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Name           string   `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	Title          string   `protobuf:"bytes,3,opt,name=title" json:"title,omitempty"`
+	Count          uint32   `protobuf:"varint,4,opt,name=count" json:"count,omitempty"` // users who are in it, as far as the owner knows
+	SlowSeconds    uint32   `protobuf:"varint,5,opt,name=slow_seconds" json:"slow_seconds,omitempty"`
+	FirstSeq       uint64   `protobuf:"varint,6,opt,name=first_seq" json:"first_seq,omitempty"`        // of what is kept
+	LastSeq        uint64   `protobuf:"varint,7,opt,name=last_seq" json:"last_seq,omitempty"`          // when this was read
+	Role           uint32   `protobuf:"varint,8,opt,name=role" json:"role,omitempty"`                  // of who asks: 1, or 2: a moderator
+	MutedUntil     uint64   `protobuf:"varint,9,opt,name=muted_until" json:"muted_until,omitempty"`    // of who asks, Unix milliseconds; 0: may write
+	CreatedTime    uint64   `protobuf:"varint,10,opt,name=created_time" json:"created_time,omitempty"` // Unix milliseconds
+	CreatedBy      string   `protobuf:"bytes,11,opt,name=created_by" json:"created_by,omitempty"`
+	Moderators     []string `protobuf:"bytes,12,rep,name=moderators" json:"moderators,omitempty"`
+}
+
+func (x *Room) Reset() { *x = Room{} }
+
+func (x *Room) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Room) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Room) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *Room) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Room) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Room) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Room) GetSlowSeconds() uint32 {
+	if x != nil {
+		return x.SlowSeconds
+	}
+	return 0
+}
+
+func (x *Room) GetFirstSeq() uint64 {
+	if x != nil {
+		return x.FirstSeq
+	}
+	return 0
+}
+
+func (x *Room) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *Room) GetRole() uint32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+func (x *Room) GetMutedUntil() uint64 {
+	if x != nil {
+		return x.MutedUntil
+	}
+	return 0
+}
+
+func (x *Room) GetCreatedTime() uint64 {
+	if x != nil {
+		return x.CreatedTime
+	}
+	return 0
+}
+
+func (x *Room) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Room) GetModerators() []string {
+	if x != nil {
+		return x.Moderators
+	}
+	return nil
+}
+
+type RoomLeaveResponse struct {
+}
+
+func (x *RoomLeaveResponse) Reset() { *x = RoomLeaveResponse{} }
+
+func (x *RoomLeaveResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomLeaveResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+type RoomMembersResponse struct {
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids" json:"user_ids,omitempty"` // in the order of their bytes
+	Cursor  string   `protobuf:"bytes,2,opt,name=cursor" json:"cursor,omitempty"`     // empty: this was the last page
+	Count   uint32   `protobuf:"varint,3,opt,name=count" json:"count,omitempty"`      // of all of them
+}
+
+func (x *RoomMembersResponse) Reset() { *x = RoomMembersResponse{} }
+
+func (x *RoomMembersResponse) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomMembersResponse) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *RoomMembersResponse) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *RoomMembersResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *RoomMembersResponse) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type RoomUpdateRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	Fields         uint32 `protobuf:"varint,2,opt,name=fields" json:"fields,omitempty"` // what is set: 1 title, 2 slow_seconds, added up
+	Title          string `protobuf:"bytes,3,opt,name=title" json:"title,omitempty"`
+	SlowSeconds    uint32 `protobuf:"varint,4,opt,name=slow_seconds" json:"slow_seconds,omitempty"`
+}
+
+func (x *RoomUpdateRequest) Reset() { *x = RoomUpdateRequest{} }
+
+func (x *RoomUpdateRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomUpdateRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *RoomUpdateRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *RoomUpdateRequest) GetFields() uint32 {
+	if x != nil {
+		return x.Fields
+	}
+	return 0
+}
+
+func (x *RoomUpdateRequest) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *RoomUpdateRequest) GetSlowSeconds() uint32 {
+	if x != nil {
+		return x.SlowSeconds
+	}
+	return 0
+}
+
+type RoomModerateRequest struct {
+	ConversationId []byte `protobuf:"bytes,1,opt,name=conversation_id" json:"conversation_id,omitempty"`
+	UserId         string `protobuf:"bytes,2,opt,name=user_id" json:"user_id,omitempty"`
+	Action         uint32 `protobuf:"varint,3,opt,name=action" json:"action,omitempty"`   // 1 mute, 2 unmute, 3 ban, 4 unban, 5 make a moderator, 6 moderator no longer
+	Seconds        uint32 `protobuf:"varint,4,opt,name=seconds" json:"seconds,omitempty"` // of a mute or ban; 0: until it is taken back
+}
+
+func (x *RoomModerateRequest) Reset() { *x = RoomModerateRequest{} }
+
+func (x *RoomModerateRequest) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomModerateRequest) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *RoomModerateRequest) GetConversationId() []byte {
+	if x != nil {
+		return x.ConversationId
+	}
+	return nil
+}
+
+func (x *RoomModerateRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *RoomModerateRequest) GetAction() uint32 {
+	if x != nil {
+		return x.Action
+	}
+	return 0
+}
+
+func (x *RoomModerateRequest) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+// The data of a signal of kind 7, about a room that the connection is in: who came and went in the last second or so, and
+// what its messages came to.
+type RoomNews struct {
+	Count       uint32   `protobuf:"varint,1,opt,name=count" json:"count,omitempty"`               // users who are in it
+	Joined      []string `protobuf:"bytes,2,rep,name=joined" json:"joined,omitempty"`              // some of them
+	Left        []string `protobuf:"bytes,3,rep,name=left" json:"left,omitempty"`                  // some of them
+	JoinedCount uint32   `protobuf:"varint,4,opt,name=joined_count" json:"joined_count,omitempty"` // how many there were
+	LeftCount   uint32   `protobuf:"varint,5,opt,name=left_count" json:"left_count,omitempty"`
+	LastSeq     uint64   `protobuf:"varint,6,opt,name=last_seq" json:"last_seq,omitempty"` // messages up to here were sent to this connection or left out; 0: nothing is said of them
+	LeftOut     uint64   `protobuf:"varint,7,opt,name=left_out" json:"left_out,omitempty"` // how many of them were, since the last DELIVER
+	Code        uint32   `protobuf:"varint,8,opt,name=code" json:"code,omitempty"`         // of the registry: why the connection is in the room no longer; 0: it is
+}
+
+func (x *RoomNews) Reset() { *x = RoomNews{} }
+
+func (x *RoomNews) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *RoomNews) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *RoomNews) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *RoomNews) GetJoined() []string {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *RoomNews) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *RoomNews) GetJoinedCount() uint32 {
+	if x != nil {
+		return x.JoinedCount
+	}
+	return 0
+}
+
+func (x *RoomNews) GetLeftCount() uint32 {
+	if x != nil {
+		return x.LeftCount
+	}
+	return 0
+}
+
+func (x *RoomNews) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *RoomNews) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *RoomNews) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+// The data of a signal of kind 8: what the operator tells everybody who is connected.
+type Broadcast struct {
+	Id    string `protobuf:"bytes,1,opt,name=id" json:"id,omitempty"` // the same for everybody
+	Title string `protobuf:"bytes,2,opt,name=title" json:"title,omitempty"`
+	Text  string `protobuf:"bytes,3,opt,name=text" json:"text,omitempty"`
+	Ext   []byte `protobuf:"bytes,4,opt,name=ext" json:"ext,omitempty"`    // an integrator's own, at most 1 KiB
+	Time  uint64 `protobuf:"varint,5,opt,name=time" json:"time,omitempty"` // Unix milliseconds
+}
+
+func (x *Broadcast) Reset() { *x = Broadcast{} }
+
+func (x *Broadcast) Marshal(in []byte) ([]byte, error) { return prutal.MarshalAppend(in, x) }
+
+func (x *Broadcast) Unmarshal(in []byte) error { return prutal.Unmarshal(in, x) }
+
+func (x *Broadcast) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Broadcast) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Broadcast) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Broadcast) GetExt() []byte {
+	if x != nil {
+		return x.Ext
+	}
+	return nil
+}
+
+func (x *Broadcast) GetTime() uint64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}

@@ -29,6 +29,8 @@ type Config struct {
 	Drain     Drain     `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
 	Issuers   []Issuer  `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
 	Fanout    Fanout    `koanf:"fanout" doc:"How messages reach the members of groups who are connected."`
+	Rooms     Rooms     `koanf:"rooms" doc:"Live conversations in which nobody is a member."`
+	Broadcast Broadcast `koanf:"broadcast" doc:"Telling everybody who is connected something."`
 	Storage   Storage   `koanf:"storage" doc:"The embedded store."`
 	Cluster   Cluster   `koanf:"cluster" doc:"Several processes that are one installation. Nothing of it is needed by a server that is alone."`
 	Retention Retention `koanf:"retention" doc:"Messages older than this are removed, some time within the hour. 0: kept for ever."`
@@ -186,7 +188,8 @@ func Default() Config {
 		Contacts: Contacts{Write: "anyone", Search: "anyone", Blocks: 10_000},
 		Drain:    Drain{Deadline: 3 * time.Second},
 		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
-		Storage:  Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
+		Rooms:    defaultRooms(), Broadcast: Broadcast{PerSecond: 20_000, Every: 5 * time.Second},
+		Storage: Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 		Cluster: Cluster{
 			Weight: 1, Etcd: Etcd{Prefix: "/gochat"}, Store: Store{Kind: StorePebble},
 			Bus: Bus{Kind: BusEmbedded, RocketMQ: RocketMQ{Topic: "gochat-events"}},
@@ -325,6 +328,7 @@ func (c *Config) Validate() error {
 	if c.Contacts.Blocks < 1 {
 		bad("contacts.blocks %d: want at least 1", c.Contacts.Blocks)
 	}
+	errs = append(append(errs, c.Rooms.validate()...), c.Broadcast.validate()...)
 	for name, d := range map[string]time.Duration{
 		"direct": c.Retention.Direct, "group": c.Retention.Group, "self": c.Retention.Self, "room": c.Retention.Room,
 	} {

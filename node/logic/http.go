@@ -32,7 +32,7 @@ func (l *Logic) Routes(convs conn.Conversations, methods map[packet.Method]conn.
 	}
 	company, err := backend.Routes(backend.Config{
 		Accounts: l.Accounts, Methods: methods, Look: l.standing, Online: l.online, Named: l.named,
-		Import: pastMessages{past}, Dated: l.datedGroups, Limits: lim, Now: l.storage.Clock.Now,
+		Import: pastMessages{past}, Dated: l.datedGroups, Broadcast: l.cfg.Broadcast, Limits: lim, Now: l.storage.Clock.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -9,9 +9,11 @@ import (
 
 	"github.com/gochat-im/gochat/bus"
 	"github.com/gochat-im/gochat/edge/conn"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/node/storage"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/services/account"
 	"github.com/gochat-im/gochat/services/account/pwhash"
@@ -21,6 +23,7 @@ import (
 	"github.com/gochat-im/gochat/services/group"
 	"github.com/gochat-im/gochat/services/hook"
 	"github.com/gochat-im/gochat/services/relation"
+	"github.com/gochat-im/gochat/services/room"
 	"github.com/gochat-im/gochat/services/self"
 	"github.com/gochat-im/gochat/services/timeline"
 )
@@ -48,6 +51,9 @@ type Config struct {
 	// WorkerHeld reports whether Worker is this node's; nil: it always is.
 	WorkerHeld func() bool
 
+	// Broadcast tells everybody who is connected something; by is who asks.
+	Broadcast func(ctx context.Context, by string, b *wire.Broadcast) *code.Error
+
 	Events      timeline.Events
 	BeforeSend  hook.Hook // judges messages before they are stored; nil: none does
 	HashCommand []string  // see node.Program
@@ -60,6 +66,7 @@ type Logic struct {
 	APIKeys       *apikey.Service
 	Relations     *relation.Service
 	Groups        *group.Service
+	Rooms         *room.Service
 	Conversations *conversation.Service
 	Sequencer     *timeline.Sequencer
 
@@ -116,8 +123,14 @@ func New(cfg Config) (_ *Logic, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if l.Rooms, err = room.New(room.Config{
+		Store: store, Keys: keys, Users: l.Accounts, Off: !cfg.Rooms.On, Create: cfg.Rooms.Create, Members: cfg.Rooms.Members,
+		Keep: msgstore.Keep{Age: cfg.Rooms.HistoryAge, Messages: uint64(cfg.Rooms.HistoryMessages)}, Now: now, Logger: l.log,
+	}); err != nil {
+		return nil, err
+	}
 	if l.Conversations, err = conversation.New(conversation.Config{
-		Store: store, Keys: keys, Users: l.Accounts, Groups: l.Groups, Writers: l.Relations, Conversations: cfg.Limits.Conversations, Logger: l.log, Now: now,
+		Store: store, Keys: keys, Users: l.Accounts, Groups: l.Groups, Rooms: l.Rooms, Writers: l.Relations, Conversations: cfg.Limits.Conversations, Logger: l.log, Now: now,
 		AfterBatch: cfg.Flush,
 	}); err != nil {
 		return nil, err
@@ -130,6 +143,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	l.Conversations.Bind(l.Sequencer)
 	l.Groups.Bind(changes{l.Sequencer})
+	l.Rooms.Bind(roomChanges{l.Sequencer})
 	if l.self, err = self.New(self.Config{Store: store, Keys: keys, Sequencer: selfTimelines{l.Sequencer}, Now: now}); err != nil {
 		return nil, err
 	}

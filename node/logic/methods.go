@@ -20,5 +20,8 @@ func (l *Logic) Methods() map[packet.Method]conn.Method {
 	for m, answer := range l.Groups.Methods() {
 		all[m] = answer
 	}
+	for m, answer := range l.Rooms.Methods() {
+		all[m] = answer
+	}
 	return all
 }

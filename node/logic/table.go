@@ -9,7 +9,9 @@ import (
 	"github.com/gochat-im/gochat/edge/backend"
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/rest"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/node/config"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -33,11 +35,12 @@ func Table(cfg config.Config, version string) ([]api.Route, error) {
 	}
 	company, err := backend.Routes(backend.Config{
 		Accounts: &nowhere, Methods: methods, Import: &nowhere, Limits: cfg.PacketLimits(),
-		Look:   func(context.Context, id.UserID) (backend.Standing, error) { return backend.Standing{}, nil },
-		Online: func(id.UserID) bool { return false },
-		Named:  func(context.Context, id.UserID) {},
-		Dated:  func(int64) map[packet.Method]conn.Method { return methods },
-		Now:    func() int64 { return 0 },
+		Look:      func(context.Context, id.UserID) (backend.Standing, error) { return backend.Standing{}, nil },
+		Online:    func(id.UserID) bool { return false },
+		Named:     func(context.Context, id.UserID) {},
+		Dated:     func(int64) map[packet.Method]conn.Method { return methods },
+		Broadcast: func(context.Context, string, *wire.Broadcast) *code.Error { return nil },
+		Now:       func() int64 { return 0 },
 	})
 	if err != nil {
 		return nil, err

@@ -44,6 +44,9 @@ const (
 	BadCredentials     Code = 3012 // unknown name or wrong password
 	RegistrationClosed Code = 3013 // accounts are made elsewhere
 	TooMany            Code = 3014 // over the limit of this installation
+	SlowMode           Code = 3015 // this room wants more time between two messages of a user
+	Muted              Code = 3016 // you may not write in this room
+	BannedHere         Code = 3017 // you may not enter this room
 	Internal           Code = 3999 // the server failed
 )
 
@@ -94,6 +97,9 @@ var registry = map[Code]entry{
 	BadCredentials:     {"bad_credentials", "unknown name or wrong password", ScopeMessage, Terminal, 0 * time.Millisecond, 401, 4052},
 	RegistrationClosed: {"registration_closed", "accounts are made elsewhere", ScopeMessage, Terminal, 0 * time.Millisecond, 403, 4053},
 	TooMany:            {"too_many", "over the limit of this installation", ScopeMessage, Terminal, 0 * time.Millisecond, 400, 4054},
+	SlowMode:           {"slow_mode", "this room wants more time between two messages of a user", ScopeMessage, Terminal, 0 * time.Millisecond, 429, 4055},
+	Muted:              {"muted", "you may not write in this room", ScopeMessage, Terminal, 0 * time.Millisecond, 403, 4056},
+	BannedHere:         {"banned_here", "you may not enter this room", ScopeMessage, Terminal, 0 * time.Millisecond, 403, 4057},
 	Internal:           {"internal", "the server failed", ScopeMessage, RetrySame, 1000 * time.Millisecond, 500, 1011},
 }
 
@@ -137,5 +143,8 @@ var All = []Code{
 	BadCredentials,
 	RegistrationClosed,
 	TooMany,
+	SlowMode,
+	Muted,
+	BannedHere,
 	Internal,
 }

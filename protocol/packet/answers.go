@@ -123,6 +123,29 @@ func AppendDeliver(dst []byte, conv id.ConversationID, users []id.UserID, messag
 	return append(dst, messages...)
 }
 
+// AppendRoomDeliver is AppendDeliver for a room: the frame says that what is missing isn't to be pulled, and
+// how many messages before these were left out.
+func AppendRoomDeliver(dst []byte, conv id.ConversationID, leftOut uint64, messages []byte) []byte {
+	dst = frame.AppendHeader(dst, frame.Deliver, frame.FlagNeverPull, 0, 18+varintLen(leftOut)+len(messages))
+	dst = appendVarint(appendConversation(dst, conv, nil), 3, leftOut)
+	return append(dst, messages...)
+}
+
+// DeliverLeftOut returns what the body of a DELIVER, which DecodeDeliver could read, says was left out before its messages.
+func DeliverLeftOut(body []byte) (n uint64) {
+	for i := 0; i < len(body); {
+		f, size := next(body[i:])
+		if size == 0 || f.num == 8 {
+			break
+		}
+		if f.num == 3 && f.wt == wtVarint {
+			n = f.val
+		}
+		i += size
+	}
+	return n
+}
+
 // appendConversation appends fields 1 and 2 of DELIVER and SYNCED.
 func appendConversation(dst []byte, conv id.ConversationID, users []id.UserID) []byte {
 	dst = append(dst, 1<<3|wtBytes, 16)

@@ -43,6 +43,11 @@ func FromJSON(b []byte) ([]byte, error) {
 		if f.Body, err = dataFromJSON(&f, s, data); err != nil {
 			return nil, err
 		}
+		if f.Type == frame.Deliver && present(env["left_out"]) {
+			if f.Body, err = withLeftOut(f.Body, env["left_out"]); err != nil {
+				return nil, err
+			}
+		}
 		if err := s.validate(f.Body); err != nil {
 			return nil, err
 		}
@@ -128,6 +133,22 @@ func dataFromJSON(f *frame.Frame, s *schema, data json.RawMessage) ([]byte, erro
 		return callFromJSON(f.Type, data)
 	}
 	return s.fromJSON(nil, data)
+}
+
+// withLeftOut puts left_out in its place in the body of a DELIVER: before the messages.
+func withLeftOut(body []byte, raw json.RawMessage) ([]byte, error) {
+	n, err := number(raw, "left_out")
+	if err != nil {
+		return nil, err
+	}
+	for at := 0; at < len(body); {
+		f, size := next(body[at:])
+		if size == 0 || f.num > 3 {
+			return append(appendVarint(append([]byte(nil), body[:at]...), 3, n), body[at:]...), nil
+		}
+		at += size
+	}
+	return appendVarint(body, 3, n), nil
 }
 
 func deliverFromJSON(data json.RawMessage) ([]byte, error) {

@@ -101,13 +101,19 @@ func deliverJSON(dst []byte, f *frame.Frame) ([]byte, error) {
 		}
 		b = b[n:]
 	}
+	leftOut := DeliverLeftOut(f.Body)
 	for len(messages) > 0 {
 		g, n := next(messages)
 		messages = messages[n:]
 		if len(dst) > 0 {
 			dst = append(dst, '\n')
 		}
-		dst = append(appendEnvelope(dst, f, "message"), `,"data":`...)
+		dst = appendEnvelope(dst, f, "message")
+		if leftOut > 0 {
+			dst = append(strconv.AppendUint(append(dst, `,"left_out":"`...), leftOut, 10), '"')
+			leftOut = 0
+		}
+		dst = append(dst, `,"data":`...)
 		dst = append(appendMessageJSON(dst, g.data, &conv, users), '}')
 	}
 	return dst, nil

@@ -35,6 +35,13 @@ const (
 	MethodBlock         Method = 22 // wire.BlockRequest -> wire.BlockResponse
 	MethodBlocks        Method = 23 // wire.BlocksRequest -> wire.BlocksResponse
 	MethodBackground    Method = 24 // wire.BackgroundRequest -> wire.BackgroundResponse
+	MethodRoomCreate    Method = 25 // wire.RoomCreateRequest -> wire.Room
+	MethodRoomJoin      Method = 26 // wire.ConversationRequest -> wire.Room
+	MethodRoomLeave     Method = 27 // wire.ConversationRequest -> wire.RoomLeaveResponse
+	MethodRoom          Method = 28 // wire.ConversationRequest -> wire.Room
+	MethodRoomMembers   Method = 29 // wire.MembersRequest -> wire.RoomMembersResponse
+	MethodRoomUpdate    Method = 30 // wire.RoomUpdateRequest -> wire.Room
+	MethodRoomModerate  Method = 31 // wire.RoomModerateRequest -> wire.Room
 )
 
 // methods holds, by number, the name in JSON and the schemas of request and answer.
@@ -66,6 +73,13 @@ var methods = [...]struct {
 	MethodBlock:         {"block", &blockRequest, &blockResponse},
 	MethodBlocks:        {"blocks", &blocksRequest, &blocksResponse},
 	MethodBackground:    {"background", &backgroundRequest, &backgroundResponse},
+	MethodRoomCreate:    {"room_create", &roomCreateRequest, &room},
+	MethodRoomJoin:      {"room_join", &conversationRequest, &room},
+	MethodRoomLeave:     {"room_leave", &conversationRequest, &roomLeaveResponse},
+	MethodRoom:          {"room", &conversationRequest, &room},
+	MethodRoomMembers:   {"room_members", &membersRequest, &roomMembersResponse},
+	MethodRoomUpdate:    {"room_update", &roomUpdateRequest, &room},
+	MethodRoomModerate:  {"room_moderate", &roomModerateRequest, &room},
 }
 
 // Known reports whether this version of the protocol has the method.

@@ -159,6 +159,7 @@ var (
 	deliver = schema{name: "deliver", fields: []spec{
 		{num: 1, name: "conversation_id", kind: kindConv, attr: required},
 		{num: 2, name: "users", kind: kindName, attr: repeated},
+		{num: 3, name: "left_out", kind: kindLong}, // in JSON beside the message
 		{num: 8, name: "messages", kind: kindSub, attr: repeated, sub: &message},
 	}}
 

@@ -11,11 +11,18 @@ const (
 	SignalChunk   uint32 = 4 // of a message that is still being written
 	SignalState   uint32 = 5 // from the server only: data is the receiver's wire.ConversationState
 	SignalProfile uint32 = 6 // from the server only: data is a wire.Profile
+	SignalRoom    uint32 = 7 // from the server only: data is a wire.RoomNews
+	SignalNotice  uint32 = 8 // from the server only: data is a wire.Broadcast
 	SignalOwn     uint32 = 1000
 )
 
 // ServerSignal reports whether only the server sends signals of this kind.
 func ServerSignal(kind uint32) bool {
+	return kind == SignalCursors || kind >= SignalState && kind <= SignalNotice
+}
+
+// StoredSignal reports whether signals of this kind tell of something stored, so that a client that missed one looks again.
+func StoredSignal(kind uint32) bool {
 	return kind == SignalCursors || kind == SignalState || kind == SignalProfile
 }
 

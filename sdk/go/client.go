@@ -46,6 +46,7 @@ type Client struct {
 	drafts     map[draftKey]*draft
 	lastDraft  uint64
 	people     people
+	halls      map[id.ConversationID]*hall // rooms that the client is in
 
 	convs    map[id.ConversationID]*conversation
 	behind   map[id.ConversationID]*conversation // those that miss something
@@ -265,9 +266,10 @@ func (c *Client) emit(e Event) {
 // item is an event on its way to the Handler. With v it moves the conversation's done to
 // seq when the Handler has had it; without ev it does no more than that.
 type item struct {
-	ev  Event
-	v   *conversation
-	seq uint64
+	ev   Event
+	v    *conversation
+	seq  uint64
+	live bool // a message of a room
 }
 
 // push queues an event that isn't a message. The caller holds mu. Signals are kept out of a
@@ -287,13 +289,13 @@ func (c *Client) pushMessage(v *conversation, m Message) {
 	if a, ok := accountEvent(m); ok {
 		e = a
 	}
-	c.events = append(c.events, item{e, v, m.Seq})
+	c.events = append(c.events, item{ev: e, v: v, seq: m.Seq})
 	c.wakeDispatch()
 }
 
 // pushSkip queues that nothing of v will come up to seq. The caller holds mu.
 func (c *Client) pushSkip(v *conversation, seq uint64) {
-	c.events = append(c.events, item{nil, v, seq})
+	c.events = append(c.events, item{v: v, seq: seq})
 	c.wakeDispatch()
 }
 
@@ -330,7 +332,7 @@ func (c *Client) dispatch() {
 			if it.v != nil {
 				done[it.v] = it.seq
 			}
-			if it.ev != nil && it.v != nil {
+			if it.live || it.ev != nil && it.v != nil {
 				c.mu.Lock()
 				c.waiting--
 				c.mu.Unlock()

@@ -238,6 +238,7 @@ func (c *Client) established(l *link, ack *wire.Connack, s Session, sent time.Ti
 		close(c.up)
 	}
 	c.inbox(l, ack.Conversations, ack.InboxCursor, ack.SyncMark)
+	c.rejoin(l)
 	l.wakeWriter()
 }
 
@@ -314,6 +315,9 @@ func (c *Client) frame(l *link, f *frame.Frame) error {
 			c.acked(l, o, ack)
 		}
 	case frame.Deliver:
+		if f.Flags&frame.FlagNeverPull != 0 {
+			return c.live(f.Body)
+		}
 		return c.delivered(f.Body)
 	case frame.Synced:
 		return c.synced(l, f)

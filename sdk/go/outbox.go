@@ -352,18 +352,24 @@ func (c *Client) acked(l *link, o *outgoing, ack packet.Ack) {
 		conv = o.Conversation
 	}
 	c.stored(o, Ack{Conversation: conv, Seq: ack.Seq, MessageID: ack.MessageID, Duplicate: ack.Duplicate})
-	v := c.conversation(conv)
-	if !v.known {
-		c.meet(v, ack.Seq)
-	}
-	if v.peer == "" {
-		v.peer = o.user
+	var v *conversation
+	if conv.Kind() != id.KindRoom {
+		if v = c.conversation(conv); !v.known {
+			c.meet(v, ack.Seq)
+		}
+		if v.peer == "" {
+			v.peer = o.user
+		}
 	}
 	var s packet.Send
 	if err := packet.DecodeSend(&s, o.Body, &anySize); err != nil {
 		return // checked when it was made; if not, it comes by SYNC
 	}
 	if m, _, err := packet.NextMessage(packet.AppendMessage(nil, ack.Seq, ack.MessageID, c.me, s.Tail)); err == nil {
+		if v == nil {
+			c.ownLive(conv, &m)
+			return
+		}
 		c.arrive(v, &m)
 	}
 }

@@ -163,6 +163,10 @@ func (c *Client) signalled(m *wire.Signal) {
 		}
 	case packet.SignalProfile:
 		c.profileSignalled(m)
+	case packet.SignalRoom:
+		c.roomNews(conv, m.Data)
+	case packet.SignalNotice:
+		c.announced(m.Data)
 	case packet.SignalChunk:
 		c.chunkArrived(conv, m)
 	default:

@@ -27,15 +27,16 @@ import (
 
 // What a key may be good for.
 const (
-	ScopeUsers  = "users"  // make users, see how they stand and whether they are online, ban and sign them out
-	ScopeTokens = "tokens" // sign access tokens for any user
-	ScopeAct    = "act"    // do, as any user, what that user may do: send, make groups, read
-	ScopeSystem = "system" // do so as the service itself, which writes to whom it likes and into any group
-	ScopeImport = "import" // bring in groups and messages with times of their own
+	ScopeUsers  = "users"     // make users, see how they stand and whether they are online, ban and sign them out
+	ScopeTokens = "tokens"    // sign access tokens for any user
+	ScopeAct    = "act"       // do, as any user, what that user may do: send, make groups, read
+	ScopeSystem = "system"    // do so as the service itself, which writes to whom it likes and into any group
+	ScopeCast   = "broadcast" // tell everybody who is connected something
+	ScopeImport = "import"    // bring in groups and messages with times of their own
 )
 
 // Scopes are all of them.
-var Scopes = []string{ScopeUsers, ScopeTokens, ScopeAct, ScopeSystem, ScopeImport}
+var Scopes = []string{ScopeUsers, ScopeTokens, ScopeAct, ScopeSystem, ScopeImport, ScopeCast}
 
 // Bounds.
 const (

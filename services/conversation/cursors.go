@@ -19,7 +19,7 @@ import (
 // the newest, a conversation that isn't the user's) is found out when it is written. In large groups
 // nothing is noted but what is read.
 func (s *Service) Received(o *packet.Origin, conv id.ConversationID, seq uint64) {
-	if seq > 0 && !s.large(conv) {
+	if seq > 0 && conv.Kind() != id.KindRoom && !s.large(conv) {
 		s.cursors.note(cursorKey{conv, o.User}, 0, seq)
 	}
 }
@@ -27,7 +27,7 @@ func (s *Service) Received(o *packet.Origin, conv id.ConversationID, seq uint64)
 // Seen notes that user, by sending, has read conv up to seq: what a sequencer calls when
 // it has acked an interactive message. Like Received, it is written within a second or so.
 func (s *Service) Seen(conv id.ConversationID, user id.UserID, seq uint64) {
-	if seq > 0 {
+	if seq > 0 && conv.Kind() != id.KindRoom {
 		s.cursors.note(cursorKey{conv, user}, seq, 0)
 	}
 }

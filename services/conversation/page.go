@@ -39,7 +39,12 @@ func (s *Service) readMine(ctx context.Context, user id.UserID, p *packet.Page, 
 	conv := p.Conversation
 	var r *roster
 	var m *msgstore.MemberOf
-	if conv.Kind() == id.KindGroup {
+	if conv.Kind() == id.KindRoom && s.cfg.Rooms != nil {
+		if err := s.cfg.Rooms.MayRead(ctx, conv, user); err != nil {
+			return unavailable(err)
+		}
+		r, m = &roster{conv: conv}, everything
+	} else if conv.Kind() == id.KindGroup {
 		var err error
 		if r, m, err = s.mine(ctx, user, conv); err != nil {
 			return err
@@ -68,6 +73,9 @@ func (s *Service) readMine(ctx context.Context, user id.UserID, p *packet.Page, 
 	}
 	return nil
 }
+
+// everything is the membership of whoever may read all there is.
+var everything = &msgstore.MemberOf{Member: msgstore.Member{Intervals: []msgstore.Interval{{Joined: 1}}}}
 
 // syncPage fills in p, which says what is asked for.
 func (s *Service) syncPage(l *msgstore.Log, p *packet.Page, intervals []msgstore.Interval, limit int, buf []byte) error {

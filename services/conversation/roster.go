@@ -87,6 +87,9 @@ func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, err
 	if s.cfg.Groups != nil && conv.Kind() == id.KindGroup {
 		return s.cfg.Groups.Rules(ctx, conv)
 	}
+	if s.cfg.Rooms != nil && conv.Kind() == id.KindRoom {
+		return s.cfg.Rooms.Rules(ctx, conv)
+	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
 		return nil, unavailable(err)

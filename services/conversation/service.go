@@ -44,6 +44,7 @@ type Config struct {
 	Users  Users
 	Groups Groups // nil: groups are read from the store each time, which is for tests
 
+	Rooms   Rooms   // nil: there are none
 	Writers Writers // nil: everybody may write to everybody
 
 	Conversations int // conversations whose members are remembered; 0: 65,536

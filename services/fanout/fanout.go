@@ -103,6 +103,11 @@ type Config struct {
 	// behind a conversation's last event isn't looked for if that was more than ten seconds ago.
 	Shared bool
 
+	// Rooms is where messages of rooms go; nil: nowhere. RoomBudget is the messages a second times connections that one room may be
+	// delivered, in bursts of a second's worth; what is above it is left out, and those in the room are told how much it was. 0: any number.
+	Rooms      Rooms
+	RoomBudget int
+
 	// Pushes is how many pushes may wait for Run to look their users up. 0: none has to wait, as is right
 	// where Sessions never does.
 	Pushes int
@@ -128,6 +133,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("%w: Audiences need Groups", ErrConfig)
 	case c.Budget > 0 && c.Groups == nil:
 		return fmt.Errorf("%w: a budget needs Groups", ErrConfig)
+	case c.RoomBudget < 0:
+		return fmt.Errorf("%w: RoomBudget is below zero", ErrConfig)
 	case c.LargeGroup < 0 || c.Idle < 0 || c.Seats < 0 || c.Budget < 0:
 		return fmt.Errorf("%w: a limit of large groups is below zero", ErrConfig)
 	case c.Pushes < 0:
@@ -152,6 +159,8 @@ type Stats struct {
 	Passes    uint64 // over audiences, each with what had gathered
 	Audiences int    // open now
 	PushLost  uint64 // pushes dropped because too many waited
+	Rooms     int    // something was written in lately
+	LeftOut   uint64 // messages of rooms that were left out because of their budgets
 }
 
 // Handler fans events out. Handle is called from one goroutine at a time; the
@@ -173,7 +182,8 @@ type Handler struct {
 	moves     []move
 	collect   func(seq uint64, joined, left []id.UserID) // appends to moves
 	waiting   []*large                                   // have something queued, or had
-	unwritten bool                                       // something was delivered that Flush is to write
+	venues    venues
+	unwritten bool // something was delivered that Flush is to write
 
 	signals sync.Pool // *signaler
 	pushes  chan *signaler
@@ -218,6 +228,7 @@ func New(cfg Config) (*Handler, error) {
 	h.seen.init(cfg.Conversations)
 	h.pushes = make(chan *signaler, cfg.Pushes)
 	h.owe.init(cfg.Budget)
+	h.venues.m = make(map[id.ConversationID]*venue)
 	h.large.m = make(map[id.ConversationID]*large)
 	h.collect = func(seq uint64, joined, left []id.UserID) { h.moves = append(h.moves, move{seq, joined, left}) }
 	h.signals.New = func() any { return new(signaler) }
@@ -227,7 +238,7 @@ func New(cfg Config) (*Handler, error) {
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
 	return Stats{h.events.Load(), h.repeats.Load(), h.delivered.Load(), h.gaps.Load(),
-		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load()), h.pushesLost.Load()}
+		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load()), h.pushesLost.Load(), int(h.venues.open.Load()), h.venues.leftOut.Load()}
 }
 
 // defaultLargeGroup is how many members a group may have until its messages go to an audience.
@@ -271,6 +282,7 @@ func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
 func (h *Handler) flush(ctx context.Context) {
 	h.lookUp(ctx)
 	h.deliverAll()
+	h.deliverRooms()
 	if h.unwritten {
 		h.cfg.Deliver.Flush()
 		h.unwritten = false
@@ -290,6 +302,10 @@ func (h *Handler) event(ctx context.Context, ev *bus.Event) error {
 	}
 	if h.cfg.Groups != nil && ev.Conversation.Kind() == id.KindGroup {
 		return h.groupEvent(ctx, ev)
+	}
+	if ev.Conversation.Kind() == id.KindRoom {
+		h.roomEvent(ev)
+		return nil
 	}
 	m := h.seen.get(ev.Conversation)
 	members := m.members

@@ -59,6 +59,7 @@ func (h *Handler) Run(ctx context.Context) error {
 func (h *Handler) Heal(ctx context.Context) {
 	h.closeIdle()
 	h.tellAll(ctx)
+	h.tellRooms()
 	h.mu.Lock()
 	todo := h.retry
 	h.retry = nil

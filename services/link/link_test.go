@@ -298,6 +298,8 @@ func TestMethodSlots(t *testing.T) {
 			want = id.UserID("anna").Slot()
 		case packet.MethodOpenDirect:
 			want = id.Direct("anna", id.UserID(conv[:])).Slot()
+		case packet.MethodRoomCreate:
+			want = id.Named(id.KindRoom, string(conv[:])).Slot()
 		default:
 			want = conv.Slot()
 		}

@@ -11,6 +11,7 @@ var aboutConversation = [...]packet.Method{
 	packet.MethodGroupAdd, packet.MethodGroupJoin, packet.MethodGroupLeave, packet.MethodGroupRemove, packet.MethodGroupRole,
 	packet.MethodGroupUpdate, packet.MethodGroup, packet.MethodMembers, packet.MethodNickname,
 	packet.MethodSettings, packet.MethodMentions,
+	packet.MethodRoomJoin, packet.MethodRoomLeave, packet.MethodRoom, packet.MethodRoomMembers, packet.MethodRoomUpdate, packet.MethodRoomModerate,
 }
 
 // MethodSlot is the slot whose owner answers a method: that of the conversation which the request is
@@ -28,6 +29,9 @@ func MethodSlot(m packet.Method, user id.UserID, inner []byte) id.Slot {
 	if m == packet.MethodOpenDirect {
 		return id.Direct(user, id.UserID(firstField(inner))).Slot()
 	}
+	if m == packet.MethodRoomCreate {
+		return id.Named(id.KindRoom, string(firstField(inner))).Slot()
+	}
 	return user.Slot()
 }
 
@@ -35,7 +39,8 @@ func MethodSlot(m packet.Method, user id.UserID, inner []byte) id.Slot {
 func Reads(m packet.Method) bool {
 	switch m {
 	case packet.MethodHistory, packet.MethodConversations, packet.MethodConversation, packet.MethodGroup, packet.MethodMembers,
-		packet.MethodMentions, packet.MethodDevices, packet.MethodProfiles, packet.MethodBlocks:
+		packet.MethodMentions, packet.MethodDevices, packet.MethodProfiles, packet.MethodBlocks,
+		packet.MethodRoom, packet.MethodRoomMembers, packet.MethodRoomJoin, packet.MethodRoomLeave:
 		return true
 	}
 	return false

@@ -227,7 +227,7 @@ func (a *account) settle(n *nodes.Node, st *statement, told []*entry) error {
 	a.mu.Unlock()
 	err := obey(st.orders, s.cfg.Hub.Close, func(v Revocation) {
 		s.cfg.Hub.CloseUserUntil(v.User, v.Device, v.Until, code.Newf(code.SessionRevoked, "%s", v.Why))
-	})
+	}, func(id.ConversationID, id.UserID) {})
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func (b *Box) Take(body []byte) ([]byte, error) {
 	}
 	err = obey(l.orders, b.hub.Close, func(v Revocation) {
 		b.hub.CloseUserUntil(v.User, v.Device, v.Until, code.Newf(code.SessionRevoked, "%s", v.Why))
-	})
+	}, b.hub.Rooms().Eject)
 	if err != nil {
 		return nil, fmt.Errorf("reading what %s orders: %w", l.node, err)
 	}
@@ -168,6 +168,13 @@ func (s *sender) audience(conv id.ConversationID, last uint64, frames []byte, en
 	n := s.seats.Deliver(conv, last, frames, ends, but, flush)
 	s.heard = append(s.heard, heard{conv, uint64(n)})
 }
+
+func (s *sender) room(conv id.ConversationID, frames []byte, ends []int, but []uint64) {
+	n := s.box.hub.Rooms().Deliver(conv, frames, ends, but)
+	s.heard = append(s.heard, heard{conv, uint64(n)})
+}
+
+func (s *sender) tell(perSecond int, frame []byte) { s.box.hub.Tell(frame, perSecond) }
 
 // Stats returns how many nodes bring something, and the connections in the audiences that they lead.
 func (b *Box) Stats() (senders, seats int) {

@@ -17,6 +17,7 @@ type Desk struct {
 	part  *session.Part
 	edges *Edges
 	start uint64
+	rooms RoomKeeper // nil: there are none
 
 	mu      sync.Mutex
 	log     []Revocation // the latest
@@ -30,6 +31,9 @@ const maxRevocations = 16 << 10
 func NewDesk(part *session.Part, edges *Edges, start uint64) *Desk {
 	return &Desk{part: part, edges: edges, start: start}
 }
+
+// Keep says who is told of rooms, before the first call.
+func (d *Desk) Keep(k RoomKeeper) { d.rooms = k }
 
 // errOtherEdge tells a client why its connection is closed.
 var errOusted = code.Newf(code.Replaced, "another device of yours took this one's place")
@@ -75,6 +79,10 @@ func (d *Desk) Take(body []byte) ([]byte, error) {
 			if r.err == nil {
 				missing, err := d.part.Renew(l.edge, again, nil)
 				s.answers = appendSlots(append(s.answers, statusOf(err)), missing)
+			}
+		case entryRoom:
+			if m := r.roomMoves(); r.err == nil {
+				s.answers = m.answer(s.answers, d.rooms, l.edge)
 			}
 		default:
 			return nil, errUnknown

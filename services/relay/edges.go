@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,12 @@ type Seating interface {
 	Seats() int
 }
 
+// Halls are an edge's rooms.
+type Halls interface {
+	Deliver(conv id.ConversationID, frames []byte, ends []int, but []uint64) (connections int)
+	Eject(conv id.ConversationID, user id.UserID)
+}
+
 // EdgesConfig is what Edges need; zero fields take their defaults.
 type EdgesConfig struct {
 	Self  string // this node's id
@@ -44,6 +51,8 @@ type EdgesConfig struct {
 	// The edge in this process, and its worker number; nil: there is none.
 	Near      Near
 	Seating   Seating
+	Halls     Halls
+	Teller    func(frame []byte, perSecond int) bool
 	NearConns uint32
 
 	QueueBytes int           // that wait for one edge, while as many are on their way; 0: 8 MiB, at most 12 MiB
@@ -56,8 +65,8 @@ func (c *EdgesConfig) Validate() error {
 	switch {
 	case c.Self == "" || c.Call == nil:
 		return errors.New("relay: Self and Call are needed")
-	case (c.Near == nil) != (c.Seating == nil):
-		return errors.New("relay: Near and Seating are one edge's")
+	case (c.Near == nil) != (c.Seating == nil), (c.Halls == nil) != (c.Teller == nil), c.Halls != nil && c.Near == nil:
+		return errors.New("relay: Near, Seating, Halls and Teller are one edge's")
 	case c.QueueBytes < 0 || c.QueueBytes > 12<<20 || c.Timeout < 0:
 		return fmt.Errorf("relay: %d bytes for an edge, %v for a call: out of bounds", c.QueueBytes, c.Timeout)
 	}
@@ -224,6 +233,56 @@ func (e *Edges) Revoke(v Revocation) {
 			l.order(v.append)
 		}
 	}
+}
+
+// Rooms are the rooms at all edges: fan-out's Rooms.
+type Rooms struct{ e *Edges }
+
+// Rooms returns those at these edges.
+func (e *Edges) Rooms() Rooms { return Rooms{e} }
+
+// Deliver brings frames to everybody in the room conv: one copy to each edge, which knows who is in it. Nothing of it is kept
+// for an edge that can't take it now. It counts the connections that edges told of last.
+func (r Rooms) Deliver(conv id.ConversationID, frames []byte, ends []int, but []uint64) (connections int) {
+	if r.e.cfg.Halls != nil {
+		connections = r.e.cfg.Halls.Deliver(conv, frames, ends, but)
+	}
+	for _, l := range *r.e.lanes.Load() {
+		connections += int(l.live(conv, aboutParcel+len(frames)+12*len(ends), func(dst []byte) []byte {
+			return appendFrames(appendAbout(dst, parcelRoom, conv), frames, ends, but)
+		}))
+		l.wake()
+	}
+	return connections
+}
+
+// Eject takes a user out of the room conv at all edges.
+func (r Rooms) Eject(conv id.ConversationID, user id.UserID) {
+	if r.e.cfg.Halls != nil {
+		r.e.cfg.Halls.Eject(conv, user)
+	}
+	for _, l := range *r.e.lanes.Load() {
+		l.order(func(dst []byte) []byte { return appendString(appendAbout(dst, orderEject, conv), user) })
+	}
+}
+
+// Tell hands a frame to every connection at all edges, perSecond of them a second at each. It reports false where an edge
+// can't take it now.
+func (e *Edges) Tell(f []byte, perSecond int) (all bool) {
+	all = e.cfg.Teller == nil || e.cfg.Teller(f, perSecond)
+	for _, l := range *e.lanes.Load() {
+		l.mu.Lock()
+		if fits := !l.closed && l.room(len(f)+16); fits {
+			l.begin()
+			l.buf = appendString(binary.AppendUvarint(append(l.buf, parcelTell), uint64(perSecond)), f)
+		} else {
+			all = false
+			l.lost++
+		}
+		l.mu.Unlock()
+		l.wake()
+	}
+	return all
 }
 
 // EdgeStats are counts of what was brought to one edge.

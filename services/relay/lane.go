@@ -188,6 +188,23 @@ func (l *lane) farewell(conv id.ConversationID, n int, add func(dst []byte) []by
 	}
 }
 
+// live adds a parcel of at most n bytes that is dropped if it doesn't fit, and nobody is told; it returns how many
+// connections of the room conv the edge told of last.
+func (l *lane) live(conv id.ConversationID, n int, add func(dst []byte) []byte) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0
+	}
+	if l.room(n) {
+		l.begin()
+		l.buf = add(l.buf)
+	} else {
+		l.lost++
+	}
+	return l.heard[conv]
+}
+
 // must adds a parcel of the stream's new beginning, of which there is not much, room or not.
 func (l *lane) must(add func(dst []byte) []byte) {
 	l.mu.Lock()
@@ -318,6 +335,10 @@ func (l *lane) send(ctx context.Context, o *letter) {
 				l.sent += uint64(len(o.body))
 				l.seats = r.seats
 				for _, h := range r.heard {
+					if h.connections == 0 && h.conv.Kind() == id.KindRoom {
+						delete(l.heard, h.conv)
+						continue
+					}
 					l.heard[h.conv] = h.connections
 				}
 				l.mu.Unlock()

@@ -13,6 +13,7 @@ const (
 	entryUnregister = 2 // user, connection               -> status
 	entryAnnounce   = 3 // slot, n, sessions              -> status
 	entryRenew      = 4 // n, slots to be announced again -> status, n, slots that are missing
+	entryRoom       = 5 // conversation, number of this state, of the one before (0: none), n, who came as connection and user, n, connections that left -> 1: all of it is wanted anew, n, connections to be taken out
 )
 
 const (

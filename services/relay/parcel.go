@@ -10,15 +10,17 @@ import (
 
 // What comes to an edge is a stream of parcels, each begins with its kind. Numbers are never reused.
 const (
-	parcelFrame    = 1 // flags, frame, n as 4 bytes, connections
-	parcelUsers    = 2 // but, frame, users
-	parcelOpen     = 3 // conversation
-	parcelEnd      = 4 // conversation
-	parcelJoin     = 5 // conversation, users
-	parcelLeave    = 6 // conversation, users
-	parcelAudience = 7 // conversation, last, flags, n, for each the length of its frame and whom it isn't for, frames
-	parcelHint     = 8 // n, connections; 0: all
-	parcelClear    = 9 // nothing: all audiences end
+	parcelFrame    = 1  // flags, frame, n as 4 bytes, connections
+	parcelUsers    = 2  // but, frame, users
+	parcelOpen     = 3  // conversation
+	parcelEnd      = 4  // conversation
+	parcelJoin     = 5  // conversation, users
+	parcelLeave    = 6  // conversation, users
+	parcelAudience = 7  // conversation, last, flags, n, for each the length of its frame and whom it isn't for, frames
+	parcelHint     = 8  // n, connections; 0: all
+	parcelClear    = 9  // nothing: all audiences end
+	parcelRoom     = 10 // conversation, n, for each the length of its frame and whom it isn't for, frames
+	parcelTell     = 11 // connections a second, frame
 )
 
 const (
@@ -30,6 +32,7 @@ const (
 const (
 	orderClose  = 1 // connection, code, text
 	orderRevoke = 2 // user, device, second until which, code, text
+	orderEject  = 3 // conversation, user
 )
 
 // letter is one call of an edge: who calls, what it must do, and a stretch of the caller's stream.
@@ -117,6 +120,8 @@ type post interface {
 	leave(conv id.ConversationID, users []id.UserID)
 	audience(conv id.ConversationID, last uint64, frames []byte, ends []int, but []uint64, flush bool)
 	hint(conns []uint64) // none: all
+	room(conv id.ConversationID, frames []byte, ends []int, but []uint64)
+	tell(perSecond int, frame []byte)
 	clear()
 }
 
@@ -156,26 +161,23 @@ func deal(body []byte, skip uint64, p post) error {
 		case parcelAudience:
 			conv := r.conversation()
 			last, flush := r.number(), r.byte()&flagFlush != 0
-			ends, but = ends[:0], but[:0]
-			at := uint64(0)
-			for range r.count(9) {
-				at += r.number()
-				if at > uint64(len(r.b)) {
-					r.fail()
-					break
-				}
-				ends, but = append(ends, int(at)), append(but, r.conn())
-			}
-			frames := r.bytes()
-			if uint64(len(frames)) != at {
-				r.fail()
-			}
+			var frames []byte
+			frames, ends, but = r.frames(ends[:0], but[:0])
 			do = func() { p.audience(conv, last, frames, ends, but, flush) }
 		case parcelHint:
 			conns = r.conns(conns[:0])
 			do = func() { p.hint(conns) }
 		case parcelClear:
 			do = p.clear
+		case parcelRoom:
+			conv := r.conversation()
+			var frames []byte
+			frames, ends, but = r.frames(ends[:0], but[:0])
+			do = func() { p.room(conv, frames, ends, but) }
+		case parcelTell:
+			perSecond := r.number()
+			f := r.bytes()
+			do = func() { p.tell(int(min(perSecond, 1<<30)), f) }
 		default:
 			return errUnknown
 		}
@@ -189,6 +191,24 @@ func deal(body []byte, skip uint64, p post) error {
 		do()
 	}
 	return nil
+}
+
+// frames reads frames, where each ends, and whom it isn't for; the latter are appended.
+func (r *reader) frames(ends []int, but []uint64) ([]byte, []int, []uint64) {
+	at := uint64(0)
+	for range r.count(9) {
+		at += r.number()
+		if at > uint64(len(r.b)) {
+			r.fail()
+			break
+		}
+		ends, but = append(ends, int(at)), append(but, r.conn())
+	}
+	all := r.bytes()
+	if uint64(len(all)) != at {
+		r.fail()
+	}
+	return all, ends, but
 }
 
 // conns reads a list of connections, the number of which has 4 bytes.
@@ -224,7 +244,11 @@ func appendAudience(dst []byte, conv id.ConversationID, last uint64, frames []by
 	if flush {
 		flags = flagFlush
 	}
-	dst = binary.AppendUvarint(append(dst, flags), uint64(len(ends)))
+	return appendFrames(append(dst, flags), frames, ends, but)
+}
+
+func appendFrames(dst, frames []byte, ends []int, but []uint64) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(ends)))
 	from := 0
 	for i, end := range ends {
 		dst = appendConn(binary.AppendUvarint(dst, uint64(end-from)), but[i])
@@ -258,7 +282,7 @@ func appendClose(dst []byte, conn uint64, why *code.Error) []byte {
 }
 
 // obey reads orders and calls what they are for.
-func obey(orders []byte, shut func(conn uint64, why *code.Error), revoke func(Revocation)) error {
+func obey(orders []byte, shut func(conn uint64, why *code.Error), revoke func(Revocation), eject func(id.ConversationID, id.UserID)) error {
 	r := reader{b: orders}
 	for len(r.b) > 0 {
 		switch r.byte() {
@@ -271,6 +295,11 @@ func obey(orders []byte, shut func(conn uint64, why *code.Error), revoke func(Re
 		case orderRevoke:
 			if v := r.revocation(); r.err == nil {
 				revoke(v)
+			}
+		case orderEject:
+			conv, user := r.conversation(), id.UserID(r.string())
+			if r.err == nil {
+				eject(conv, user)
 			}
 		default:
 			return errUnknown

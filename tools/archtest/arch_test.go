@@ -62,6 +62,7 @@ var rooms = []room{
 	{"services/timeline", 2, 0},
 	{"services/conversation", 2, 0},
 	{"services/group", 2, 0},
+	{"services/room", 2, 0},
 	{"services/relation", 2, 0},
 	{"services/hook", 2, 0},
 	{"services/session", 2, 0},
