@@ -78,6 +78,12 @@ export const Code = {
   RegistrationClosed: 3013,
   /** over the limit of this installation */
   TooMany: 3014,
+  /** this room wants more time between two messages of a user */
+  SlowMode: 3015,
+  /** you may not write in this room */
+  Muted: 3016,
+  /** you may not enter this room */
+  BannedHere: 3017,
   /** the server failed */
   Internal: 3999,
 } as const;
@@ -135,5 +141,8 @@ export const registry: ReadonlyMap<number, CodeInfo> = new Map<number, CodeInfo>
   [3012, { name: "bad_credentials", scope: "message", class: "terminal", retryAfterMs: 0, http: 401, ws: 4052, text: "unknown name or wrong password" }],
   [3013, { name: "registration_closed", scope: "message", class: "terminal", retryAfterMs: 0, http: 403, ws: 4053, text: "accounts are made elsewhere" }],
   [3014, { name: "too_many", scope: "message", class: "terminal", retryAfterMs: 0, http: 400, ws: 4054, text: "over the limit of this installation" }],
+  [3015, { name: "slow_mode", scope: "message", class: "terminal", retryAfterMs: 0, http: 429, ws: 4055, text: "this room wants more time between two messages of a user" }],
+  [3016, { name: "muted", scope: "message", class: "terminal", retryAfterMs: 0, http: 403, ws: 4056, text: "you may not write in this room" }],
+  [3017, { name: "banned_here", scope: "message", class: "terminal", retryAfterMs: 0, http: 403, ws: 4057, text: "you may not enter this room" }],
   [3999, { name: "internal", scope: "message", class: "retry_same", retryAfterMs: 1000, http: 500, ws: 1011, text: "the server failed" }],
 ]);

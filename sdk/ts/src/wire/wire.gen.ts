@@ -375,6 +375,8 @@ export interface Deliver {
   conversationId: Uint8Array;
   /** of a direct conversation: both, sorted */
   users: string[];
+  /** of a room: so many messages before these are left out of what this connection is sent */
+  leftOut: bigint;
   messages: Message[];
 }
 
@@ -383,6 +385,7 @@ export const Deliver: Schema<Deliver> = {
   fields: [
     { number: 1, name: "conversationId", kind: "bytes" },
     { number: 2, name: "users", kind: "string", repeated: true },
+    { number: 3, name: "leftOut", kind: "uint64" },
     { number: 8, name: "messages", kind: "message", repeated: true, of: () => Message },
   ],
 };
@@ -1210,6 +1213,184 @@ export const BackgroundResponse: Schema<BackgroundResponse> = {
   ],
 };
 
+/** A new room, whose moderator is who asks. Its id follows from the name: creating it again changes nothing, and answers with the one that is there. */
+export interface RoomCreateRequest {
+  /** at most 120 bytes */
+  name: string;
+  title: string;
+  /** between two messages of one user, moderators aside; 0: none */
+  slowSeconds: number;
+}
+
+export const RoomCreateRequest: Schema<RoomCreateRequest> = {
+  name: "RoomCreateRequest",
+  fields: [
+    { number: 1, name: "name", kind: "string" },
+    { number: 2, name: "title", kind: "string" },
+    { number: 3, name: "slowSeconds", kind: "uint32" },
+  ],
+};
+
+/** A room as one user sees it. */
+export interface Room {
+  conversationId: Uint8Array;
+  name: string;
+  title: string;
+  /** users who are in it, as far as the owner knows */
+  count: number;
+  slowSeconds: number;
+  /** of what is kept */
+  firstSeq: bigint;
+  /** when this was read */
+  lastSeq: bigint;
+  /** of who asks: 1, or 2: a moderator */
+  role: number;
+  /** of who asks, Unix milliseconds; 0: may write */
+  mutedUntil: bigint;
+  /** Unix milliseconds */
+  createdTime: bigint;
+  createdBy: string;
+  moderators: string[];
+}
+
+export const Room: Schema<Room> = {
+  name: "Room",
+  fields: [
+    { number: 1, name: "conversationId", kind: "bytes" },
+    { number: 2, name: "name", kind: "string" },
+    { number: 3, name: "title", kind: "string" },
+    { number: 4, name: "count", kind: "uint32" },
+    { number: 5, name: "slowSeconds", kind: "uint32" },
+    { number: 6, name: "firstSeq", kind: "uint64" },
+    { number: 7, name: "lastSeq", kind: "uint64" },
+    { number: 8, name: "role", kind: "uint32" },
+    { number: 9, name: "mutedUntil", kind: "uint64" },
+    { number: 10, name: "createdTime", kind: "uint64" },
+    { number: 11, name: "createdBy", kind: "string" },
+    { number: 12, name: "moderators", kind: "string", repeated: true },
+  ],
+};
+
+export interface RoomLeaveResponse {
+}
+
+export const RoomLeaveResponse: Schema<RoomLeaveResponse> = {
+  name: "RoomLeaveResponse",
+  fields: [
+  ],
+};
+
+export interface RoomMembersResponse {
+  /** in the order of their bytes */
+  userIds: string[];
+  /** empty: this was the last page */
+  cursor: string;
+  /** of all of them */
+  count: number;
+}
+
+export const RoomMembersResponse: Schema<RoomMembersResponse> = {
+  name: "RoomMembersResponse",
+  fields: [
+    { number: 1, name: "userIds", kind: "string", repeated: true },
+    { number: 2, name: "cursor", kind: "string" },
+    { number: 3, name: "count", kind: "uint32" },
+  ],
+};
+
+export interface RoomUpdateRequest {
+  conversationId: Uint8Array;
+  /** what is set: 1 title, 2 slow_seconds, added up */
+  fields: number;
+  title: string;
+  slowSeconds: number;
+}
+
+export const RoomUpdateRequest: Schema<RoomUpdateRequest> = {
+  name: "RoomUpdateRequest",
+  fields: [
+    { number: 1, name: "conversationId", kind: "bytes" },
+    { number: 2, name: "fields", kind: "uint32" },
+    { number: 3, name: "title", kind: "string" },
+    { number: 4, name: "slowSeconds", kind: "uint32" },
+  ],
+};
+
+export interface RoomModerateRequest {
+  conversationId: Uint8Array;
+  userId: string;
+  /** 1 mute, 2 unmute, 3 ban, 4 unban, 5 make a moderator, 6 moderator no longer */
+  action: number;
+  /** of a mute or ban; 0: until it is taken back */
+  seconds: number;
+}
+
+export const RoomModerateRequest: Schema<RoomModerateRequest> = {
+  name: "RoomModerateRequest",
+  fields: [
+    { number: 1, name: "conversationId", kind: "bytes" },
+    { number: 2, name: "userId", kind: "string" },
+    { number: 3, name: "action", kind: "uint32" },
+    { number: 4, name: "seconds", kind: "uint32" },
+  ],
+};
+
+/** The data of a signal of kind 7, about a room that the connection is in: who came and went in the last second or so, and what its messages came to. */
+export interface RoomNews {
+  /** users who are in it */
+  count: number;
+  /** some of them */
+  joined: string[];
+  /** some of them */
+  left: string[];
+  /** how many there were */
+  joinedCount: number;
+  leftCount: number;
+  /** messages up to here were sent to this connection or left out; 0: nothing is said of them */
+  lastSeq: bigint;
+  /** how many of them were, since the last DELIVER */
+  leftOut: bigint;
+  /** of the registry: why the connection is in the room no longer; 0: it is */
+  code: number;
+}
+
+export const RoomNews: Schema<RoomNews> = {
+  name: "RoomNews",
+  fields: [
+    { number: 1, name: "count", kind: "uint32" },
+    { number: 2, name: "joined", kind: "string", repeated: true },
+    { number: 3, name: "left", kind: "string", repeated: true },
+    { number: 4, name: "joinedCount", kind: "uint32" },
+    { number: 5, name: "leftCount", kind: "uint32" },
+    { number: 6, name: "lastSeq", kind: "uint64" },
+    { number: 7, name: "leftOut", kind: "uint64" },
+    { number: 8, name: "code", kind: "uint32" },
+  ],
+};
+
+/** The data of a signal of kind 8: what the operator tells everybody who is connected. */
+export interface Broadcast {
+  /** the same for everybody */
+  id: string;
+  title: string;
+  text: string;
+  /** an integrator's own, at most 1 KiB */
+  ext: Uint8Array;
+  /** Unix milliseconds */
+  time: bigint;
+}
+
+export const Broadcast: Schema<Broadcast> = {
+  name: "Broadcast",
+  fields: [
+    { number: 1, name: "id", kind: "string" },
+    { number: 2, name: "title", kind: "string" },
+    { number: 3, name: "text", kind: "string" },
+    { number: 4, name: "ext", kind: "bytes" },
+    { number: 5, name: "time", kind: "uint64" },
+  ],
+};
+
 /** A method of REQUEST, with the schemas of its request and its answer. */
 export interface Method<Q, A> {
   number: number;
@@ -1243,4 +1424,11 @@ export const methods = {
   block: { number: 22, name: "block", request: BlockRequest, answer: BlockResponse } as Method<BlockRequest, BlockResponse>,
   blocks: { number: 23, name: "blocks", request: BlocksRequest, answer: BlocksResponse } as Method<BlocksRequest, BlocksResponse>,
   background: { number: 24, name: "background", request: BackgroundRequest, answer: BackgroundResponse } as Method<BackgroundRequest, BackgroundResponse>,
+  roomCreate: { number: 25, name: "room_create", request: RoomCreateRequest, answer: Room } as Method<RoomCreateRequest, Room>,
+  roomJoin: { number: 26, name: "room_join", request: ConversationRequest, answer: Room } as Method<ConversationRequest, Room>,
+  roomLeave: { number: 27, name: "room_leave", request: ConversationRequest, answer: RoomLeaveResponse } as Method<ConversationRequest, RoomLeaveResponse>,
+  room: { number: 28, name: "room", request: ConversationRequest, answer: Room } as Method<ConversationRequest, Room>,
+  roomMembers: { number: 29, name: "room_members", request: MembersRequest, answer: RoomMembersResponse } as Method<MembersRequest, RoomMembersResponse>,
+  roomUpdate: { number: 30, name: "room_update", request: RoomUpdateRequest, answer: Room } as Method<RoomUpdateRequest, Room>,
+  roomModerate: { number: 31, name: "room_moderate", request: RoomModerateRequest, answer: Room } as Method<RoomModerateRequest, Room>,
 };
