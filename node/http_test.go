@@ -292,7 +292,35 @@ func TestHTTPContract(t *testing.T) {
 		}
 	}
 	backEnd(t, w, c)
+	roomsOverHTTP(t, w, c)
 	contract(t, w, c)
+}
+
+// roomsOverHTTP goes through what is done with rooms, and everybody is told something.
+func roomsOverHTTP(t *testing.T, w *town, c *caller) {
+	t.Helper()
+	k := c.with(w.key("act", "system", "broadcast"))
+	as := *k
+	as.header = map[string]string{"X-User-ID": string(id.System)}
+	a := c.as("alice", "laptop")
+	a.refused("POST", "/api/v1/rooms", js{"name": "lobby"}, code.Forbidden)
+	room := "/api/v1/rooms/" + as.ok("POST", "/api/v1/rooms", js{"name": "lobby", "title": "The lobby", "slow_seconds": 60})["conversation_id"].(string)
+	if r := a.ok("GET", room, nil); r["title"] != "The lobby" || r["slow_seconds"] != 60.0 || r["count"] != 0.0 {
+		t.Errorf("room: %v", r)
+	}
+	if r := as.ok("PATCH", room, js{"slow_seconds": 0}); r["title"] != "The lobby" || r["slow_seconds"] != nil {
+		t.Errorf("room: %v", r)
+	}
+	as.ok("PUT", room+"/users/alice", js{"action": 1})
+	a.refused("POST", "/api/v1/conversations/"+room[len("/api/v1/rooms/"):]+"/messages", js{"content": "hm"}, code.Muted)
+	if m := a.ok("GET", room+"/members", nil); m["count"] != 0.0 {
+		t.Errorf("in the room: %v", m)
+	}
+	if x := k.ok("POST", "/api/v1/admin/broadcast", js{"title": "Tonight", "text": "We restart at ten."}); x["id"] == "" {
+		t.Errorf("broadcast: %v", x)
+	}
+	k.refused("POST", "/api/v1/admin/broadcast", js{"text": "Again."}, code.RateLimited)
+	c.with(w.key("act")).refused("POST", "/api/v1/admin/broadcast", js{"text": "Me too."}, code.Forbidden)
 }
 
 // key makes a server key.
