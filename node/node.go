@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -83,6 +84,10 @@ type Node struct {
 	cast        caster
 
 	peers *peers // the other nodes; nil: there are none
+
+	ending atomic.Bool // the node was told to end
+	away   staying     // whether fan-out is to leave the bus alone
+	left   staying     // whether it does
 
 	worker uint32     // of this process in MessageIDs and connection incarnations
 	fatal  chan error // the store's last word
@@ -227,6 +232,7 @@ func (n *Node) openEdge(in Program, m *metrics, signals conn.Signals, sessions *
 	} else if err := n.serve(&c, sessions); err != nil {
 		return err
 	}
+	c.Ready = n.ready(c.Ready)
 	rooms := &lateRooms{}
 	c.Services.Methods = rooms.enter(c.Services.Methods)
 	if n.edge, err = edge.New(c); err != nil {

@@ -45,6 +45,7 @@ type peers struct {
 	seat     func(ctx context.Context, users []id.UserID) error
 	server   *rpc.Server
 
+	asked    *staying      // to leave, by an operator
 	changed  chan struct{} // the nodes have changed
 	unfollow func()
 	applying sync.Mutex
@@ -54,11 +55,12 @@ type peers struct {
 
 // join makes this process one of the cluster's nodes; the others don't see it yet.
 func (n *Node) join(in Program) error {
-	c, err := cluster.Open(cluster.Config{Config: n.cfg, Source: in.Nodes, Logger: n.log, Draining: func(bool) {}})
+	asked := new(staying)
+	c, err := cluster.Open(cluster.Config{Config: n.cfg, Source: in.Nodes, Logger: n.log, Draining: asked.set})
 	if err != nil {
 		return err
 	}
-	n.peers = &peers{Cluster: c, log: n.log, changed: make(chan struct{}, 1)}
+	n.peers = &peers{Cluster: c, log: n.log, asked: asked, changed: make(chan struct{}, 1)}
 	n.peers.swept.Store(new([id.SlotCount]bool))
 	n.worker = c.Self.Worker
 	_, n.peers.unfollow = c.Router.Subscribe(func(_, _ *router.Snapshot) {
@@ -304,8 +306,15 @@ func (p *peers) sweeps(s id.Slot) bool { return int(s) < id.SlotCount && p.swept
 // swept returns the slots that the worker of that id sweeps.
 func swept(now *router.Snapshot, self string) *[id.SlotCount]bool {
 	var members []ring.Member
-	for _, w := range now.View().With(nodes.Worker) {
-		members = append(members, ring.Member{ID: w.ID, Weight: 1})
+	for _, all := range []bool{false, true} { // if all of them drain, they sweep to the last
+		for _, w := range now.View().With(nodes.Worker) {
+			if all || !w.Draining {
+				members = append(members, ring.Member{ID: w.ID, Weight: 1})
+			}
+		}
+		if len(members) > 0 {
+			break
+		}
 	}
 	r := ring.New(members)
 	mine := new([id.SlotCount]bool)
@@ -314,23 +323,6 @@ func swept(now *router.Snapshot, self string) *[id.SlotCount]bool {
 		mine[s] = me >= 0 && r.Owner(id.Slot(s)) == me
 	}
 	return mine
-}
-
-// handOver gives a logic node's slots to others while it still answers: those who ask are sent there.
-func (n *Node) handOver(ctx context.Context) error {
-	p := n.peers
-	if err := p.Drain(ctx); err != nil {
-		return fmt.Errorf("telling the others that this node leaves: %w", err)
-	}
-	if !n.cfg.Cluster.Has(config.RoleLogic) {
-		return nil
-	}
-	p.apply(n)
-	all := make([]id.Slot, id.SlotCount)
-	for s := range all {
-		all[s] = id.Slot(s)
-	}
-	return n.logic.Sequencer.Drain(ctx, all)
 }
 
 // close closes what was opened, in the opposite order.

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
+	"github.com/gochat-im/gochat/edge/hub"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/node/edge"
 	"github.com/gochat-im/gochat/protocol/code"
@@ -47,7 +47,7 @@ func (n *Node) Run(ctx context.Context) error {
 		start(&backs, back, "gaps", n.fanout.Run)
 		start(&lasts, last, "hand-over", func(ctx context.Context) error { return n.direct.Run(ctx, n.fanout) })
 		if n.cfg.Cluster.Has(config.RoleFanout) {
-			start(&backs, back, "fan-out", func(ctx context.Context) error { return n.storage.Bus.Subscribe(ctx, fanoutGroup, n.fanout.Handle) })
+			start(&backs, back, "fan-out", n.consume)
 		}
 	}
 	if p := n.peers; p != nil {
@@ -88,7 +88,11 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 
 	var err error
+	var obeying sync.WaitGroup
+	obey, stopObeying := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopObeying()
 	if n.peers != nil {
+		start(&obeying, obey, "draining", n.obey)
 		if err = n.peers.Announce(ctx); err != nil {
 			err = fmt.Errorf("showing this node to the others: %w", err)
 			failed <- err
@@ -101,16 +105,22 @@ func (n *Node) Run(ctx context.Context) error {
 		return err // nothing may be answered any more
 	}
 	n.log.Info("shutting down")
-	stopFront()
+	n.ending.Store(true)
+	var to hub.Elsewhere
 	if n.peers != nil {
-		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverTime)
-		err = errors.Join(err, n.handOver(leaving))
-		cancel()
+		stopObeying()
+		obeying.Wait()
+		err = errors.Join(err, n.announceLeave(context.WithoutCancel(ctx)))
+		to = n.peers.elsewhere()
 	}
+	stopFront()
 	if n.edge != nil {
-		err = errors.Join(err, n.edge.Drain(context.WithoutCancel(ctx)))
+		err = errors.Join(err, n.edge.Drain(context.WithoutCancel(ctx), to))
 	}
 	stopWeb()
+	if n.peers != nil {
+		err = errors.Join(err, n.handOver(context.WithoutCancel(ctx)))
+	}
 	if n.admin != nil {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), edge.CloseTime)
 		err = errors.Join(err, n.admin.Shutdown(closing))
@@ -148,9 +158,6 @@ func (n *Node) storeFailed(err error) {
 	default:
 	}
 }
-
-// handOverTime is what the others have to take over what a node does that leaves, and its answers to be written.
-const handOverTime = 5 * time.Second
 
 // revoked closes what a revoked device has open.
 func (n *Node) revoked(r account.Revocation) {

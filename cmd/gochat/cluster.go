@@ -219,8 +219,8 @@ func (f *registryFlags) commands() []*cobra.Command {
 	drain := &cobra.Command{
 		Use:   "drain NODE",
 		Short: "Have a node hand over what it has, before it is stopped",
-		Long: "The node's slots go to the others at once and its clients are asked to connect elsewhere. It keeps running, and drains until it is stopped;\n" +
-			"started again it is a node like others.",
+		Long: "The node's slots go to the others at once, its clients are asked to connect elsewhere, and it leaves the bus to others. It keeps running, with\n" +
+			"nothing to do, until it is stopped, or told to stay with --undo; started again it is a node like others.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.ask(cmd.Context(), func(c *cluster) error {

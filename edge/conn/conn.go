@@ -213,6 +213,12 @@ func (c *Conn) Drain(frame []byte) {
 	c.Flush()
 }
 
+// OverHTTP reports whether the client came by HTTP: a WebSocket, a stream of events.
+func (c *Conn) OverHTTP() bool {
+	_, ok := c.t.(Web)
+	return ok
+}
+
 // LoggedIn reports whether the hub has counted the connection to its user.
 func (c *Conn) LoggedIn() bool { return c.user != nil }
 

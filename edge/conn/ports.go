@@ -36,6 +36,9 @@ type Transport interface {
 	RemoteAddr() netip.AddrPort
 }
 
+// Web is a Transport on top of HTTP: its clients find other servers where those have HTTP.
+type Web interface{ OverHTTP() }
+
 // Introduced is a Transport whose opening brought an access token. It counts where CONNECT brings none.
 type Introduced interface {
 	// Token returns the token once, and the empty string from then on. It is for the goroutine of Input.

@@ -9,16 +9,13 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/edge/conn"
-	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
-	"github.com/gochat-im/gochat/protocol/frame"
 )
 
 // Config says how many connections there may be. Zero values mean the default given
@@ -36,7 +33,7 @@ type Config struct {
 
 	// Told to clients when this edge leaves.
 	DrainJitter  time.Duration // clients spread over it when they connect again; 0: so that drainRate come back a second, 1 s at least
-	Alternatives []string      // host:port of other edges; none: this one comes back
+	Alternatives []string      // host:port of other edges, beside those that Leave is given; none: this one comes back
 
 	Logger *slog.Logger // nothing is logged by default
 }
@@ -278,75 +275,6 @@ func (h *Hub) Run(ctx context.Context) error {
 		h.table.each(n*k/sweepTicks, n*(k+1)/sweepTicks, (*conn.Conn).Sweep)
 		h.forgetAddresses(i)
 		h.tell()
-	}
-}
-
-// drainRate is how many clients a second connect again after a drain, if nothing else is configured.
-const drainRate = 2000
-
-// drainJitter is the time over which n clients spread when they connect again.
-func (h *Hub) drainJitter(n int) time.Duration {
-	if h.cfg.DrainJitter > 0 {
-		return h.cfg.DrainJitter
-	}
-	return max(time.Second, time.Duration(n)*time.Second/drainRate)
-}
-
-// comeBack is the error for a client that is sent away by a drain: each is told another time.
-func (h *Hub) comeBack() *code.Error {
-	err := code.New(code.Draining)
-	if j := h.jitter.Load(); j > 0 {
-		err.RetryAfter = time.Duration(rand.Int64N(j) + 1)
-	}
-	return err
-}
-
-// Shutdown admits nobody any more, asks all clients to go before the deadline of ctx (or
-// within 10 s) and when and where to come back, and closes those that are left then, with
-// a time of their own to come back at.
-func (h *Hub) Shutdown(ctx context.Context) error {
-	jitter := h.drainJitter(h.Count())
-	h.jitter.Store(int64(jitter))
-	h.draining.Store(true)
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(10 * time.Second)
-	}
-	linger := h.edge.Config().Linger
-	left := max(time.Until(deadline)-linger, 0)
-	if len(h.cfg.Alternatives) > 0 { // they go elsewhere while this edge is there
-		jitter = min(jitter, left)
-	}
-	body, err := (&wire.Drain{
-		DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(jitter.Milliseconds()), Alternatives: h.cfg.Alternatives,
-	}).Marshal(nil)
-	if err != nil {
-		return fmt.Errorf("encoding DRAIN: %w", err)
-	}
-	f := frame.Append(nil, frame.Drain, 0, 0, body)
-	h.table.each(0, h.table.slots(), func(c *conn.Conn) { c.Drain(f) })
-	h.await(ctx, left)
-	h.table.each(0, h.table.slots(), func(c *conn.Conn) { c.Close(h.comeBack()) })
-	h.await(ctx, linger/2)
-	h.table.each(0, h.table.slots(), (*conn.Conn).Abort)
-	if n := h.Count(); n > 0 {
-		h.await(ctx, linger/2)
-	}
-	if n := h.Count(); n > 0 {
-		return fmt.Errorf("closing connections: %d are left", n)
-	}
-	return nil
-}
-
-// await waits until no connection is left, at most d, and ctx's end.
-func (h *Hub) await(ctx context.Context, d time.Duration) {
-	end := time.Now().Add(d)
-	for h.Count() > 0 && time.Now().Before(end) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(20 * time.Millisecond):
-		}
 	}
 }
 

@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -357,5 +358,53 @@ func TestConfig(t *testing.T) {
 		if _, err := hub.New(c, conn.Services{}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// A drain that is given up leaves who is there, and admits others again. Clients of the binary protocol and of HTTP are told other places.
+func TestLeaveIsGivenUp(t *testing.T) {
+	h, _ := newHub(t, hub.Config{Alternatives: []string{"other:7070"}})
+	p := login(t, h, "a", "d")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}, Web: []string{"edge-2:443"}})
+	}()
+	cl := conntest.Client{W: p.Client()}
+	f, err := cl.Next(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, cerr := packet.DecodeDrain(f.Body)
+	if cerr != nil || len(d.Alternatives) != 2 || d.Alternatives[0] != "other:7070" || d.Alternatives[1] != "edge-2:7070" || d.JitterMs != 1000 {
+		t.Fatalf("DRAIN %+v, %v", d, cerr)
+	}
+	if _, err := open(h); err == nil || err.Code != code.Draining {
+		t.Fatalf("admitted while leaving: %v", err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("Leave: %v", err)
+	}
+	h.Stay()
+	if n := h.Count(); n != 1 {
+		t.Errorf("%d connections are left, want the one", n)
+	}
+	if _, err := open(h); err != nil {
+		t.Fatalf("not admitted again: %v", err)
+	}
+}
+
+func TestLeaveTime(t *testing.T) {
+	h, _ := newHub(t, hub.Config{})
+	if d := h.LeaveTime(hub.Elsewhere{}); d != 3*time.Second {
+		t.Errorf("with nowhere to go: %s", d)
+	}
+	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 8*time.Second {
+		t.Errorf("with somewhere to go: %s", d)
+	}
+	h, _ = newHub(t, hub.Config{DrainJitter: time.Minute})
+	if d := h.LeaveTime(hub.Elsewhere{Sockets: []string{"x:1"}}); d != 30*time.Second {
+		t.Errorf("spread over a minute: %s", d)
 	}
 }

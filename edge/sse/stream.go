@@ -102,6 +102,9 @@ func (t *Stream) Token() string {
 	return token
 }
 
+// OverHTTP implements conn.Web.
+func (t *Stream) OverHTTP() {}
+
 // RemoteAddr implements conn.Transport.
 func (t *Stream) RemoteAddr() netip.AddrPort { return t.link.RemoteAddr() }
 

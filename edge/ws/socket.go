@@ -76,6 +76,9 @@ func (t *Socket) Token() string {
 	return token
 }
 
+// OverHTTP implements conn.Web.
+func (t *Socket) OverHTTP() {}
+
 // RemoteAddr implements conn.Transport.
 func (t *Socket) RemoteAddr() netip.AddrPort { return t.link.RemoteAddr() }
 

@@ -69,7 +69,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	}
 	c.Self = nodes.Node{
 		ID: cfg.Cluster.NodeID, RPC: cfg.Cluster.RPC.Advertise, Roles: roles, Weight: uint32(cfg.Cluster.Weight), Zone: cfg.Cluster.Zone,
-		Clients: cfg.Cluster.Clients, Level: msgstore.FeatureLevel, Start: nodes.NewStart(), Started: time.Now().UnixMilli(),
+		Clients: cfg.Cluster.Clients, HTTP: cfg.Cluster.HTTP, Level: msgstore.FeatureLevel, Start: nodes.NewStart(), Started: time.Now().UnixMilli(),
 	}
 	if c.Self.RPC == "" {
 		c.Self.RPC = cfg.Cluster.RPC.Listen
@@ -114,7 +114,7 @@ func (c *Cluster) list(peers []config.Peer) (router.Source, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cluster.nodes: %s: %w", p.ID, err)
 		}
-		n := nodes.Node{ID: p.ID, Worker: uint32(p.Worker), RPC: p.RPC, Roles: roles, Weight: uint32(p.Weight), Zone: p.Zone, Clients: p.Clients, Level: msgstore.FeatureLevel}
+		n := nodes.Node{ID: p.ID, Worker: uint32(p.Worker), RPC: p.RPC, Roles: roles, Weight: uint32(p.Weight), Zone: p.Zone, Clients: p.Clients, HTTP: p.HTTP, Level: msgstore.FeatureLevel}
 		if p.ID == c.Self.ID {
 			if roles != c.Self.Roles {
 				return nil, fmt.Errorf("cluster.nodes: %s has the roles %s there, and %s in cluster.roles", p.ID, roles, c.Self.Roles)
@@ -166,6 +166,9 @@ func (c *Cluster) Drain(ctx context.Context) error {
 	}
 	return c.registry.SetDraining(ctx, true)
 }
+
+// Listed reports whether the nodes are a list, which nobody can change while they run.
+func (c *Cluster) Listed() bool { return c.registry == nil }
 
 // WorkerHeld reports whether this process may make ids with its number. See etcdnodes.Source.Valid.
 func (c *Cluster) WorkerHeld() bool { return c.registry == nil || c.registry.Valid() }

@@ -45,6 +45,7 @@ type Cluster struct {
 	Monitor     string   `koanf:"monitor" doc:"host:port of an HTTP listener for /metrics, /healthz and /readyz, for nodes that aren't edges, which have them on http.listen. It asks nobody who they are: let nobody but your monitoring reach it. Empty: there is none."`
 	Zone        string   `koanf:"zone" doc:"Where this node stands (a data center, a rack): told to the others."`
 	Clients     []string `koanf:"clients" doc:"host:port under which clients reach this edge, told to clients of an edge that drains. Empty: they aren't sent here."`
+	HTTP        string   `koanf:"http" doc:"host:port under which browsers reach this edge, told to WebSockets and streams of events of an edge that drains. Empty: they aren't sent here."`
 }
 
 // RPC is the listener for other nodes.
@@ -81,6 +82,7 @@ type Peer struct {
 	Weight  int      `koanf:"weight" doc:"As cluster.weight; 0: 1."`
 	Zone    string   `koanf:"zone" doc:"As cluster.zone."`
 	Clients []string `koanf:"clients" doc:"As cluster.clients."`
+	HTTP    string   `koanf:"http" doc:"As cluster.http."`
 }
 
 // Store chooses the store.
@@ -169,6 +171,7 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	addresses("cluster.rpc.advertise", c.RPC.Advertise)
 	addresses("cluster.monitor", c.Monitor)
 	addresses("cluster.clients", c.Clients...)
+	addresses("cluster.http", c.HTTP)
 	addresses("cluster.store.tikv.pd", c.Store.TiKV.PD...)
 	addresses("cluster.bus.rocketmq.name_servers", c.Bus.RocketMQ.NameServers...)
 	for name, t := range map[string]ClientTLS{"cluster.etcd.tls": c.Etcd.TLS, "cluster.store.tikv.tls": c.Store.TiKV.TLS} {
@@ -219,6 +222,7 @@ func (c *Cluster) validateNodes(bad func(format string, args ...any), roles func
 		roles(name+".roles", p.Roles)
 		addresses(name+".rpc", p.RPC)
 		addresses(name+".clients", p.Clients...)
+		addresses(name+".http", p.HTTP)
 	}
 	if len(c.Nodes) > 0 && c.NodeID != "" && !self {
 		bad("cluster.nodes: this node, %q, isn't in the list", c.NodeID)

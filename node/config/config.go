@@ -140,9 +140,9 @@ type Contacts struct {
 
 // Drain says how clients are sent away.
 type Drain struct {
-	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered."`
+	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered; else spread over two thirds of it at most. 0: as long as they may need at 2,000 a second, 8s to 30s; 3s where they have nowhere else to go."`
 	Jitter       time.Duration `koanf:"jitter" doc:"Clients come back, or go elsewhere, spread over this time. 0: as long as it takes at 2,000 clients a second, 1s at least."`
-	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave. Empty: this server comes back."`
+	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave, beside the edges of the cluster (cluster.clients, cluster.http). None: this server comes back."`
 }
 
 // Fanout says how messages of groups are delivered.
@@ -186,7 +186,6 @@ func Default() Config {
 		Accounts: Accounts{Registration: true, AccessToken: 15 * time.Minute, RefreshToken: 30 * 24 * time.Hour, Resume: 24 * time.Hour},
 		Devices:  Devices{PerUser: 32},
 		Contacts: Contacts{Write: "anyone", Search: "anyone", Blocks: 10_000},
-		Drain:    Drain{Deadline: 3 * time.Second},
 		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
 		Rooms:    defaultRooms(), Broadcast: Broadcast{PerSecond: 20_000, Every: 5 * time.Second},
 		Storage: Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
@@ -293,8 +292,8 @@ func (c *Config) Validate() error {
 	if c.Accounts.AccessToken <= 0 || c.Accounts.RefreshToken <= 0 || c.Accounts.Resume <= 0 {
 		bad("accounts.access_token, accounts.refresh_token and accounts.resume: want more than 0")
 	}
-	if c.Drain.Deadline <= 0 || c.Drain.Jitter < 0 {
-		bad("drain: want a deadline above 0 and no negative jitter, have %s, %s", c.Drain.Deadline, c.Drain.Jitter)
+	if c.Drain.Deadline < 0 || c.Drain.Jitter < 0 {
+		bad("drain: neither the deadline nor the jitter can be negative, have %s, %s", c.Drain.Deadline, c.Drain.Jitter)
 	}
 	for _, a := range c.Drain.Alternatives {
 		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {

@@ -73,7 +73,7 @@ func TestWrongConfigurationIsRefused(t *testing.T) {
 		{"fanout: {audience_idle: 0s}", "fanout.audience_idle"},
 		{"fanout: {deliveries_per_second: -1}", "fanout.deliveries_per_second"},
 		{"devices: {per_kind: -1}", "devices.per_kind"},
-		{"drain: {deadline: 0s}", "drain"},
+		{"drain: {deadline: -1s}", "drain"},
 		{"drain: {alternatives: [nowhere]}", "drain.alternatives"},
 		{"cluster: {node_id: a}", "no cluster.roles"},
 		{"cluster: {roles: [chef]}", `cluster.roles "chef"`},

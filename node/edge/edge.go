@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,13 +126,18 @@ func New(cfg Config) (_ *Edge, err error) {
 func (e *Edge) TCPAddr() net.Addr  { return e.TCP.Addr() }
 func (e *Edge) HTTPAddr() net.Addr { return e.API.Addr() }
 
-// Drain sends all clients away and ends HTTP. The listener of TCP has ended by then; that of HTTP goes on
-// while clients leave: WebSockets and streams of events are on it.
-func (e *Edge) Drain(ctx context.Context) error {
+// Leave sends all clients away, before the deadline that is configured, or that they need. The listener of HTTP goes on
+// while they leave: WebSockets and streams of events are on it. If ctx ends those that are left stay; Hub.Stay takes it back.
+func (e *Edge) Leave(ctx context.Context, to hub.Elsewhere) error {
 	// The deadline is the clients'; those that stay get the reason, and some time to read it.
-	drain, cancel := context.WithTimeout(ctx, e.drain+e.Hub.Edge().Config().Linger)
+	drain, cancel := context.WithTimeout(ctx, cmp.Or(e.drain, e.Hub.LeaveTime(to))+e.Hub.Edge().Config().Linger)
 	defer cancel()
-	err := e.Hub.Shutdown(drain)
+	return e.Hub.Leave(drain, to)
+}
+
+// Drain is Leave before the end, and ends HTTP. The listener of TCP has ended by then.
+func (e *Edge) Drain(ctx context.Context, to hub.Elsewhere) error {
+	err := e.Leave(ctx, to)
 	closing, cancel := context.WithTimeout(ctx, CloseTime)
 	defer cancel()
 	return errors.Join(err, e.API.Shutdown(closing))

@@ -122,7 +122,7 @@ type Node struct {
 	// Clients are the host:port under which clients reach an edge.
 	Clients []string `json:"clients,omitempty"`
 
-	// HTTP is the URL under which they reach its pages and its interface for programs.
+	// HTTP is the host:port under which they reach its pages and its interface for programs.
 	HTTP string `json:"http,omitempty"`
 
 	// Level is the highest feature level that the node can read (View.Level).

@@ -163,6 +163,14 @@ func (c *Client) ServerTime() time.Time {
 
 func (c *Client) serverNow() time.Time { return time.Now().Add(c.offset) }
 
+// next returns where to connect. While Address fails, which may be the server that has left, those that it named are tried in turn with it.
+func (c *Client) next(failures int, others []string) string {
+	if failures%2 == 0 || len(others) == 0 {
+		return c.cfg.Address
+	}
+	return others[failures/2%len(others)]
+}
+
 // run connects again and again.
 func (c *Client) run() {
 	defer c.wg.Done()
@@ -173,11 +181,12 @@ func (c *Client) run() {
 		c.wakeDispatch()
 	}()
 	failures := 0
-	var ready *opened // a session that stands elsewhere
+	var ready *opened   // a session that stands elsewhere
+	var others []string // servers that the last one named that left
 	for c.ctx.Err() == nil {
-		established, left, err := c.connect(c.cfg.Address, ready)
+		established, left, err := c.connect(c.next(failures, others), ready)
 		if ready = nil; left != nil {
-			ready = left.ready
+			ready, others = left.ready, left.told
 		}
 		if c.ctx.Err() != nil {
 			if ready != nil {

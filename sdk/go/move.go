@@ -71,6 +71,7 @@ func (c *Client) open(address string) (*opened, error) {
 // departure is how a client leaves a server that is leaving itself. Client.mu guards it.
 type departure struct {
 	alternatives []string  // other servers, in the order in which they are tried; none: this one comes back
+	told         []string  // alternatives at first
 	at           time.Time // with alternatives: when to go; without: when to go at the latest
 	after        time.Duration
 	ready        *opened       // the session elsewhere
@@ -89,6 +90,7 @@ func (c *Client) leave(l *link, m *wire.Drain, now time.Time) {
 	rand.Shuffle(len(d.alternatives), func(i, j int) {
 		d.alternatives[i], d.alternatives[j] = d.alternatives[j], d.alternatives[i]
 	})
+	d.told = d.alternatives
 	if len(d.alternatives) > 0 {
 		d.at = now.Add(jitter(min(ms(m.JitterMs), ms(m.DeadlineMs))))
 	} else {

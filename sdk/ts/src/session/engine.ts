@@ -159,16 +159,22 @@ export class Engine {
     });
   }
 
+  /** Where to connect. While `url` fails, which may be the server that has left, those that it named are tried in turn with it. */
+  private next(failures: number, others: string[]): string {
+    return failures % 2 === 0 || others.length === 0 ? this.cfg.url : others[Math.floor(failures / 2) % others.length]!;
+  }
+
   private async run(): Promise<void> {
     let failures = 0;
     let expired = false;
     let ready: Opened | undefined; // a session that stands elsewhere
+    let others: string[] = []; // servers that the last one named that left
     while (!this.closed) {
       let error: Error;
       let l: Link | undefined;
       try {
         if (!ready) this.enter("connecting");
-        const o: Opened = ready ?? (await open(this, this.cfg.url, expired));
+        const o: Opened = ready ?? (await open(this, this.next(failures, others), expired));
         ready = undefined;
         l = this.established(o);
         failures = 0;
@@ -179,6 +185,7 @@ export class Engine {
         l?.wire.end(error);
       }
       const d = l?.leaving;
+      if (d) others = d.told;
       if (d) await d.moving; // the other server may have had this connection closed
       if (l) this.gone(l);
       if (this.closed) {

@@ -24,6 +24,8 @@ export interface Opened {
 export interface Departure {
   /** Other servers, in the order in which they are tried; none: this one comes back. */
   alternatives: string[];
+  /** They, as they were told. */
+  told: string[];
   /** With alternatives: when to go; without: when to go at the latest. */
   at: number;
   /** How long to wait then before coming back. */
@@ -102,7 +104,7 @@ export function leave(l: Link, m: Drain, now: number): void {
   if (l.leaving) return;
   const alternatives = m.alternatives.map((a) => [Math.random(), a] as const).sort((a, b) => a[0] - b[0]).map(([, a]) => a);
   const at = alternatives.length > 0 ? now + jitter(Math.min(m.jitterMs, m.deadlineMs)) : now + m.deadlineMs * 0.75;
-  l.leaving = { alternatives, at, after: jitter(m.jitterMs), ready: undefined, moving: undefined, closing: false };
+  l.leaving = { alternatives, told: alternatives, at, after: jitter(m.jitterMs), ready: undefined, moving: undefined, closing: false };
 }
 
 /** Does what is due of leaving. Returns whether nothing new is asked of this server, and when to look again. */
