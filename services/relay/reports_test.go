@@ -57,7 +57,7 @@ func TestReports(t *testing.T) {
 	<-p.told
 	r.Take([]Mark{{one, 3, 12}, {one, 3, 11}, {one, 4, 1}})
 	r.Take([]Mark{{one, 3, 13}, {two, 3, 1}, {PublisherOf(9, 1), 0, 1}}) // nobody has the number 9
-	<-p.told                                                            // two
+	<-p.told                                                             // two
 	p.hold <- struct{}{}
 	p.hold <- struct{}{}
 	<-p.told // one again
