@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/gochat-im/gochat/bench/loop"
@@ -74,8 +73,9 @@ type seen struct {
 
 // onlooking is such a process.
 type onlooking struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	told bool // what it saw in all
 }
 
 // Run connects everybody, makes the group, and sends the messages, each when all have the one before.
@@ -149,7 +149,6 @@ func (r *crowd) start(ctx context.Context) error {
 func (r *crowd) child(i int, o Onlookers) error {
 	cmd := exec.Command(r.Program, OnlookersCommand)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return fmt.Errorf("start onlookers: %w", err)
@@ -161,7 +160,7 @@ func (r *crowd) child(i int, o Onlookers) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start onlookers: %w", err)
 	}
-	r.children = append(r.children, &onlooking{cmd, in})
+	r.children = append(r.children, &onlooking{cmd: cmd, in: in})
 	go func() { // ends with the process
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			s := seen{child: i}
@@ -188,7 +187,10 @@ func (r *crowd) all(ctx context.Context, is func(*seen) bool) error {
 		for {
 			select {
 			case s := <-r.seen:
-				if s.Error != "" && s.Copies == nil {
+				if s.Copies != nil {
+					r.children[s.child].told = true // and ends now
+				}
+				if s.Error != "" && !r.children[s.child].told {
 					r.failed = failure("onlookers %d: %s", s.child+1, s.Error)
 					return true
 				}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -109,6 +110,9 @@ func (f *fake) serve(c *fakeConn) {
 				}
 			case frame.Send:
 				if !f.store(c, user, &fr) {
+					// Closed with bytes unread, the connection would be reset, and a client that writes hears that first.
+					_ = c.Conn.(*net.TCPConn).CloseWrite()
+					_, _ = io.Copy(io.Discard, c.Conn)
 					return
 				}
 			case frame.Sync:
