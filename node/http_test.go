@@ -255,6 +255,11 @@ func TestHTTPContract(t *testing.T) {
 		t.Errorf("members: %v", x)
 	}
 	b.ok("DELETE", g+"/members/carol", nil)
+	a.ok("POST", g+"/members", js{"user_ids": []string{"carol"}})
+	if x := b.ok("POST", g+"/members/remove", js{"user_ids": []string{"carol", "alice"}}); x["changed"] != 1.0 || fmt.Sprint(ids(x["refused"], "user_id")) != "[alice]" {
+		t.Errorf("removed: %v", x)
+	}
+	b.refused("POST", g+"/members/remove", js{}, code.BadRequest)
 	b.ok("POST", g+"/leave", nil)
 	b.ok("POST", g+"/join", nil)
 	if x := a.ok("POST", "/api/v1/conversations/"+group+"/messages", js{"content": "tea?"}); x["conversation_id"] != group {

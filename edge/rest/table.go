@@ -45,6 +45,8 @@ var calls = []call{
 		method: packet.MethodGroupAdd, body: []string{"user_ids"}, needs: []string{"user_ids"}},
 	{id: "removeMember", verb: "DELETE", path: group + "/members/{user_id}", tag: "groups", doc: "Takes a member out of a group.",
 		method: packet.MethodGroupRemove, listed: "user_id"},
+	{id: "removeMembers", verb: "POST", path: group + "/members/remove", tag: "groups", doc: "Takes users out of a group, many at once.",
+		method: packet.MethodGroupRemove, body: []string{"user_ids"}, needs: []string{"user_ids"}},
 	{id: "setRole", verb: "PATCH", path: group + "/members/{user_id}", tag: "groups", doc: "Makes a member an admin (2), a plain member (1), or the owner (3) in your place.",
 		method: packet.MethodGroupRole, body: []string{"role"}, needs: []string{"role"}},
 	{id: "setNickname", verb: "PUT", path: group + "/nickname", tag: "groups", doc: "What you are called in a group; empty: by your name.",
