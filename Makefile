@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test cover race e2e ts web screens bind bench lint gen fuzz dist cluster cluster-down clean
+.PHONY: help build run test cover race e2e ts web screens bind bench lint gen fuzz dist cluster cluster-down faults clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ race: ## the same tests under the race detector (needs a C compiler)
 e2e: ## drive the real binary, the web app in Chromium, and clusters on PD, TiKV's API, RocketMQ and etcd, all of which it fetches (Java 17, Maven, Node, Python): kills, faults, restarts
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
 	@tools/ts.sh e2e
+
+faults: ## kill, freeze and cut off the nodes of a cluster under load, and drain an edge of 10,000 clients (a quarter of an hour, on a quiet machine; docs/BENCHMARKS.md says what it shows so far)
+	$(GO) test -tags e2e,faults -count=1 -timeout 25m -v -run 'TestFaults|TestTenThousand' ./tools/e2e/cluster
 
 ts: ## types, unit tests and build of the TypeScript SDK (needs Node 20 and npm)
 	@tools/ts.sh
