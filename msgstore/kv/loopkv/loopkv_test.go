@@ -3,6 +3,7 @@ package loopkv_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,17 +48,28 @@ func TestModel(t *testing.T) {
 // losing loses the answers to commits: after the store has committed, or before.
 type losing struct {
 	kv.Store
+
+	mu            sync.Mutex
 	before, after func()
 }
 
+func (l *losing) lose(before, after func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.before, l.after = before, after
+}
+
 func (l *losing) Commit(ctx context.Context, txs ...*kv.Tx) {
-	if l.before != nil {
-		l.before()
+	l.mu.Lock()
+	before, after := l.before, l.after
+	l.mu.Unlock()
+	if before != nil {
+		before()
 		return
 	}
 	l.Store.Commit(ctx, txs...)
-	if l.after != nil {
-		l.after()
+	if after != nil {
+		after()
 	}
 }
 
@@ -77,12 +89,12 @@ func TestALostAnswerIsUndetermined(t *testing.T) {
 		{"before it was stored", srv.Disconnect, nil, ""},
 		{"after it was stored", nil, srv.Disconnect, "after it was stored"},
 	} {
-		behind.before, behind.after = c.before, c.after
+		behind.lose(c.before, c.after)
 		lost := tx(c.name)
 		if s.Commit(t.Context(), lost); !errors.Is(lost.Err, kv.ErrUndetermined) {
 			t.Errorf("%s: %v", c.name, lost.Err)
 		}
-		behind.before, behind.after = nil, nil
+		behind.lose(nil, nil)
 		v, err := s.Get(t.Context(), []byte("k")) // on a new connection
 		if err != nil || string(v) != c.stored {
 			t.Errorf("%s: %q, %v", c.name, v, err)
