@@ -342,8 +342,12 @@ func (h *Handler) pass(ctx context.Context, m *mark, ev *bus.Event, to aim) {
 		return
 	}
 	h.events.Add(1)
-	if m.record(ev.Epoch, ev.FirstSeq, ev.LastSeq, h.cfg.Now()) {
+	gap, given := m.record(ev.Epoch, ev.FirstSeq, ev.LastSeq, h.cfg.Now())
+	if gap {
 		h.gaps.Add(1)
+	}
+	if given {
+		h.givenUp.Add(1)
 	}
 	if len(m.above) > 0 {
 		h.seen.gapped[ev.Conversation] = struct{}{}

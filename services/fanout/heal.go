@@ -73,7 +73,7 @@ func (h *Handler) Heal(ctx context.Context) {
 	}
 }
 
-// due appends the gaps that were seen before limit.
+// due appends the gaps that were seen before limit, or are too many to wait.
 func (s *seen) due(dst []missing, limit time.Time) []missing {
 	for conv := range s.gapped {
 		m := s.peek(conv)
@@ -83,7 +83,7 @@ func (s *seen) due(dst []missing, limit time.Time) []missing {
 		}
 		below := m.hi
 		for _, r := range m.above {
-			if r.since.Before(limit) {
+			if r.since.Before(limit) || len(m.above) > soonAbove {
 				dst = append(dst, missing{conv: conv, epoch: m.epoch, from: below + 1, to: r.from - 1, gap: true})
 			}
 			below = r.to

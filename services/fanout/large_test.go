@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -15,6 +16,8 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
+
+var seedFlag = flag.Uint64("seed", 0, "seed of the model tests; 0: any")
 
 // hall is a group and everybody's devices: its log, who was in it when, who is connected,
 // the audience, and what each connection was sent.
@@ -377,7 +380,10 @@ func (w *hall) check(d *device, ordered, pulls bool) {
 // connect and disconnect, at the same time as events are handled. Each device has exactly
 // the messages of its user's stays.
 func TestLargeGroupsModel(t *testing.T) {
-	seed := rand.Uint64()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
 	t.Logf("seed %d", seed)
 	for _, tc := range []struct {
 		name          string
@@ -516,6 +522,9 @@ func play(t *testing.T, seed uint64, set func(*hall), lossy bool, budget int) {
 				t.Errorf("%s was sent %d, stays %v", d.user, seq, w.stays[d.user])
 			}
 		}
+	}
+	if s := h.Stats(); s.GivenUp > 0 {
+		t.Errorf("gave up %d times", s.GivenUp)
 	}
 	if s := h.Stats(); s.Opened == 0 || w.closed == 0 || s.Audiences > 1 {
 		t.Errorf("the group was not large and small again: %+v", s)

@@ -23,9 +23,13 @@ type seen struct {
 // Marks lie in chunks, so that growing moves none of them.
 const markChunk = 256
 
-// maxAbove bounds how many runs are remembered above a gap. With more, the lowest gap is
-// given up: clients see it themselves and pull.
-const maxAbove = 8
+// soonAbove is how many runs above a gap make it due at once. maxAbove bounds how many are
+// remembered: with more, the lowest gap is given up. Who is sent something later sees it and
+// pulls; who has left by then learns of it with the next sync.
+const (
+	soonAbove = 8
+	maxAbove  = 64
+)
 
 // mark is what was seen of one conversation: [lo, hi], and the runs above it. Below lo
 // nothing is known: it was before this process saw the conversation first.
@@ -150,14 +154,14 @@ func (m *mark) has(epoch, seq uint64) bool {
 	return false
 }
 
-// record notes [first, last] as seen and reports whether that opened a gap.
-func (m *mark) record(epoch, first, last uint64, now time.Time) (gap bool) {
+// record notes [first, last] as seen and reports whether that opened a gap, and whether the lowest was given up.
+func (m *mark) record(epoch, first, last uint64, now time.Time) (gap, given bool) {
 	if epoch != m.epoch {
-		return false
+		return false, false
 	}
 	if first < m.lo {
 		if last+1 < m.lo {
-			return false // older than anything known, and not next to it
+			return false, false // older than anything known, and not next to it
 		}
 		m.lo = first
 	}
@@ -176,8 +180,9 @@ func (m *mark) record(epoch, first, last uint64, now time.Time) (gap bool) {
 		m.hi = m.above[0].to
 		m.above = slices.Delete(m.above, 0, 1)
 		m.settle()
+		given = true
 	}
-	return gap
+	return gap, given
 }
 
 // top returns the highest seq seen.
