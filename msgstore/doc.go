@@ -38,7 +38,13 @@
 // shortest form unless said otherwise; a row has no bytes after its last field.
 package msgstore
 
-import "errors"
+import (
+	"context"
+	"errors"
+
+	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
+)
 
 var (
 	// ErrVersion: a row, or the store, was written by a later version of GoChat.
@@ -47,3 +53,29 @@ var (
 	// ErrCorrupt: what is stored contradicts itself. It is wrapped with the place.
 	ErrCorrupt = errors.New("msgstore: stored data is corrupt")
 )
+
+// Refusal is err as clients see it: a *code.Error as it is, a full store as such, rows that can't be
+// read or written as the server's fault, anything else as something that may work later.
+func Refusal(err error) *code.Error {
+	var e *code.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, kv.ErrFull):
+		return code.Wrap(code.StorageFull, err)
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrVersion), errors.Is(err, kv.ErrInvalid), errors.Is(err, kv.ErrTooLarge):
+		return code.Wrap(code.Internal, err)
+	}
+	return code.Wrap(code.Unavailable, err)
+}
+
+// Outcome is Refusal of a change that is not made again by itself: what may have been done after all is
+// undetermined.
+func Outcome(err error) *code.Error {
+	var e *code.Error
+	if !errors.As(err, &e) &&
+		(errors.Is(err, kv.ErrUndetermined) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return code.Wrap(code.Undetermined, err)
+	}
+	return Refusal(err)
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
@@ -47,7 +48,7 @@ type SweeperConfig struct {
 	BusMost       uint64        // references kept at most, however far behind a group is: a dead one must not fill the disk. 0: 10,000,000
 	BusPartitions uint16        // 0: one
 
-	Retention Retention // of messages; looked after once an hour, in small portions
+	Retention Retention // of messages, until SetRetention; looked after once an hour, in small portions
 }
 
 // Sweeper removes what the format lets go: client message ids past their window, and
@@ -58,15 +59,16 @@ type SweeperConfig struct {
 type Sweeper struct {
 	cfg       SweeperConfig
 	timeline  *Timeline
-	idsFrom   []byte            // where the pass over the conversations goes on; nil: the beginning
-	oldFrom   []byte            // the same of the pass that removes old messages
-	oldFailed bool              // that pass had an error
-	thorough  bool              // that pass looks for rows of messages that are gone, also where none went
-	soon      chan struct{}     // that pass is to begin
-	smallFrom []byte            // the same of the pass that merges small segments
-	sidesFrom id.Slot           // where the pass over users' lists goes on
-	marksFrom id.Slot           // where the pass over outbox marks goes on
-	share     slotBits          // the slots of that pass over old messages
+	idsFrom   []byte        // where the pass over the conversations goes on; nil: the beginning
+	oldFrom   []byte        // the same of the pass that removes old messages
+	oldFailed bool          // that pass had an error
+	thorough  bool          // that pass looks for rows of messages that are gone, also where none went
+	soon      chan struct{} // that pass is to begin
+	smallFrom []byte        // the same of the pass that merges small segments
+	sidesFrom id.Slot       // where the pass over users' lists goes on
+	marksFrom id.Slot       // where the pass over outbox marks goes on
+	share     slotBits      // the slots of that pass over old messages
+	retention atomic.Pointer[Retention]
 	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
 }
 
@@ -97,7 +99,17 @@ func NewSweeper(cfg SweeperConfig) *Sweeper {
 		cfg.Mine = func(id.Slot) bool { return true }
 	}
 	cfg.BusPartitions = max(cfg.BusPartitions, 1)
-	return &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), thorough: true, soon: make(chan struct{}, 1), busFrom: map[uint16]uint64{}}
+	s := &Sweeper{cfg: cfg, timeline: NewTimeline(cfg.Store, cfg.Keys), thorough: true, soon: make(chan struct{}, 1), busFrom: map[uint16]uint64{}}
+	s.retention.Store(&cfg.Retention)
+	return s
+}
+
+// SetRetention changes for how long messages are kept, from the next portion on. A pass begins at once if it is another than before.
+// It may be called from any goroutine.
+func (s *Sweeper) SetRetention(r Retention) {
+	if old := s.retention.Swap(&r); *old != r {
+		s.Soon()
+	}
 }
 
 // Soon has the pass that removes old messages begin, or go on, at once. It may be called from any goroutine.
@@ -153,7 +165,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case <-s.soon:
 			old.Reset(0)
 		case <-old.C:
-			removed, done, err := s.SweepOld(ctx, s.cfg.Retention, portion)
+			removed, done, err := s.SweepOld(ctx, *s.retention.Load(), portion)
 			if err != nil && ctx.Err() == nil {
 				s.cfg.Logger.Warn("sweep: old messages", "err", err)
 			}

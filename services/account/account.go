@@ -269,17 +269,11 @@ func (k *knownUsers) add(u id.UserID, since int64) {
 
 // storeError turns a failure of the store into what the client is told.
 func storeError(doing string, err error) *code.Error {
-	c := code.Internal
-	switch {
-	case errors.Is(err, kv.ErrFull):
-		c = code.StorageFull
-	case errors.Is(err, kv.ErrUndetermined):
-		c = code.Undetermined
-	case errors.Is(err, kv.ErrConflict), errors.Is(err, kv.ErrUnavailable), errors.Is(err, kv.ErrClosed),
-		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		c = code.Unavailable
+	err = fmt.Errorf("account: %s: %w", doing, err)
+	if errors.Is(err, kv.ErrUndetermined) {
+		return code.Wrap(code.Undetermined, err)
 	}
-	return code.Wrap(c, fmt.Errorf("account: %s: %w", doing, err))
+	return msgstore.Refusal(err)
 }
 
 // commit runs one transaction.

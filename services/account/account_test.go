@@ -370,7 +370,7 @@ func TestStoreFailures(t *testing.T) {
 		want code.Code
 	}{
 		{kv.ErrFull, code.StorageFull}, {kv.ErrUnavailable, code.Unavailable}, {kv.ErrClosed, code.Unavailable},
-		{context.DeadlineExceeded, code.Unavailable}, {errBroken, code.Internal}, {kv.ErrTooLarge, code.Internal},
+		{context.DeadlineExceeded, code.Unavailable}, {errBroken, code.Unavailable}, {kv.ErrTooLarge, code.Internal},
 	} {
 		e := newEnv(t)
 		g := e.register("alice", "phone")

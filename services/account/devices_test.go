@@ -178,7 +178,7 @@ func TestSignOutRefusals(t *testing.T) {
 	want(t, "full", err, code.StorageFull)
 	e.store.failReads(errBroken)
 	_, err = e.signOut("alice", "desk", "phone")
-	want(t, "unreadable", err, code.Internal)
+	want(t, "unreadable", err, code.Unavailable)
 	if _, err := e.Devices(t.Context(), o, nil); err == nil {
 		t.Error("DEVICES without a store")
 	}

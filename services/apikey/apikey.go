@@ -195,7 +195,7 @@ func (s *Service) Create(ctx context.Context, name string, scopes []string) (tex
 	var tx kv.Tx
 	tx.Set(s.rowKey(id), r.append(nil)) // the id is new: 64 random bits
 	if s.cfg.Store.Commit(ctx, &tx); tx.Err != nil {
-		return "", k, storeError(fmt.Errorf("keeping a key: %w", tx.Err))
+		return "", k, msgstore.Refusal(fmt.Errorf("keeping a key: %w", tx.Err))
 	}
 	s.cfg.Logger.Info("server key made", "key", id, "name", name, "scopes", scopes)
 	return text, r.key(id), nil
@@ -212,7 +212,7 @@ func (s *Service) List(ctx context.Context) ([]Key, *code.Error) {
 		keys = append(keys, r.key(string(key[len(start):])))
 		return true, err
 	}); err != nil {
-		return nil, storeError(fmt.Errorf("reading keys: %w", err))
+		return nil, msgstore.Refusal(fmt.Errorf("reading keys: %w", err))
 	}
 	slices.SortFunc(keys, func(a, b Key) int { return a.Created.Compare(b.Created) })
 	return keys, nil
@@ -222,7 +222,7 @@ func (s *Service) List(ctx context.Context) ([]Key, *code.Error) {
 func (s *Service) Revoke(ctx context.Context, id string) *code.Error {
 	raw, err := s.cfg.Store.Get(ctx, s.rowKey(id))
 	if err != nil {
-		return storeError(fmt.Errorf("reading a key: %w", err))
+		return msgstore.Refusal(fmt.Errorf("reading a key: %w", err))
 	}
 	if raw == nil {
 		return code.Newf(code.BadRequest, "there is no key %q", id)
@@ -230,7 +230,7 @@ func (s *Service) Revoke(ctx context.Context, id string) *code.Error {
 	var tx kv.Tx
 	tx.Delete(s.rowKey(id))
 	if s.cfg.Store.Commit(ctx, &tx); tx.Err != nil {
-		return storeError(fmt.Errorf("revoking a key: %w", tx.Err))
+		return msgstore.Refusal(fmt.Errorf("revoking a key: %w", tx.Err))
 	}
 	s.cfg.Logger.Info("server key revoked", "key", id)
 	return nil
@@ -250,12 +250,12 @@ func (s *Service) Verify(ctx context.Context, text string) (Key, *code.Error) {
 	}
 	raw, err := s.cfg.Store.Get(ctx, s.rowKey(id))
 	if err != nil {
-		return Key{}, storeError(fmt.Errorf("reading a key: %w", err))
+		return Key{}, msgstore.Refusal(fmt.Errorf("reading a key: %w", err))
 	}
 	var r row
 	if raw != nil {
 		if r, err = parseRow(raw); err != nil {
-			return Key{}, storeError(err)
+			return Key{}, msgstore.Refusal(err)
 		}
 	}
 	hash := sha256.Sum256(random)
@@ -263,14 +263,4 @@ func (s *Service) Verify(ctx context.Context, text string) (Key, *code.Error) {
 		return Key{}, errUnknown
 	}
 	return r.key(id), nil
-}
-
-func storeError(err error) *code.Error {
-	switch {
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
 }

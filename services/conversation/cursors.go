@@ -232,7 +232,7 @@ func (s *Service) writeOnce(ctx context.Context, moves []move) ([]move, error) {
 		case err == nil && tx != nil:
 			txs, sent = append(txs, tx), append(sent, m)
 		case err == nil:
-		case unavailable(err).Code == code.Internal: // it would never go through
+		case msgstore.Refusal(err).Code == code.Internal: // it would never go through
 			s.log.Error("cursor dropped", "conversation", m.key.conv.String(), "err", err)
 		default:
 			again, failed = append(again, m), err

@@ -23,7 +23,7 @@ func (s *Service) membership(ctx context.Context, user id.UserID, conv id.Conver
 	m, ok, err := s.members.Get(ctx, conv, user)
 	switch {
 	case err != nil:
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	case !ok || len(m.Intervals) == 0:
 		return nil, errStranger
 	}

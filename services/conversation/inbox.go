@@ -54,16 +54,16 @@ func (s *Service) Inbox(ctx context.Context, o *packet.Origin, mark uint64, curs
 	newMark = uint64(max(last.begun-markMargin, 1))
 	lines, err := s.lines(ctx, o.User, mark > 0, cursor == "")
 	if err != nil {
-		return nil, "", 0, unavailable(err)
+		return nil, "", 0, msgstore.Refusal(err)
 	}
 	if mark > 0 {
 		if lines, err = s.changed(ctx, o.User, lines, int64(min(mark, 1<<62))); err != nil {
-			return nil, "", 0, unavailable(err)
+			return nil, "", 0, msgstore.Refusal(err)
 		}
 	}
 	lines, next = last.page(lines, pageLimit(limit, DefaultInbox, MaxInbox))
 	if states, err = s.states(ctx, o.User, lines); err != nil {
-		return nil, "", 0, unavailable(err)
+		return nil, "", 0, msgstore.Refusal(err)
 	}
 	return states, next, newMark, nil
 }
@@ -342,23 +342,23 @@ func (s *Service) State(ctx context.Context, o *packet.Origin, conv id.Conversat
 	}
 	rows, err := s.cfg.Store.MultiGet(ctx, [][]byte{s.cfg.Keys.Head(nil, conv), s.cfg.Keys.UserSide(nil, o.User, conv)})
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("read conversation: %w", err))
+		return nil, msgstore.Refusal(fmt.Errorf("read conversation: %w", err))
 	}
 	l := line{conv: conv}
 	if rows[0] == nil {
 		return nil, errStranger
 	}
 	if l.head, err = msgstore.ParseHead(rows[0]); err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if rows[1] != nil {
 		if l.side, err = msgstore.ParseUserSide(rows[1]); err != nil {
-			return nil, unavailable(err)
+			return nil, msgstore.Refusal(err)
 		}
 	}
 	states, err := s.states(ctx, o.User, []line{l})
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if len(states) == 0 {
 		return nil, errStranger
@@ -374,7 +374,7 @@ func (s *Service) OpenDirect(ctx context.Context, o *packet.Origin, peer id.User
 	}
 	r, err := s.ensure(ctx, o.User, peer)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	return s.State(ctx, o, r.conv)
 }

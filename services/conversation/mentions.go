@@ -58,7 +58,7 @@ func (s *Service) Mentions(ctx context.Context, o *packet.Origin, conv id.Conver
 	}
 	head, _, err := s.timeline.Head(ctx, conv)
 	if err != nil {
-		return nil, false, unavailable(err)
+		return nil, false, msgstore.Refusal(err)
 	}
 	limit = pageLimit(limit, DefaultPage, MaxPage)
 	for _, iv := range who.Intervals {
@@ -72,7 +72,7 @@ func (s *Service) Mentions(ctx context.Context, o *packet.Origin, conv id.Conver
 		}
 		found, err := s.timeline.Mentioning(ctx, conv, o.User, from, to, false, limit+1-len(seqs))
 		if err != nil {
-			return nil, false, unavailable(err)
+			return nil, false, msgstore.Refusal(err)
 		}
 		seqs = append(seqs, found...)
 	}

@@ -41,7 +41,7 @@ func (s *Service) readMine(ctx context.Context, user id.UserID, p *packet.Page, 
 	var m *msgstore.MemberOf
 	if conv.Kind() == id.KindRoom && s.cfg.Rooms != nil {
 		if err := s.cfg.Rooms.MayRead(ctx, conv, user); err != nil {
-			return unavailable(err)
+			return msgstore.Refusal(err)
 		}
 		r, m = &roster{conv: conv}, everything
 	} else if conv.Kind() == id.KindGroup {
@@ -69,7 +69,7 @@ func (s *Service) readMine(ctx context.Context, user id.UserID, p *packet.Page, 
 		return fn(l, m.Intervals)
 	})
 	if err != nil {
-		return unavailable(err)
+		return msgstore.Refusal(err)
 	}
 	return nil
 }

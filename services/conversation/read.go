@@ -27,19 +27,19 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 		m := move{key: k, who: who, want: s.cursors.pending(k).max(want{read: seq})}
 		rows, err := s.cfg.Store.MultiGet(ctx, [][]byte{key, s.cfg.Keys.Head(nil, conv)})
 		if err != nil {
-			return 0, 0, unavailable(fmt.Errorf("read cursor: %w", err))
+			return 0, 0, msgstore.Refusal(fmt.Errorf("read cursor: %w", err))
 		}
 		if rows[1] == nil {
 			return 0, 0, errStranger
 		}
 		head, err := msgstore.ParseHead(rows[1])
 		if err != nil {
-			return 0, 0, unavailable(err)
+			return 0, 0, msgstore.Refusal(err)
 		}
 		m.row = rows[0]
 		tx, err := s.advance(ctx, &m, &head)
 		if err != nil {
-			return 0, 0, unavailable(err)
+			return 0, 0, msgstore.Refusal(err)
 		}
 		if tx != nil {
 			s.cfg.Store.Commit(ctx, tx)
@@ -48,7 +48,7 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 			case turn < maxTurns && (errors.Is(tx.Err, kv.ErrConflict) || errors.Is(tx.Err, kv.ErrUndetermined)):
 				continue
 			default:
-				return 0, 0, unavailable(fmt.Errorf("write cursor: %w", tx.Err))
+				return 0, 0, msgstore.Refusal(fmt.Errorf("write cursor: %w", tx.Err))
 			}
 		}
 		if tx != nil {
@@ -56,7 +56,7 @@ func (s *Service) Read(ctx context.Context, o *packet.Origin, conv id.Conversati
 		}
 		n, err := s.unread(ctx, k, &m.cur, &head, who)
 		if err != nil {
-			return 0, 0, unavailable(err)
+			return 0, 0, msgstore.Refusal(err)
 		}
 		return m.cur.ReadSeq, n, nil
 	}

@@ -92,7 +92,7 @@ func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, err
 	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if r == nil {
 		return nil, errStranger
@@ -111,7 +111,7 @@ func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.Use
 	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if r == nil {
 		return nil, nil
@@ -124,7 +124,7 @@ func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.Use
 func (s *Service) Users(ctx context.Context, conv id.ConversationID) ([]id.UserID, error) {
 	r, err := s.roster(ctx, conv)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if r == nil {
 		return nil, nil
@@ -186,7 +186,7 @@ func (s *Service) mine(ctx context.Context, user id.UserID, conv id.Conversation
 	}
 	r, err := s.roster(ctx, conv)
 	if err != nil {
-		return nil, nil, unavailable(err)
+		return nil, nil, msgstore.Refusal(err)
 	}
 	m, err := r.mine(user)
 	return r, m, err

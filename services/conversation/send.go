@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -136,7 +137,7 @@ func (s *Service) create() {
 		}
 		// Under the lock, so that what comes meanwhile stays behind.
 		if err != nil {
-			refusal := unavailable(err)
+			refusal := msgstore.Refusal(err)
 			if refusal.Cause != nil {
 				s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal)
 			}

@@ -19,7 +19,6 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
-	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -218,19 +217,4 @@ func (s *Service) Run(ctx context.Context) error {
 			s.log.Info("cursors are written again", "failures", failures)
 		}
 	}
-}
-
-// unavailable is err as clients see it: a *code.Error as it is, a full store as such,
-// anything else as something that may work later.
-func unavailable(err error) *code.Error {
-	var ce *code.Error
-	switch {
-	case errors.As(err, &ce):
-		return ce
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
 }

@@ -41,7 +41,7 @@ func (s *Service) Settings(ctx context.Context, o *packet.Origin, r *wire.Settin
 			break
 		}
 		if turn == maxTurns || !errors.Is(err, kv.ErrConflict) && !errors.Is(err, kv.ErrUndetermined) {
-			return nil, unavailable(err)
+			return nil, msgstore.Refusal(err)
 		}
 	}
 	st, err := s.State(ctx, o, conv)

@@ -3,6 +3,7 @@ package conversation
 import (
 	"context"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -49,7 +50,7 @@ func (s *Service) permitted(ctx context.Context, r *roster) (Rules, error) {
 	ab, ba, err := s.cfg.Writers.Denied(ctx, r.both[0], r.both[1])
 	switch {
 	case err != nil:
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	case ab == nil && ba == nil:
 		return r, nil
 	}

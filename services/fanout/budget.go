@@ -131,7 +131,7 @@ func (h *Handler) tellAll(ctx context.Context) {
 	for conv, a := range h.owe.byConv {
 		h.owe.of(conv, now)
 		switch {
-		case a.behind == 0 && a.left >= h.owe.budget:
+		case a.behind == 0 && (h.owe.budget == 0 || a.left >= h.owe.budget):
 			delete(h.owe.byConv, conv)
 		case a.behind == 0 || now.Sub(a.told) < tellEvery:
 		default:

@@ -177,6 +177,8 @@ type Handler struct {
 	retry []missing // appends whose recipients could not be found
 	owe   owe
 
+	thresholds atomic.Pointer[Thresholds] // in force; owe.budget follows with the next event
+
 	large     groups
 	audiences atomic.Int64 // in large
 	moves     []move
@@ -228,12 +230,28 @@ func New(cfg Config) (*Handler, error) {
 	h.seen.init(cfg.Conversations)
 	h.pushes = make(chan *signaler, cfg.Pushes)
 	h.owe.init(cfg.Budget)
+	h.thresholds.Store(&Thresholds{cfg.LargeGroup, cfg.Budget, cfg.RoomBudget})
 	h.venues.m = make(map[id.ConversationID]*venue)
 	h.large.m = make(map[id.ConversationID]*large)
 	h.collect = func(seq uint64, joined, left []id.UserID) { h.moves = append(h.moves, move{seq, joined, left}) }
 	h.signals.New = func() any { return new(signaler) }
 	return h, nil
 }
+
+// Thresholds are what can be changed of a Config while a Handler runs: its fields of the same names, but 0 is no default here.
+type Thresholds struct{ LargeGroup, Budget, RoomBudget int }
+
+// SetThresholds puts t in force with the next events. Audiences of groups that it makes large, or small, are opened and
+// closed with their next message.
+func (h *Handler) SetThresholds(t Thresholds) error {
+	if t.LargeGroup < 2 || t.Budget < 0 || t.RoomBudget < 0 || t.Budget > 0 && h.cfg.Groups == nil {
+		return fmt.Errorf("%w: thresholds %+v", ErrConfig, t)
+	}
+	h.thresholds.Store(&t)
+	return nil
+}
+
+func (h *Handler) largeGroup() int { return h.thresholds.Load().LargeGroup }
 
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
@@ -262,6 +280,7 @@ const maxSlab = 1 << 20
 func (h *Handler) Handle(ctx context.Context, evs []bus.Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.owe.budget = float64(h.thresholds.Load().Budget)
 	for i := range evs {
 		if err := h.event(ctx, &evs[i]); err != nil {
 			if ctx.Err() != nil {

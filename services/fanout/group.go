@@ -30,7 +30,7 @@ func (h *Handler) look(ctx context.Context, ev *bus.Event, mayOpen bool) error {
 		if err != nil {
 			return err
 		}
-		if mayOpen && len(users) > h.cfg.LargeGroup {
+		if mayOpen && len(users) > h.largeGroup() {
 			switch l, err := h.open(ctx, &rest, users); {
 			case err != nil:
 				return err

@@ -232,7 +232,7 @@ func (h *Handler) largeEvent(ctx context.Context, l *large, ev *bus.Event) error
 	l.mu.Lock()
 	l.at = l.next - 1
 	l.mu.Unlock()
-	if size < (h.cfg.LargeGroup+1)/2 {
+	if size < (h.largeGroup()+1)/2 {
 		h.close(l)
 	}
 	return nil

@@ -66,7 +66,7 @@ func (h *Handler) venue(conv id.ConversationID) *venue {
 				}
 			}
 		}
-		r = &venue{conv: conv, left: float64(h.cfg.RoomBudget), at: h.cfg.Now()}
+		r = &venue{conv: conv, left: float64(h.thresholds.Load().RoomBudget), at: h.cfg.Now()}
 		h.venues.m[conv] = r
 		h.venues.open.Store(int64(len(h.venues.m)))
 	}
@@ -102,9 +102,9 @@ func (h *Handler) roomEvent(ev *bus.Event) {
 		r.sent = first - 1
 	}
 	r.seen, r.used = ev.LastSeq, h.cfg.Now()
-	if h.cfg.RoomBudget > 0 {
+	if budget := float64(h.thresholds.Load().RoomBudget); budget > 0 {
 		if passed := r.used.Sub(r.at); passed > 0 {
-			r.left, r.at = min(float64(h.cfg.RoomBudget), r.left+passed.Seconds()*float64(h.cfg.RoomBudget)), r.used
+			r.left, r.at = min(budget, r.left+passed.Seconds()*budget), r.used
 		}
 		if r.left <= 0 {
 			h.venues.leftOut.Add(ev.LastSeq - first + 1)

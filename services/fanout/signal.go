@@ -55,7 +55,7 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 			return refusal(err)
 		case !in:
 			return code.New(code.NoSuchConversation)
-		case size > h.cfg.LargeGroup:
+		case size > h.largeGroup():
 			return nil // dropped, as signals may be
 		}
 	}
@@ -66,7 +66,7 @@ func (h *Handler) Signal(ctx context.Context, from *packet.Origin, s *wire.Signa
 	if !slices.Contains(members, from.User) {
 		return code.New(code.NoSuchConversation)
 	}
-	if len(members) > h.cfg.LargeGroup {
+	if len(members) > h.largeGroup() {
 		return nil // somebody who types would cost as much as a message does
 	}
 	w := h.signals.Get().(*signaler)

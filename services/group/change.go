@@ -84,7 +84,7 @@ func leave(m msgstore.Member, seq uint64) msgstore.Member {
 func (s *Service) change(ctx context.Context, conv id.ConversationID, plan func(ctx context.Context, h msgstore.Head) (*Change, error)) (*wire.GroupChangeResponse, error) {
 	seq, err := s.seq.Change(ctx, conv, plan)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	ans := &wire.GroupChangeResponse{ConversationId: conv[:], Seq: seq}
 	if seq > 0 {
@@ -104,7 +104,7 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 	g, err := s.groups.Get(ctx, conv, user)
 	switch {
 	case err != nil:
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	case conv.Kind() != id.KindGroup || !g.Exists || !g.Member.Active() && g.Join != 1:
 		return nil, errStranger // as the plan would say, before anything is written
 	case g.Member.Active():
@@ -112,7 +112,7 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 	}
 	refused, asOf, err := s.prepare(ctx, conv, []id.UserID{user})
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	if c, ok := refused[user]; ok {
 		return nil, code.New(c)

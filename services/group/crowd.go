@@ -74,7 +74,7 @@ func (s *Service) Create(ctx context.Context, o *packet.Origin, r *wire.GroupCre
 	var all crowd
 	made, err := s.make(ctx, conv, by, &row)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	if made > 0 {
 		all.seq, all.changed = made, 1
@@ -83,10 +83,10 @@ func (s *Service) Create(ctx context.Context, o *packet.Origin, r *wire.GroupCre
 		return all.answer(conv), nil
 	}
 	if err := s.add(ctx, conv, by, users, &all); err != nil {
-		if made == 0 && asError(err).Code == code.Forbidden {
+		if made == 0 && msgstore.Outcome(err).Code == code.Forbidden {
 			return all.answer(conv), nil
 		}
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	return all.answer(conv), nil
 }
@@ -154,7 +154,7 @@ func mayAdd(g *msgstore.GroupOf) error {
 func (s *Service) Add(ctx context.Context, o *packet.Origin, conv id.ConversationID, users []string) (*wire.GroupChangeResponse, error) {
 	var all crowd
 	if err := s.add(ctx, conv, cloned(o.User), distinct(users), &all); err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	return all.answer(conv), nil
 }
@@ -336,7 +336,7 @@ func (s *Service) Remove(ctx context.Context, o *packet.Origin, conv id.Conversa
 	by := cloned(o.User)
 	for step := range slices.Chunk(distinct(users), stepUsers) {
 		if err := s.removeStep(ctx, conv, by, step, &all); err != nil {
-			return nil, asError(err)
+			return nil, msgstore.Outcome(err)
 		}
 	}
 	return all.answer(conv), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
@@ -16,7 +17,7 @@ import (
 func (s *Service) Moves(ctx context.Context, conv id.ConversationID, first, last uint64, fn func(seq uint64, joined, left []id.UserID)) (size int, ok bool, err error) {
 	r, err := s.roster(ctx, conv, 0)
 	if err != nil {
-		return 0, false, asError(err)
+		return 0, false, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return 0, false, nil
@@ -54,7 +55,7 @@ func (r *roster) stepFrom(seq uint64) int {
 func (s *Service) Stays(ctx context.Context, conv id.ConversationID, user id.UserID, seq uint64) (bool, error) {
 	r, err := s.roster(ctx, conv, 0)
 	if err != nil {
-		return false, asError(err)
+		return false, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return false, nil
@@ -64,7 +65,7 @@ func (s *Service) Stays(ctx context.Context, conv id.ConversationID, user id.Use
 	}
 	m, ok, err := s.members.Get(ctx, conv, user)
 	if err != nil {
-		return false, asError(err)
+		return false, msgstore.Outcome(err)
 	}
 	if ok {
 		for _, iv := range m.Intervals {
@@ -98,7 +99,7 @@ func (r *roster) stays(user id.UserID, seq uint64) (in, ok bool) {
 func (s *Service) Has(ctx context.Context, conv id.ConversationID, user id.UserID) (in bool, size int, err error) {
 	r, err := s.roster(ctx, conv, 0)
 	if err != nil {
-		return false, 0, asError(err)
+		return false, 0, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return false, 0, code.New(code.NoSuchConversation)

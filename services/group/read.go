@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -15,7 +16,7 @@ func (s *Service) Group(ctx context.Context, o *packet.Origin, conv id.Conversat
 	g, err := s.groups.Get(ctx, conv, o.User)
 	switch {
 	case err != nil:
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	case conv.Kind() != id.KindGroup || !g.Exists || !g.Member.Active() && g.Join != 1:
 		return nil, errStranger
 	}
@@ -39,7 +40,7 @@ func (s *Service) MembersPage(ctx context.Context, o *packet.Origin, conv id.Con
 	g, err := s.groups.Get(ctx, conv, o.User)
 	switch {
 	case err != nil:
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	case conv.Kind() != id.KindGroup || !g.Member.Active():
 		return nil, errStranger
 	case cursor != "" && !id.UserID(cursor).Valid():
@@ -55,7 +56,7 @@ func (s *Service) MembersPage(ctx context.Context, o *packet.Origin, conv id.Con
 	for range scanAhead {
 		rows, err := s.members.Scan(ctx, conv, after, limit)
 		if err != nil {
-			return nil, asError(err)
+			return nil, msgstore.Outcome(err)
 		}
 		for i := range rows {
 			m := &rows[i]
@@ -81,7 +82,7 @@ func (s *Service) MembersPage(ctx context.Context, o *packet.Origin, conv id.Con
 	}
 	names, err := s.groups.Nicknames(ctx, conv, users)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	for i, name := range names {
 		ans.Members[i].Nickname = name

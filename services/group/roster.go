@@ -340,14 +340,14 @@ func (s *Service) readRoster(ctx context.Context, conv id.ConversationID) (*rost
 func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, error) {
 	head, _, err := s.timeline.Head(ctx, conv)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	if !head.Exists() {
 		return nil, errStranger
 	}
 	r, err := s.roster(ctx, conv, head.StateVersion)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return nil, errStranger
@@ -360,7 +360,7 @@ func (s *Service) Rules(ctx context.Context, conv id.ConversationID) (Rules, err
 func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.UserID, error) {
 	r, err := s.roster(ctx, conv, 0)
 	if err != nil {
-		return nil, asError(err)
+		return nil, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return nil, nil
@@ -373,7 +373,7 @@ func (s *Service) Members(ctx context.Context, conv id.ConversationID) ([]id.Use
 func (s *Service) Recipients(ctx context.Context, conv id.ConversationID, first, last uint64) (users []id.UserID, to uint64, err error) {
 	r, err := s.roster(ctx, conv, 0)
 	if err != nil {
-		return nil, 0, asError(err)
+		return nil, 0, msgstore.Outcome(err)
 	}
 	if r == nil {
 		return nil, last, nil
@@ -387,7 +387,7 @@ func (s *Service) Recipients(ctx context.Context, conv id.ConversationID, first,
 	for after := id.UserID(""); ; {
 		rows, err := s.members.Scan(ctx, conv, after, page)
 		if err != nil {
-			return nil, 0, asError(err)
+			return nil, 0, msgstore.Outcome(err)
 		}
 		for i := range rows {
 			in := false

@@ -193,20 +193,3 @@ var (
 	errStranger = code.New(code.NoSuchConversation)
 	errDevice   = code.Newf(code.BadRequest, "origin_device is not the sending device")
 )
-
-// asError is err as clients see it: a *code.Error as it is, a full store as such, what
-// may have been done after all as undetermined, anything else as something that may work later.
-func asError(err error) *code.Error {
-	var ce *code.Error
-	switch {
-	case errors.As(err, &ce):
-		return ce
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, kv.ErrUndetermined), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return code.Wrap(code.Undetermined, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion), errors.Is(err, kv.ErrInvalid):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
-}

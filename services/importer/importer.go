@@ -112,7 +112,7 @@ func (s *Service) Direct(ctx context.Context, a, b id.UserID, messages []Message
 	for _, u := range []id.UserID{a, b} {
 		ok, err := s.cfg.Users.Exists(ctx, u)
 		if err != nil {
-			return Result{}, asError(fmt.Errorf("look up user: %w", err))
+			return Result{}, msgstore.Outcome(fmt.Errorf("look up user: %w", err))
 		}
 		if !ok {
 			return Result{}, code.Newf(code.NoSuchUser, "no such user: %q", string(u))
@@ -142,7 +142,7 @@ func (s *Service) Group(ctx context.Context, conv id.ConversationID, messages []
 func (s *Service) Open(ctx context.Context, conv id.ConversationID) error {
 	h, _, err := s.timeline.Head(ctx, conv)
 	if err != nil {
-		return asError(err)
+		return msgstore.Outcome(err)
 	}
 	return s.open(ctx, conv, h.LastSeq)
 }
@@ -154,7 +154,7 @@ func (s *Service) open(ctx context.Context, conv id.ConversationID, seq uint64) 
 	}
 	last, _, _, err := s.timeline.Range(ctx, conv, seq, seq, 1, 0)
 	if err != nil {
-		return asError(err)
+		return msgstore.Outcome(err)
 	}
 	if v, _, err := packet.NextMessage(last); err == nil && v.ID.Worker() == id.ImportWorker {
 		return nil
@@ -199,7 +199,7 @@ func (s *Service) run(ctx context.Context, conv id.ConversationID, users []id.Us
 		return Result{}, err
 	}
 	if err := s.sides(ctx, conv, users); err != nil {
-		return Result{}, asError(err)
+		return Result{}, msgstore.Outcome(err)
 	}
 	res := Result{Conversation: conv}
 	seq, err := s.cfg.Sequencer.Change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
@@ -240,7 +240,7 @@ func (s *Service) run(ctx context.Context, conv id.ConversationID, users []id.Us
 		return ch, nil
 	})
 	if err != nil {
-		return Result{}, asError(err)
+		return Result{}, msgstore.Outcome(err)
 	}
 	res.LastSeq = max(res.LastSeq, seq)
 	return res, nil
@@ -338,20 +338,4 @@ func (s *Service) sides(ctx context.Context, conv id.ConversationID, users []id.
 			return failed
 		}
 	}
-}
-
-// asError is err as clients see it.
-func asError(err error) *code.Error {
-	var e *code.Error
-	switch {
-	case errors.As(err, &e):
-		return e
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, kv.ErrUndetermined), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return code.Wrap(code.Undetermined, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
 }

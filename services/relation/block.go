@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -32,15 +33,15 @@ func (s *Service) Block(ctx context.Context, o *packet.Origin, inner []byte) (pa
 	}
 	if r.Blocked {
 		if err := s.mayBlock(ctx, o.User, other); err != nil {
-			return nil, unavailable(err)
+			return nil, msgstore.Refusal(err)
 		}
 	}
 	if err := s.writeBlock(ctx, o.User, other, r.Blocked); err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	// Also where the row said so before: whoever wrote it may not have come this far.
 	if err := s.fence.Touch(ctx, id.Direct(o.User, other)); err != nil {
-		return nil, unavailable(fmt.Errorf("make a block hold: %w", err))
+		return nil, msgstore.Refusal(fmt.Errorf("make a block hold: %w", err))
 	}
 	return &wire.BlockResponse{}, nil
 }
@@ -110,7 +111,7 @@ func (s *Service) Blocks(ctx context.Context, o *packet.Origin, inner []byte) (p
 	}
 	users, err := s.rows.BlockedBy(ctx, o.User, after, limit+1)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	ans := &wire.BlocksResponse{}
 	if len(users) > limit {

@@ -50,7 +50,7 @@ func (s *Service) Profiles(ctx context.Context, _ *packet.Origin, inner []byte) 
 	}
 	rows, err := s.rows.Profiles(ctx, missing)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	for i := range rows {
 		found[at[i]] = s.profiles.put(missing[i], wireOf(missing[i], &rows[i]), now)
@@ -85,7 +85,7 @@ func (s *Service) SetProfile(ctx context.Context, o *packet.Origin, inner []byte
 	}
 	p, before, changed, err := s.change(ctx, o.User, &r)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, msgstore.Refusal(err)
 	}
 	if changed && (p.Name != before || p.Version == 1) {
 		if err := s.renamed(ctx, o.User, before, p.Name); err != nil { // the profile stands all the same

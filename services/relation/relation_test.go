@@ -568,7 +568,7 @@ func TestUnavailable(t *testing.T) {
 		{fmt.Errorf("x: %w", msgstore.ErrCorrupt), code.Internal},
 		{fmt.Errorf("x: %w", kv.ErrUndetermined), code.Unavailable},
 	} {
-		if got := unavailable(tc.err); got.Code != tc.want {
+		if got := msgstore.Refusal(tc.err); got.Code != tc.want {
 			t.Errorf("%v: %v, want %v", tc.err, got, tc.want)
 		}
 	}

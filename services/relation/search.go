@@ -97,11 +97,11 @@ func (s *Service) Search(ctx context.Context, o *packet.Origin, text, cursor str
 	for seen := 0; seen < maxLookedAt; seen += lookedAt {
 		rows, err := s.rows.Named(ctx, want, after, lookedAt)
 		if err != nil {
-			return nil, "", unavailable(err)
+			return nil, "", msgstore.Refusal(err)
 		}
 		profiles, err := s.visible(ctx, o.User, want, rows)
 		if err != nil {
-			return nil, "", unavailable(err)
+			return nil, "", msgstore.Refusal(err)
 		}
 		for i, p := range profiles {
 			if p == nil {

@@ -17,7 +17,6 @@ import (
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
-	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
@@ -158,18 +157,3 @@ func New(cfg Config) (*Service, error) {
 
 // Bind sets what changes are told to. Both ask this Service, so it has to exist first.
 func (s *Service) Bind(fence Fence, devices Devices) { s.fence, s.devices = fence, devices }
-
-// unavailable is err as clients see it: a *code.Error as it is, a full store as such, rows
-// that can't be read as the server's fault, anything else as something that may work later.
-func unavailable(err error) *code.Error {
-	var ce *code.Error
-	switch {
-	case errors.As(err, &ce):
-		return ce
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
-}

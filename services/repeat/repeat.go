@@ -11,7 +11,6 @@ import (
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/msgstore/kv"
-	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
@@ -62,12 +61,8 @@ func (s *Service) MessageID(ctx context.Context, user id.UserID, key string, fre
 			return known, nil
 		case turn < maxTurns && (errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUndetermined)):
 			// Read again: what stands decides.
-		case errors.Is(err, kv.ErrFull):
-			return fresh, code.Wrap(code.StorageFull, err)
-		case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-			return fresh, code.Wrap(code.Internal, err)
 		default:
-			return fresh, code.Wrap(code.Unavailable, fmt.Errorf("what a key stands for: %w", err))
+			return fresh, msgstore.Refusal(fmt.Errorf("what a key stands for: %w", err))
 		}
 	}
 }

@@ -91,7 +91,7 @@ func (s *Service) answerCreate(ctx context.Context, o *packet.Origin, inner []by
 		return &Change{Create: true, Rows: func(tx *kv.Tx, _ uint64) { s.rooms.Put(tx, conv, &row, keep) }}, nil
 	})
 	if err != nil {
-		return nil, refusal(err)
+		return nil, msgstore.Refusal(err)
 	}
 	return s.read(ctx, o, conv)
 }
@@ -219,7 +219,7 @@ func (s *Service) change(ctx context.Context, o *packet.Origin, conv id.Conversa
 		return &Change{Rows: func(tx *kv.Tx, _ uint64) { s.rooms.Put(tx, conv, &row, nil) }}, nil
 	})
 	if err != nil {
-		return nil, refusal(err)
+		return nil, msgstore.Refusal(err)
 	}
 	return s.read(ctx, o, conv)
 }
@@ -258,7 +258,7 @@ func (s *Service) answerModerate(ctx context.Context, o *packet.Origin, inner []
 	if r.Action == actModerator || r.Action == actMute || r.Action == actBan {
 		switch exists, err := s.cfg.Users.Exists(ctx, user); {
 		case err != nil:
-			return nil, refusal(err)
+			return nil, msgstore.Refusal(err)
 		case !exists:
 			return nil, code.New(code.NoSuchUser)
 		}

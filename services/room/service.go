@@ -182,25 +182,11 @@ func (s *Service) get(ctx context.Context, conv id.ConversationID) (msgstore.Roo
 	row, h, ok, err := s.rooms.Get(ctx, conv)
 	switch {
 	case err != nil:
-		return row, h, refusal(err)
+		return row, h, msgstore.Refusal(err)
 	case !ok:
 		return row, h, errNone
 	}
 	return row, h, nil
-}
-
-// refusal is err as clients see it.
-func refusal(err error) *code.Error {
-	var ce *code.Error
-	switch {
-	case errors.As(err, &ce):
-		return ce
-	case errors.Is(err, kv.ErrFull):
-		return code.Wrap(code.StorageFull, err)
-	case errors.Is(err, msgstore.ErrCorrupt), errors.Is(err, msgstore.ErrVersion):
-		return code.Wrap(code.Internal, err)
-	}
-	return code.Wrap(code.Unavailable, err)
 }
 
 // MayRead refuses whoever may not read what is said in the room conv.
