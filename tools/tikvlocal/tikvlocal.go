@@ -80,7 +80,7 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 		return nil, err
 	}
 	cluster := &Cluster{PD: pd}
-	if err := pd.until(ctx, func() bool { return answers("http://" + c.PDAddr + "/pd/api/v1/health") }); err != nil {
+	if err := pd.until(ctx, func() bool { return Answers(ctx, "http://"+c.PDAddr+"/pd/api/v1/health") }); err != nil {
 		return nil, errors.Join(err, cluster.Stop())
 	}
 	if err := cluster.StartTiKV(ctx, c); err != nil {
@@ -102,25 +102,18 @@ func (c *Cluster) StartTiKV(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	// It listens before it has registered: PD knows the leader of a region when its first heartbeat has come.
-	return c.TiKV.until(ctx, func() bool { return leads(cfg.PDAddr) })
+	return c.TiKV.until(ctx, func() bool { return Leads(ctx, cfg.PDAddr) })
 }
 
-func answers(url string) bool {
-	res, err := http.Get(url)
-	if err != nil {
-		return false
-	}
-	defer res.Body.Close()
-	return res.StatusCode == http.StatusOK
+var quick = http.Client{Timeout: time.Second}
+
+// Answers reports whether a GET of url is answered with 200 within a second.
+func Answers(ctx context.Context, url string) bool {
+	return get(ctx, url, func(io.Reader) bool { return true })
 }
 
-// leads tells whether PD knows where the first region is served.
-func leads(pd string) bool {
-	res, err := http.Get("http://" + pd + "/pd/api/v1/regions")
-	if err != nil {
-		return false
-	}
-	defer res.Body.Close()
+// Leads reports whether PD, which its clients reach at pd, knows where the first region is served.
+func Leads(ctx context.Context, pd string) bool {
 	var known struct {
 		Regions []struct {
 			Leader struct {
@@ -128,7 +121,22 @@ func leads(pd string) bool {
 			} `json:"leader"`
 		} `json:"regions"`
 	}
-	return json.NewDecoder(res.Body).Decode(&known) == nil && len(known.Regions) > 0 && known.Regions[0].Leader.Store > 0
+	return get(ctx, "http://"+pd+"/pd/api/v1/regions", func(body io.Reader) bool {
+		return json.NewDecoder(body).Decode(&known) == nil && len(known.Regions) > 0 && known.Regions[0].Leader.Store > 0
+	})
+}
+
+func get(ctx context.Context, url string, good func(body io.Reader) bool) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	res, err := quick.Do(req)
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	return res.StatusCode == http.StatusOK && good(res.Body)
 }
 
 func start(c Config, name string, args ...string) (*Process, error) {

@@ -2,9 +2,7 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,7 +84,7 @@ func (c *Cluster) startBelow(ctx context.Context) error {
 	}
 	etcd := c.own(Etcd, addr[Etcd], "etcd", "-addr", addr[Etcd], "-peers", addr[Etcd+" peers"], "-data", filepath.Join(c.cfg.Dir, Etcd, "data"))
 	etcd.ready = func(ctx context.Context, _ time.Time, _ []byte) bool {
-		return answers(ctx, "http://"+addr[Etcd]+"/health")
+		return tikvlocal.Answers(ctx, "http://"+addr[Etcd]+"/health")
 	}
 	if c.cfg.Stores == StoresTest {
 		store := c.own(Store, addr[Store], "store", "-addr", addr[Store])
@@ -145,7 +143,7 @@ func (c *Cluster) placementDrivers() ([]*Process, error) {
 		})
 		p.number = i + 1
 		p.ready = func(ctx context.Context, _ time.Time, _ []byte) bool {
-			return answers(ctx, "http://"+m.clients+"/pd/api/v1/health")
+			return tikvlocal.Answers(ctx, "http://"+m.clients+"/pd/api/v1/health")
 		}
 		pds = append(pds, p)
 	}
@@ -167,25 +165,8 @@ func (c *Cluster) server(addr string, pds []*Process) *Process {
 		return exec.Command(filepath.Join(c.cfg.Cache, "tikv", "tikvserver"), args...), nil
 	})
 	// It listens before it has registered: PD knows the leader of a region when its first heartbeat has come.
-	p.ready = func(_ context.Context, _ time.Time, said []byte) bool {
-		return strings.Contains(string(said), "ready "+addr) && leads(pds[0].Addr)
+	p.ready = func(ctx context.Context, _ time.Time, said []byte) bool {
+		return strings.Contains(string(said), "ready "+addr) && tikvlocal.Leads(ctx, pds[0].Addr)
 	}
 	return p
-}
-
-// leads reports whether PD knows where the first region is served.
-func leads(pd string) bool {
-	res, err := quick.Get("http://" + pd + "/pd/api/v1/regions")
-	if err != nil {
-		return false
-	}
-	defer res.Body.Close()
-	var known struct {
-		Regions []struct {
-			Leader struct {
-				Store uint64 `json:"store_id"`
-			} `json:"leader"`
-		} `json:"regions"`
-	}
-	return res.StatusCode == http.StatusOK && json.NewDecoder(res.Body).Decode(&known) == nil && len(known.Regions) > 0 && known.Regions[0].Leader.Store > 0
 }

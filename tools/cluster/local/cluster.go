@@ -19,10 +19,11 @@ import (
 	"sync"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/gochat-im/gochat/router/etcd"
 	"github.com/gochat-im/gochat/router/nodes"
 	"github.com/gochat-im/gochat/router/nodes/etcdnodes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Kinds of what nodes keep everything in.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/gochat-im/gochat/tools/tikvlocal"
 )
 
 // makeKeys has the gochat program make what nodes share.
@@ -71,7 +73,7 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 	}
 	p.ready = func(ctx context.Context, since time.Time, _ []byte) bool {
 		n := c.nodes.View().ByID(p.Name)
-		return n != nil && n.Started >= since.UnixMilli() && answers(ctx, "http://"+p.HTTP+"/readyz")
+		return n != nil && n.Started >= since.UnixMilli() && tikvlocal.Answers(ctx, "http://"+p.HTTP+"/readyz")
 	}
 	return c.add(p), nil
 }

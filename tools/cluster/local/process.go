@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
@@ -237,22 +236,6 @@ func (s *spawner) start(cmd *exec.Cmd) (err error) {
 }
 
 func (s *spawner) close() { s.once.Do(func() { close(s.ask) }) }
-
-var quick = http.Client{Timeout: time.Second}
-
-// answers reports whether a GET of url is answered with 200.
-func answers(ctx context.Context, url string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return false
-	}
-	res, err := quick.Do(req)
-	if err != nil {
-		return false
-	}
-	res.Body.Close()
-	return res.StatusCode == http.StatusOK
-}
 
 // listens reports whether somebody takes connections at addr.
 func listens(addr string) bool {
