@@ -82,12 +82,7 @@ type Cluster struct {
 
 // BuildMemory compiles the server that keeps everything in memory into dir and returns its path.
 func BuildMemory(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "memnode")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/gochat-im/gochat/bench/memnode").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build the server in memory: %w\n%s", err, out)
-	}
-	return path, nil
+	return build(ctx, dir, "memnode", "github.com/gochat-im/gochat/bench/memnode")
 }
 
 // Memory is a cluster to start.

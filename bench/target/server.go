@@ -42,10 +42,14 @@ type Setting struct{ Name, Value string }
 
 // Build compiles the server into dir and returns its path.
 func Build(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "gochat")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/gochat-im/gochat/cmd/gochat").CombinedOutput()
+	return build(ctx, dir, "gochat", "github.com/gochat-im/gochat/cmd/gochat")
+}
+
+func build(ctx context.Context, dir, name, program string) (string, error) {
+	path := filepath.Join(dir, name)
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, program).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("build the server: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
 	return path, nil
 }
