@@ -145,6 +145,7 @@ func (m *metrics) watchEdge(e *edge.Edge) {
 	m.counter("gochat_lagging_total", "Times that a connection's queue was full.", func() float64 { return float64(e.Hub.Stats().Lagging) })
 	m.counter("gochat_deliveries_dropped_total", "Deliveries dropped for lagging connections, which pull them later.", func() float64 { return float64(e.Hub.Stats().Dropped) })
 	m.counter("gochat_hints_total", "HINTs sent.", func() float64 { return float64(e.Hub.Stats().Hints) })
+	m.counter("gochat_connections_returned_total", "Connections of clients that came back with a resume token, and so count neither as new ones of their address nor as waiting for their login.", func() float64 { return float64(e.Hub.Stats().Returned) })
 	m.counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(e.Hub.Stats().RefusedAtDoor) })
 	m.gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(e.Hub.Audiences().Seats()) })
 	for listener, source := range map[string]*certs.Source{"tcp": e.TCPCert, "http": e.HTTPCert} {

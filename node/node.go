@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -69,6 +70,7 @@ type Node struct {
 	inForce   Config // cfg with what was reloaded since; guarded by reloading
 
 	// The parts, from the store up; nil: the node's roles don't have it.
+	crypt     *account.Keys
 	storage   *storage.Storage
 	sessions  *session.Directory
 	logic     *logic.Logic
@@ -184,9 +186,12 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	if n.storage, err = storage.Open(opened, &events); err != nil {
 		return err
 	}
+	if err := n.readKeys(); err != nil {
+		return err
+	}
 	directory := session.Config{DevicesPerUser: cfg.Limits.ConnectionsPerUser, PerKind: cfg.Devices.PerKind}
 	built := logic.Config{
-		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Flush: n.flush, Revoked: n.revoked, Direct: n.direct.Take, Broadcast: n.broadcast,
+		Config: cfg, Storage: n.storage, Worker: n.worker, Version: in.Version, Crypt: n.crypt, Flush: n.flush, Revoked: n.revoked, Direct: n.direct.Take, Broadcast: n.broadcast,
 		Events: events, BeforeSend: in.BeforeSend, HashCommand: in.HashCommand, Logger: n.log,
 	}
 	var mine func(id.Slot) bool
@@ -195,16 +200,11 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 			return err
 		}
 		built.Presence = n.sessions
-		built.Crypt, err = account.LoadOrCreateKeys(cfg.Data)
 	} else {
 		if err := n.peers.openDirectory(cfg, directory); err != nil {
 			return err
 		}
 		built.Presence, built.WorkerHeld, mine = n.peers.lookUps, n.peers.WorkerHeld, n.peers.sweeps
-		built.Crypt, err = account.ReadKeys(cfg.Cluster.SigningKeys)
-	}
-	if err != nil {
-		return err
 	}
 	if n.logic, err = logic.New(built); err != nil {
 		return err
@@ -214,6 +214,16 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	}
 	n.deletions = n.logic.Deletions(mine)
 	return nil
+}
+
+// readKeys reads the keys of tokens: an edge without a store has them to see who comes back.
+func (n *Node) readKeys() (err error) {
+	if n.peers == nil {
+		n.crypt, err = account.LoadOrCreateKeys(n.cfg.Data)
+	} else {
+		n.crypt, err = account.ReadKeys(n.cfg.Cluster.SigningKeys)
+	}
+	return err
 }
 
 // openEdge binds what clients connect to.
@@ -231,6 +241,14 @@ func (n *Node) openEdge(in Program, m *metrics, signals conn.Signals, sessions *
 		}
 	} else if err := n.serve(&c, sessions); err != nil {
 		return err
+	}
+	if n.crypt == nil {
+		if err := n.readKeys(); err != nil {
+			return err
+		}
+	}
+	c.Services.Resumes = func(token string, device id.DeviceID) (id.UserID, bool) {
+		return n.crypt.Resumes(token, device, time.Now())
 	}
 	c.Ready = n.ready(c.Ready)
 	rooms := &lateRooms{}

@@ -64,6 +64,9 @@ type Rate struct{ r rate }
 // PerSecond allows n a second, and burst times as many at once.
 func PerSecond(n, burst int) Rate { return Rate{perSecond(n, burst)} }
 
+// Return gives one that was taken back.
+func (b *Bucket) Return(r Rate) { b.earned.Add(-r.r.each) }
+
 // Take spends one at now, in nanoseconds of any clock that runs evenly, and reports
 // 0, or spends nothing and returns how long to wait.
 func (b *Bucket) Take(now int64, r Rate) (wait time.Duration) { return b.take(now, 1, r.r) }

@@ -42,6 +42,7 @@ type Conn struct {
 	partial             []byte // beginning of a frame whose rest hasn't come
 	ignored             int    // bytes that came after the end
 	replied             bool   // an answer was queued that Input is to flush
+	known               bool   // the hub has taken it for one of a client that comes back
 
 	mu       sync.Mutex
 	out      *buffer // waits to be written; nil: nothing
@@ -198,12 +199,12 @@ func (c *Conn) Sweep() {
 	}
 }
 
-// Drain tells the client to connect elsewhere, with a DRAIN frame.
-func (c *Conn) Drain(frame []byte) {
+// Drain tells the client to connect elsewhere, with a DRAIN frame. It reports false, and does nothing, if no session stands.
+func (c *Conn) Drain(frame []byte) bool {
 	c.mu.Lock()
 	if c.state.Load() != stateConnected {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	o := c.buffer()
 	o.b = append(o.b, frame...)
@@ -211,6 +212,7 @@ func (c *Conn) Drain(frame []byte) {
 	c.edge.stats.outBy.add(drainType)
 	c.mu.Unlock()
 	c.Flush()
+	return true
 }
 
 // OverHTTP reports whether the client came by HTTP: a WebSocket, a stream of events.
@@ -218,6 +220,9 @@ func (c *Conn) OverHTTP() bool {
 	_, ok := c.t.(Web)
 	return ok
 }
+
+// Known reports whether the hub has taken the connection for one of a client that comes back, before it logged in.
+func (c *Conn) Known() bool { return c.known }
 
 // LoggedIn reports whether the hub has counted the connection to its user.
 func (c *Conn) LoggedIn() bool { return c.user != nil }

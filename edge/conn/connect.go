@@ -59,6 +59,11 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	}
 	device, kind := id.DeviceID(strings.Clone(m.DeviceId)), uint8(m.DeviceKind) // cloned: the rest of the body is let go
 
+	if e.svc.Resumes != nil && m.ResumeToken != "" {
+		if who, ok := e.svc.Resumes(m.ResumeToken, device); ok {
+			c.known = e.host.Returns(c, who)
+		}
+	}
 	var user id.UserID
 	var resume string
 	var resumed bool

@@ -93,12 +93,19 @@ type Signals interface {
 // ends. Errors that aren't *code.Error are answered as internal and logged.
 type Method func(ctx context.Context, o *packet.Origin, inner []byte) (packet.Body, error)
 
-// Services is everything behind a connection. All must be set but Methods.
+// Resumes tells whose session a resume token is of, by what stands in it alone: that it was made by this
+// installation for the device and hasn't expired, not that the session stands. It is cheap, and doesn't block.
+type Resumes func(token string, device id.DeviceID) (user id.UserID, ok bool)
+
+// Services is everything behind a connection. All must be set but Methods and Resumes.
 type Services struct {
 	Authenticator Authenticator
 	Conversations Conversations
 	Sessions      Sessions
 	Signals       Signals
+
+	// Resumes tells who comes back before that costs anything; nil: nobody is taken for one who does.
+	Resumes Resumes
 
 	// Methods are those that need nothing of the connection but who asks. Without an entry
 	// a method is unknown.
@@ -110,6 +117,10 @@ type Services struct {
 type Host interface {
 	// Touch notes that c has something to write, to be flushed soon. It doesn't block.
 	Touch(c *Conn)
+
+	// Returns is told that c, not logged in, showed a good resume token of a session of user. It reports whether c
+	// counts as known from now on.
+	Returns(c *Conn, user id.UserID) bool
 
 	// Login counts c to its user (c.Origin) and returns the limit of sends that all
 	// connections of the user share, or refuses the connection.

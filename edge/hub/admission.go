@@ -100,16 +100,69 @@ func (h *Hub) leave(a netip.Addr, stranger bool) {
 	})
 }
 
-// known notes that a connection from a has logged in.
-func (h *Hub) known(a netip.Addr) {
+// known notes that a connection from a is no stranger's any more; returns: it isn't a new one either.
+func (h *Hub) known(a netip.Addr, returns bool) {
 	if !a.IsValid() {
 		return
 	}
 	h.addrs.with(a, func(m map[netip.Addr]*address, key netip.Addr) {
-		if e := m[key]; e != nil {
-			e.strangers--
+		e := m[key]
+		if e == nil {
+			return
+		}
+		e.strangers--
+		if returns {
+			e.rate.Return(h.limits.Load().connects)
 		}
 	})
+}
+
+// Returns implements conn.Host. Who comes back waits for the login like anybody else, but neither counts as a stranger
+// meanwhile nor as a new connection of the address: the clients of an edge that left all come at once, and many from one
+// address. What comes before the proof, a TLS handshake for one, is as limited as ever; and nobody's token is taken
+// for proof time and again.
+func (h *Hub) Returns(c *conn.Conn, user id.UserID) bool {
+	if !h.returns.take(maphash.String(h.users.seed, string(user)), h.nanos()) {
+		return false
+	}
+	h.returned.Add(1)
+	h.strangers.Add(-1)
+	h.known(c.RemoteAddr().Addr(), true)
+	return true
+}
+
+// How often a user's resume tokens are taken for proof.
+const (
+	returnsTime    = int64(10 * time.Second)
+	returnsPerUser = 4       // within returnsTime or a little more: devices, and attempts that failed
+	returnsMost    = 1 << 18 // users to remember in each returnsTime; of others none is taken
+)
+
+// returns remembers, by a hash, whose resume tokens were taken for proof in this span of returnsTime and in the one before.
+type returns struct {
+	mu        sync.Mutex
+	began     int64
+	now, last map[uint64]uint8
+}
+
+func (r *returns) take(user uint64, at int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch past := at - r.began; {
+	case past >= 2*returnsTime:
+		r.began, r.now, r.last = at, nil, nil
+	case past >= returnsTime:
+		r.began, r.now, r.last = r.began+returnsTime, nil, r.now
+	}
+	n := r.now[user]
+	if n+r.last[user] >= returnsPerUser || n == 0 && len(r.now) >= returnsMost {
+		return false
+	}
+	if r.now == nil {
+		r.now = make(map[uint64]uint8)
+	}
+	r.now[user] = n + 1
+	return true
 }
 
 // forgetAddresses drops what nobody connects from any more, in one shard.
@@ -172,8 +225,10 @@ func (h *Hub) Login(c *conn.Conn) (*conn.Bucket, *code.Error) {
 	h.table.chunk(slot).next[slot%chunkSlots] = u.first
 	u.first = slot + 1
 	unlock()
-	h.strangers.Add(-1)
-	h.known(c.RemoteAddr().Addr())
+	if !c.Known() {
+		h.strangers.Add(-1)
+		h.known(c.RemoteAddr().Addr(), false)
+	}
 	return &u.rate, nil
 }
 

@@ -91,8 +91,11 @@ type Hub struct {
 	count     atomic.Int64
 	strangers atomic.Int64
 	draining  atomic.Bool
-	jitter    atomic.Int64  // of the drain, in nanoseconds
-	refused   atomic.Uint64 // at the door
+	jitter    atomic.Int64              // of the drain, in nanoseconds
+	elsewhere atomic.Pointer[Elsewhere] // of the drain
+	refused   atomic.Uint64             // at the door
+	returned  atomic.Uint64             // see Returns
+	returns   returns
 	flushes   atomic.Uint64
 
 	dirty list
@@ -172,12 +175,14 @@ func (h *Hub) Introduce(addr netip.Addr) *code.Error {
 // Gone implements conn.Host.
 func (h *Hub) Gone(c *conn.Conn) {
 	loggedIn := c.LoggedIn()
+	stranger := !loggedIn && !c.Known()
 	if loggedIn {
 		h.logout(c)
-	} else {
+	}
+	if stranger {
 		h.strangers.Add(-1)
 	}
-	h.leave(c.RemoteAddr().Addr(), !loggedIn)
+	h.leave(c.RemoteAddr().Addr(), stranger)
 	h.table.release(c.Incarnation())
 	h.count.Add(-1)
 }
@@ -283,6 +288,7 @@ type Stats struct {
 	conn.Stats
 	Connections, Strangers int64  // now
 	RefusedAtDoor          uint64 // connections not admitted
+	Returned               uint64 // connections of clients that came back with a resume token, and passed the limits of strangers
 	Flushes                uint64 // rounds of Flush that had something to write
 }
 
@@ -290,6 +296,6 @@ type Stats struct {
 func (h *Hub) Stats() Stats {
 	return Stats{
 		Stats: h.edge.Stats(), Connections: h.count.Load(), Strangers: h.strangers.Load(),
-		RefusedAtDoor: h.refused.Load(), Flushes: h.flushes.Load(),
+		RefusedAtDoor: h.refused.Load(), Returned: h.returned.Load(), Flushes: h.flushes.Load(),
 	}
 }

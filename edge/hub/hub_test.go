@@ -13,6 +13,7 @@ import (
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
@@ -185,6 +186,86 @@ func TestLoginFreesAStranger(t *testing.T) {
 	if st := h.Stats(); st.Connections != 0 || st.Strangers != 0 || svc.Sessions() != 0 {
 		t.Fatalf("%+v", st)
 	}
+}
+
+// Who comes back is let in by a resume token as if it had come before: it is no stranger while it waits for its login, and no new
+// connection of its address. One user's tokens count a few times within ten seconds.
+func TestReturning(t *testing.T) {
+	h, svc := newHub(t, hub.Config{Strangers: 6, StrangersPerAddress: 6, ConnectsPerAddress: 1}) // 10 at once
+	resume := func(user string) *conntest.Pipe {
+		t.Helper()
+		p, refused := open(h)
+		if refused != nil {
+			t.Fatalf("%s: %v", user, refused)
+		}
+		p.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, ResumeToken: "resume:" + user, DeviceId: "d"}))
+		return p
+	}
+	var ps []*conntest.Pipe
+	for i := range 100 {
+		p := resume(fmt.Sprint("u", i))
+		expect(t, p, "CONNACK")
+		ps = append(ps, p)
+	}
+	if st := h.Stats(); st.Returned != 100 || st.Strangers != 0 {
+		t.Fatalf("%+v", st)
+	}
+	for _, p := range ps {
+		p.Close()
+	}
+	// While logins take long nobody of them is in the way of others.
+	svc.Block.Store(true)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		p, refused := open(h)
+		if refused != nil {
+			t.Fatal(refused)
+		}
+		wg.Go(func() {
+			p.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, ResumeToken: fmt.Sprint("resume:v", i), DeviceId: "d"}))
+		})
+		for end := time.Now().Add(time.Minute); h.Stats().Returned != uint64(101+i); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%+v", h.Stats())
+			}
+		}
+		defer p.Close()
+	}
+	if st := h.Stats(); st.Strangers != 0 || st.Connections != 20 {
+		t.Fatalf("%+v", st)
+	}
+	svc.Block.Store(false)
+	before := h.Stats().Returned
+	taken := 0
+	for {
+		p, refused := open(h)
+		if refused != nil {
+			break
+		}
+		p.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, ResumeToken: "resume:w", DeviceId: "d"}))
+		expect(t, p, "CONNACK")
+		p.Close()
+		if taken++; taken > 100 {
+			t.Fatal("one user's token is taken for proof without end")
+		}
+	}
+	if n := h.Stats().Returned - before; n != 4 {
+		t.Errorf("one user's token was taken for proof %d times, want 4", n)
+	}
+	// A token that isn't good is none.
+	h, _ = newHub(t, hub.Config{ConnectsPerAddress: 1})
+	for i := range 11 {
+		p, refused := open(h)
+		if (refused != nil) != (i == 10) {
+			t.Fatalf("connection %d: %v", i, refused)
+		}
+		if refused == nil {
+			p.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, ResumeToken: "forged", DeviceId: "d"}))
+			expect(t, p, "ERROR unauthenticated")
+			p.Close()
+		}
+	}
+	wg.Wait()
 }
 
 func TestConnectionsOfAUser(t *testing.T) {
@@ -399,16 +480,102 @@ func TestLeaveIsGivenUp(t *testing.T) {
 	}
 }
 
+// A crowd with somewhere else to go is told little by little, as those before are gone, and all of it in time however slowly
+// they go. Who logs in meanwhile is told too.
+func TestLeaveIsPaced(t *testing.T) {
+	const n = 1000
+	h, _ := newHub(t, hub.Config{Connections: 2 * n, Strangers: 10, StrangersPerAddress: 10, ConnectsPerAddress: 2 * n, DrainJitter: 10 * time.Millisecond, Conn: conn.Config{Linger: 100 * time.Millisecond}})
+	var ps []*conntest.Pipe
+	for i := range n {
+		ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
+	}
+	late, refused := open(h)
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}}) }()
+	told := func() (list []*conntest.Pipe) {
+		for _, p := range ps {
+			if p.C != nil && p.Pending() {
+				list = append(list, p)
+			}
+		}
+		return list
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	until("nobody is told", func() bool { return len(told()) > 0 })
+	most := 0
+	late.C.Input(conntest.Connect("late", "d"))
+	expect(t, late, "CONNACK")
+	ps = append(ps, late)
+	for gone := 0; gone < n+1; {
+		until(fmt.Sprint("nobody is told after ", gone), func() bool { return len(told()) > 0 })
+		list := told()
+		most = max(most, len(list))
+		for _, p := range list {
+			if got, err := p.Take(); err != nil || len(got) != 1 || got[0] != "DRAIN" {
+				t.Fatalf("told %v, %v", got, err)
+			}
+			p.Close()
+			p.C = nil
+			gone++
+		}
+	}
+	if most > 300 {
+		t.Errorf("%d were told at the same time", most)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Those who stay don't hold up the others: all are told before two thirds of the time are over.
+func TestEverybodyIsToldInTime(t *testing.T) {
+	const n = 600
+	h, _ := newHub(t, hub.Config{ConnectsPerAddress: n, Conn: conn.Config{Linger: 10 * time.Millisecond}})
+	var ps []*conntest.Pipe
+	for i := range n {
+		ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ps {
+		expect(t, p, "DRAIN", "ERROR draining")
+	}
+}
+
 func TestLeaveTime(t *testing.T) {
 	h, _ := newHub(t, hub.Config{})
 	if d := h.LeaveTime(hub.Elsewhere{}); d != 3*time.Second {
 		t.Errorf("with nowhere to go: %s", d)
 	}
-	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 8*time.Second {
+	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 10*time.Second {
 		t.Errorf("with somewhere to go: %s", d)
 	}
+	h, _ = newHub(t, hub.Config{ConnectsPerAddress: 5000})
+	for i := range 3000 {
+		login(t, h, fmt.Sprint("u", i), "d")
+	}
+	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 12*time.Second {
+		t.Errorf("3,000 with somewhere to go: %s", d)
+	}
 	h, _ = newHub(t, hub.Config{DrainJitter: time.Minute})
-	if d := h.LeaveTime(hub.Elsewhere{Sockets: []string{"x:1"}}); d != 30*time.Second {
+	if d := h.LeaveTime(hub.Elsewhere{Sockets: []string{"x:1"}}); d != time.Minute {
 		t.Errorf("spread over a minute: %s", d)
 	}
 }

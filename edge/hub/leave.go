@@ -12,6 +12,8 @@ import (
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // Elsewhere is where clients may go when this edge leaves: host:port of other edges, by how they are connected.
@@ -20,14 +22,18 @@ type Elsewhere struct {
 	Web     []string // WebSockets and streams of events
 }
 
-// drainRate is how many clients a second connect again after a drain, if nothing else is configured.
-const drainRate = 2000
+// drainRate is how many clients a second connect again after a drain at most, if nothing else is configured; slowRate
+// is how many of them a second the other edges may be able to take, at worst.
+const (
+	drainRate = 2000
+	slowRate  = 250
+)
 
 // How long clients have to leave, if nothing else is configured. They are waited for no longer than they take.
 const (
 	leaveAtOnce = 3 * time.Second // without anywhere else to go
-	leaveLeast  = 8 * time.Second
-	leaveMost   = 30 * time.Second
+	leaveLeast  = 10 * time.Second
+	leaveMost   = time.Minute
 )
 
 // drainJitter is the time over which n clients spread when they connect again.
@@ -38,13 +44,14 @@ func (h *Hub) drainJitter(n int) time.Duration {
 	return max(time.Second, time.Duration(n)*time.Second/drainRate)
 }
 
-// LeaveTime is how long those who are connected now may need to go elsewhere: they do so over two thirds of it at most, so
-// that who found the first place taken has time for the next.
+// LeaveTime is how long those who are connected now may need to go elsewhere, where that is slow. Where it isn't, Leave
+// ends when they are gone.
 func (h *Hub) LeaveTime(to Elsewhere) time.Duration {
 	if len(h.cfg.Alternatives)+len(to.Sockets)+len(to.Web) == 0 {
 		return leaveAtOnce
 	}
-	return min(max(leaveLeast, h.drainJitter(h.Count())*3/2), leaveMost)
+	n := h.Count()
+	return min(max(leaveLeast, h.drainJitter(n)*3/2, time.Duration(n)*time.Second/slowRate), leaveMost)
 }
 
 // comeBack is the error for a client that is sent away by a drain: each is told another time.
@@ -59,36 +66,26 @@ func (h *Hub) comeBack() *code.Error {
 // Shutdown is Leave for good, to where the configuration says.
 func (h *Hub) Shutdown(ctx context.Context) error { return h.Leave(ctx, Elsewhere{}) }
 
-// Leave admits nobody any more, asks all clients to go before the deadline of ctx (or
-// within 10 s) and when and where to, and closes those that are left then, with
-// a time of their own to come back at. If ctx is cancelled before its deadline those that are left stay. Stay takes it
-// back; one of both at a time.
+// Leave admits nobody any more and asks all clients to go before the deadline of ctx (or within 10 s): those who have
+// somewhere else to go in such a number at a time as the others take, and all in time; the rest at once. It waits for
+// them until the deadline, or until nobody has gone for quietTime although all were asked, and closes those that are
+// left then, with a time of their own to come back at. If ctx is cancelled before its deadline those that are left
+// stay. Stay takes it back; one of both at a time.
 func (h *Hub) Leave(ctx context.Context, to Elsewhere) error {
-	jitter := h.drainJitter(h.Count())
-	h.jitter.Store(int64(jitter))
-	h.draining.Store(true)
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(10 * time.Second)
 	}
 	linger := h.edge.Config().Linger
 	left := max(time.Until(deadline)-linger, 0)
-	sockets, err := h.drainFrame(left, jitter, to.Sockets)
-	if err != nil {
+	jitter := h.drainJitter(h.Count())
+	h.jitter.Store(int64(jitter))
+	to = Elsewhere{append(slices.Clip(h.cfg.Alternatives), to.Sockets...), append(slices.Clip(h.cfg.Alternatives), to.Web...)}
+	h.elsewhere.Store(&to)
+	h.draining.Store(true)
+	if err := h.sendAway(ctx, to, left, jitter); err != nil {
 		return err
 	}
-	web, err := h.drainFrame(left, jitter, to.Web)
-	if err != nil {
-		return err
-	}
-	h.table.each(0, h.table.slots(), func(c *conn.Conn) {
-		if c.OverHTTP() {
-			c.Drain(web)
-		} else {
-			c.Drain(sockets)
-		}
-	})
-	h.await(ctx, left)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("sending clients away: %w", ctx.Err())
 	}
@@ -110,15 +107,22 @@ func (h *Hub) Leave(ctx context.Context, to Elsewhere) error {
 // Stay admits clients again after a Leave that has ended.
 func (h *Hub) Stay() {
 	h.draining.Store(false)
+	h.elsewhere.Store(nil)
 	h.jitter.Store(0)
 }
 
-// drainFrame returns the DRAIN for clients who have the time left.
-func (h *Hub) drainFrame(left, jitter time.Duration, to []string) ([]byte, error) {
-	to = append(slices.Clip(h.cfg.Alternatives), to...)
-	if len(to) > 0 { // they go elsewhere while this edge is there
-		jitter = min(jitter, left*2/3)
+// Farewell is what a client is written that was not admitted: why, and before that where else it may go, if this edge
+// is leaving and there is somewhere.
+func (h *Hub) Farewell(refused *code.Error) []byte {
+	var out []byte
+	if to := h.elsewhere.Load(); to != nil && refused.Code == code.Draining && len(to.Sockets) > 0 {
+		out, _ = drainFrame(0, 0, to.Sockets) // without it the client still learns the reason
 	}
+	return packet.AppendError(out, 0, false, refused, id.ConversationID{})
+}
+
+// drainFrame returns the DRAIN for clients who have the time left.
+func drainFrame(left, jitter time.Duration, to []string) ([]byte, error) {
 	body, err := (&wire.Drain{DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(jitter.Milliseconds()), Alternatives: to}).Marshal(nil)
 	if err != nil {
 		return nil, fmt.Errorf("encoding DRAIN: %w", err)

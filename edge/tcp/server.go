@@ -23,8 +23,6 @@ import (
 	"github.com/cloudwego/netpoll"
 
 	"github.com/gochat-im/gochat/edge/hub"
-	"github.com/gochat-im/gochat/protocol/id"
-	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // SendBuffer is how many bytes the kernel may hold for a client that reads slowly, if nothing
@@ -159,7 +157,7 @@ func (s *Server) serve(fd int, addr netip.AddrPort) {
 	if refused != nil {
 		// One try: the socket is new, so its buffer has room. A TLS client isn't worth a handshake to be told.
 		if s.cfg.TLS == nil {
-			_, _ = syscall.Write(fd, packet.AppendError(nil, 0, false, refused, id.ConversationID{}))
+			_, _ = syscall.Write(fd, s.hub.Farewell(refused))
 		}
 		_ = syscall.Close(fd)
 		return

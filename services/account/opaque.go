@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"time"
 
 	"github.com/gochat-im/gochat/protocol/id"
 )
@@ -120,7 +121,19 @@ func (s *Service) sealResume(r *resumeClaims) string {
 
 // openResume checks a resume token but for revocation.
 func (s *Service) openResume(text string) (resumeClaims, bool) {
-	body, ok := s.cfg.Crypt.open(text, purposeResume)
+	return s.cfg.Crypt.openResume(text, s.nowMS())
+}
+
+// Resumes tells whose session a resume token is of, for somebody who has no store: that it was made for the
+// device and is good at the time now, not that the session stands.
+func (k *Keys) Resumes(text string, device id.DeviceID, now time.Time) (id.UserID, bool) {
+	r, ok := k.openResume(text, now.UnixMilli())
+	return r.user, ok && r.device == device
+}
+
+// openResume is Service.openResume at now, in Unix milliseconds.
+func (k *Keys) openResume(text string, now int64) (resumeClaims, bool) {
+	body, ok := k.open(text, purposeResume)
 	if !ok {
 		return resumeClaims{}, false
 	}
@@ -128,7 +141,6 @@ func (s *Service) openResume(text string) (resumeClaims, bool) {
 	expires := int64(f.uvarint())
 	r := resumeClaims{session: session{generation: f.uvarint(), issued: int64(f.uvarint())}, until: int64(f.uvarint())}
 	r.user, r.device = id.UserID(f.name()), id.DeviceID(f.name())
-	now := s.nowMS()
 	if !f.ok || len(f.rest) != 0 || now >= expires || r.until != 0 && now >= r.until {
 		return resumeClaims{}, false
 	}

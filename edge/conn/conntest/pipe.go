@@ -10,6 +10,7 @@ import (
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
 )
 
 // Pipe is a Transport in memory whose peer takes as many bytes as it is told to.
@@ -99,6 +100,13 @@ func (p *Pipe) Discard() {
 	p.mu.Unlock()
 }
 
+// Pending reports whether something was written that Take would return.
+func (p *Pipe) Pending() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.out) > 0
+}
+
 // Take returns the frames written so far, described, and forgets them.
 func (p *Pipe) Take() ([]string, error) {
 	p.mu.Lock()
@@ -151,6 +159,9 @@ func (h *Host) Touch(c *conn.Conn) {
 	h.dirty = append(h.dirty, c)
 	h.mu.Unlock()
 }
+
+// Returns implements conn.Host.
+func (h *Host) Returns(*conn.Conn, id.UserID) bool { return true }
 
 // Login implements conn.Host.
 func (h *Host) Login(*conn.Conn) (*conn.Bucket, *code.Error) { return &h.rate, nil }

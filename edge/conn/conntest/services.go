@@ -64,7 +64,13 @@ func New() *Services {
 
 // For returns the services as a connection wants them.
 func (s *Services) For() conn.Services {
-	return conn.Services{Authenticator: s, Conversations: s, Sessions: s, Signals: s}
+	return conn.Services{Authenticator: s, Conversations: s, Sessions: s, Signals: s, Resumes: s.Resumes}
+}
+
+// Resumes takes a resume token as Authenticate does.
+func (s *Services) Resumes(token string, _ id.DeviceID) (id.UserID, bool) {
+	name, ok := strings.CutPrefix(token, "resume:")
+	return id.UserID(name), ok
 }
 
 // Authenticate takes "user:NAME" as a token and "resume:NAME" as a resume token.

@@ -97,6 +97,14 @@ func (s *rig) turnedAway(want code.Code) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		if f.Type == frame.Drain { // where else to go comes first
+			if d, cerr := packet.DecodeDrain(f.Body); cerr != nil || len(d.Alternatives) == 0 {
+				s.t.Fatalf("turned away with DRAIN %v, %v", d, cerr)
+			}
+			if f, err = c.Next(patience); err != nil {
+				s.t.Fatal(err)
+			}
+		}
 		refused = conntest.ErrCode(&f)
 	}
 	if refused != want {
