@@ -116,7 +116,9 @@ func (b *Box) Take(body []byte) ([]byte, error) {
 	}
 	s.heard = s.heard[:0]
 	if end := l.first + l.count; end > s.next {
-		err = deal(l.body, s.next-l.first, s)
+		g := gathered{post: s}
+		err = deal(l.body, s.next-l.first, &g)
+		g.pass()
 		s.next = end
 		b.hub.Flush()
 	}
