@@ -30,6 +30,9 @@ var (
 	statNodes    = level("gochat_cluster_nodes", "Nodes that this one knows of, by role; one with several counts for each.", "role")
 	statSlots    = level("gochat_cluster_slots", "Slots that are this node's.")
 	statEtcd     = level("gochat_cluster_etcd_away", "1 while etcd can't be reached, and the last view of the nodes is in force.")
+	statSettings = count("gochat_settings_refused_total", "Settings in etcd that this node refused; what was in force stays.")
+	statDiffer   = level("gochat_settings_refused", "Settings of which this node refuses what lies in etcd now.")
+	statSetting  = level("gochat_settings_revision", "Revision in etcd of the latest change of a setting that is in force here.")
 	statHeld     = level("gochat_cluster_number_held", "1 while this node may make ids with its number.")
 
 	statBreaker  = level("gochat_cluster_breaker", "Breaker of the calls to a node: 0 closed, 1 half-open, 2 open.", "addr")
@@ -107,6 +110,11 @@ func (c clusterStats) view(put putStat) {
 	put(statSlots, float64(now.Owned(p.Router.Self())))
 	put(statEtcd, truth(p.EtcdAway()))
 	put(statHeld, truth(p.WorkerHeld()))
+	if s, ok := c.n.settingsStats(); ok {
+		put(statSettings, float64(s.refused))
+		put(statDiffer, float64(s.differ))
+		put(statSetting, float64(s.revision))
+	}
 }
 
 func (c clusterStats) calls(put putStat) {

@@ -27,6 +27,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/trace"
 	"github.com/gochat-im/gochat/router"
+	"github.com/gochat-im/gochat/router/settings"
 	"github.com/gochat-im/gochat/services/account"
 	"github.com/gochat-im/gochat/services/conversation"
 	"github.com/gochat-im/gochat/services/fanout"
@@ -67,7 +68,9 @@ type Node struct {
 	load      func() (Config, error)
 	level     *slog.LevelVar
 	reloading sync.Mutex
-	inForce   Config // cfg with what was reloaded since; guarded by reloading
+	overlay   *config.Overlay    // cfg with what was reloaded since, and the settings of all nodes above it; guarded by reloading
+	logged    string             // the level that was set last; guarded by reloading
+	settings  *settings.Settings // nil: there is no etcd
 
 	// The parts, from the store up; nil: the node's roles don't have it.
 	crypt     *account.Keys
@@ -120,15 +123,19 @@ type Program struct {
 // the role logic waits for a node that has it, half a minute at most.
 func New(cfg Config, in Program) (_ *Node, err error) {
 	logger := slog.New(trace.Handler{Handler: in.Logger.Handler()})
-	n := &Node{cfg: cfg, log: logger, load: in.Load, level: in.Level, inForce: cfg, fatal: make(chan error, 1), worker: aloneWorker}
+	n := &Node{cfg: cfg, log: logger, load: in.Load, level: in.Level, fatal: make(chan error, 1), worker: aloneWorker}
 	defer func() {
 		if err != nil {
 			n.close()
 		}
 	}()
+	n.overlay = n.newOverlay(cfg)
 	m := newMetrics(prometheus.NewRegistry())
 	if cfg.Cluster.On() {
-		err = n.join(in)
+		if err = n.join(in); err == nil {
+			err = n.openSettings()
+		}
+		cfg = n.cfg
 	}
 	if err == nil && cfg.Cluster.Stored() {
 		err = n.openLogic(in, m)
@@ -161,6 +168,9 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 		// A deep directory makes a path that no socket can have. Chatting goes on without the operator's door.
 		logger.Warn("no administration socket", "err", err)
 		n.admin, err = nil, nil
+	}
+	if err := n.built(); err != nil {
+		return nil, err
 	}
 	m.watch(n)
 	if cfg.Cluster.Monitor != "" {

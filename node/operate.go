@@ -115,7 +115,7 @@ func (n *Node) keepRequest(ctx context.Context, in KeepRequest) (KeepAnswer, err
 	if raw != nil {
 		ans.Since = timeOrNil(time.UnixMilli(own.Set))
 	} else {
-		ans.Age = msgstore.Retention(n.cfg.Retention).Of(conv.Kind())
+		ans.Age = msgstore.Retention(n.current().Retention).Of(conv.Kind())
 	}
 	return ans, nil
 }

@@ -4,31 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
+	"slices"
 
+	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
 // Reloaded tells what a reload did, by the names of the configuration.
 type Reloaded struct {
-	Changed []string `json:"changed"` // in force now
-	Restart []string `json:"restart"` // differ too, and count when the server is started again
-}
-
-// reloadable are the names that Reload puts in force. Certificates are read again whatever their names say.
-var reloadable = map[string]bool{
-	"log.level": true, "http.auth_per_minute": true,
-	"tcp.tls.cert_file": true, "tcp.tls.key_file": true, "tcp.tls.min_version": true,
-	"http.tls.cert_file": true, "http.tls.key_file": true, "http.tls.min_version": true,
-	"limits.connections": true, "limits.connections_per_address": true,
-	"limits.connects_per_address": true, "limits.unauthenticated": true,
-	"limits.sends_per_second": true, "limits.user_sends_per_second": true, "limits.bytes_per_second": true, "limits.inflight": true,
+	Changed []string `json:"changed"`        // in force now
+	Restart []string `json:"restart"`        // differ too, and count when the server is started again
+	Etcd    []string `json:"etcd,omitempty"` // differ too, but a setting of all nodes holds in their place
 }
 
 // Reload puts in force what can be changed while clients are connected: certificates, limits
-// of connections and rates, the log level. What can't is told. If a part can't be used, nothing
-// changes but certificates that were read before it.
+// of connections and rates, budgets, retention, the log level. What can't is told, and so is what the settings of all
+// nodes hold for in its place. If a part can't be used, nothing changes but certificates that were read before it.
 func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
@@ -37,40 +29,28 @@ func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 	}
 	cfg.Data = n.cfg.Data // as an absolute path, which doesn't change
 	if n.edge != nil {
-		if err := n.edge.Reload(cfg, n.inForce.Limits.ConnectionsPerUser); err != nil {
+		if err := n.edge.Recertify(cfg); err != nil {
 			return done, err
 		}
 	}
-	if n.level != nil {
-		var l slog.Level
-		if err := l.UnmarshalText([]byte(cfg.Log.Level)); err == nil {
-			n.level.Set(l)
-		}
+	n.logged = "" // what was set by the socket ends
+	old := n.overlay.Base()
+	if err := n.overlay.Rebase(cfg); err != nil {
+		return done, code.Newf(code.BadRequest, "%v", err)
 	}
-	differences(reflect.ValueOf(n.inForce), reflect.ValueOf(cfg), "", func(name string) {
-		if reloadable[name] {
+	differences(reflect.ValueOf(old), reflect.ValueOf(cfg), "", func(name string) {
+		// What needs a restart stays as it was, so that the next reload tells it again.
+		if config.Live(name) {
 			done.Changed = append(done.Changed, name)
 		} else {
 			done.Restart = append(done.Restart, name)
 		}
 	})
-	// What needs a restart stays as it was, so that the next reload tells it again.
-	n.inForce = merged(n.inForce, cfg)
-	n.log.Info("configuration reloaded", "changed", done.Changed, "needs_restart", done.Restart)
+	if done.Etcd = n.overlay.Above(done.Changed); len(done.Etcd) > 0 {
+		done.Changed = slices.DeleteFunc(done.Changed, func(name string) bool { return slices.Contains(done.Etcd, name) })
+	}
+	n.log.Info("configuration reloaded", "changed", done.Changed, "needs_restart", done.Restart, "etcd_has_another", done.Etcd)
 	return done, nil
-}
-
-// merged returns old with what Reload takes over from cfg.
-func merged(old, cfg Config) Config {
-	l := cfg.Limits
-	old.Log.Level, old.HTTP.AuthPerMinute = cfg.Log.Level, cfg.HTTP.AuthPerMinute
-	old.TCP.TLS, old.HTTP.TLS = cfg.TCP.TLS, cfg.HTTP.TLS
-	old.Limits.Connections = l.Connections
-	old.Limits.ConnectionsPerAddress, old.Limits.ConnectsPerAddress = l.ConnectionsPerAddress, l.ConnectsPerAddress
-	old.Limits.Unauthenticated = l.Unauthenticated
-	old.Limits.SendsPerSecond, old.Limits.UserSendsPerSecond = l.SendsPerSecond, l.UserSendsPerSecond
-	old.Limits.BytesPerSecond, old.Limits.Inflight = l.BytesPerSecond, l.Inflight
-	return old
 }
 
 // differences calls fn with the dotted name of every value in which two configurations differ.

@@ -183,6 +183,9 @@ func audienceSeats(connections int) int { return max(16*connections, 1<<16) }
 // close closes what New opened, in the opposite order.
 func (n *Node) close() {
 	var errs []error
+	if n.settings != nil {
+		n.settings.Close()
+	}
 	if n.monitor != nil {
 		errs = append(errs, n.monitor.close())
 	}

@@ -91,8 +91,9 @@ func reloadCommand(flags *configFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "Have the server read its configuration and certificates again",
-		Long: "Certificates, limits of connections and rates and the log level count at once; what else has changed is named, and counts\n" +
-			"when the server is started again. SIGHUP does the same, and logs what this prints.",
+		Long: "Certificates, limits of connections and rates, budgets of deliveries, retention and the log level count at once; what else has\n" +
+			"changed is named, and counts when the server is started again. What \"gochat cluster settings\" has set for all nodes holds\n" +
+			"in place of what this server's own configuration says. SIGHUP does the same, and logs what this prints.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load(nil)
@@ -107,6 +108,9 @@ func reloadCommand(flags *configFlags) *cobra.Command {
 			fmt.Fprintln(out, "certificates read again")
 			for _, name := range done.Changed {
 				fmt.Fprintln(out, "in force now:   ", name)
+			}
+			for _, name := range done.Etcd {
+				fmt.Fprintln(out, "set for all nodes, which holds instead:", name)
 			}
 			for _, name := range done.Restart {
 				fmt.Fprintln(out, "needs a restart:", name)

@@ -62,7 +62,7 @@ func clusterCommand() *cobra.Command {
 		},
 	}
 	keys.Flags().StringVar(&from, "from", "", "data directory of a server whose keys the cluster goes on with")
-	cmd.AddCommand(keys, newEpochCommand())
+	cmd.AddCommand(keys, newEpochCommand(), settingsCommand())
 	cmd.AddCommand(new(registryFlags).commands()...)
 	return cmd
 }

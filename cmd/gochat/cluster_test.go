@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/router/etcd/etcdtest"
 	"github.com/gochat-im/gochat/router/nodes"
@@ -117,4 +119,68 @@ logic-2  3       \d+\s+7\d.\d %  up
 			t.Errorf("%q: %v is not the command line's fault", args, err)
 		}
 	}
+}
+
+func TestClusterSettings(t *testing.T) {
+	srv := etcdtest.Start(t)
+	at := "--etcd=" + srv.URL()
+	match := func(pattern string, args ...string) {
+		t.Helper()
+		out, err := runCluster(t, append([]string{"settings", at}, args...)...)
+		if err != nil || !regexp.MustCompile("(?s)^"+pattern+"$").MatchString(out) {
+			t.Errorf("%q prints\n%s\n%v, want\n%s", args, out, err, pattern)
+		}
+	}
+	wrong := func(want string, args ...string) {
+		t.Helper()
+		out, err := runCluster(t, append([]string{"settings"}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, new(usageError)) {
+			t.Errorf("%q: %s, %v, want an error with %q that is the command line's fault", args, out, err, want)
+		}
+	}
+	match(`0 settings in etcd below /gochat/settings/
+KEY +BY DEFAULT +IN ETCD.*
+limits.inflight +256 +- *
+.*`, "get")
+	match("limits.inflight: 256 by default; nothing in etcd\n", "get", "limits.inflight")
+	match(`limits.inflight: 70 on all nodes \(256 by default\)`+"\n", "set", "limits.inflight", "70")
+	match(`limits.inflight: 71 on all nodes \(256 by default\)`+"\n", "set", "limits.inflight", "71")
+	match(`limits.inflight: 71 in etcd, since revision \d+; 256 by default`+"\n", "get", "limits.inflight")
+
+	// What nodes would refuse is refused here, and nothing is written.
+	wrong("nodes would refuse it", at, "set", "limits.inflight", "0")
+	wrong("nodes would refuse it", at, "set", "limits.inflight", "many")
+	wrong("can't be changed while nodes run", at, "set", "limits.frame", "1MiB")
+	wrong("no setting", at, "set", "limits.nothing", "1")
+	wrong("no setting", at, "get", "limits.nothing")
+	wrong("isn't set", at, "unset", "log.level")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c := srv.Client()
+	if r, err := c.Get(ctx, "/gochat/settings/", clientv3.WithPrefix()); err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "71" {
+		t.Errorf("etcd has %v, %v", r, err)
+	}
+
+	// What somebody else has written, and nodes refuse, is shown, hinders nothing and can be removed.
+	for key, value := range map[string]string{"limits.nothing": "1", "log.level": "loud"} {
+		if _, err := c.Put(ctx, "/gochat/settings/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	match(`3 settings .*log.level +info +"loud" +refused: log.level "loud": want debug, .*limits.nothing +- +"1" +refused: there is no setting "limits.nothing"\n`, "get")
+	match("log.level: loud in etcd, since revision .*; info by default; refused: .*\n", "get", "log.level")
+	match("retention.group: 48h on all nodes .*\n", "set", "retention.group", "48h")
+	match("limits.nothing: removed\n", "unset", "limits.nothing")
+	match("log.level: each node's own value again .*\n", "unset", "log.level")
+
+	file := filepath.Join(t.TempDir(), "node.yaml")
+	node := "limits: {inflight: 9}\ncluster: {roles: [edge], node_id: x, key_file: k, signing_keys: s, rpc: {listen: '127.0.0.1:7000'}, "
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%setcd: {endpoints: ['%s']}}", node, srv.URL()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	match("limits.inflight: 71 in etcd, since revision .*; 9 in .*node.yaml\n", "get", "limits.inflight", "--config", file)
+	if err := os.WriteFile(file, []byte(node+"nodes: [{id: x, rpc: '127.0.0.1:7000', roles: [edge], worker: 1}]}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrong("there is no etcd that settings could lie in", "set", "limits.inflight", "7", "--config", file)
 }

@@ -119,7 +119,11 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-const defaultAuthPerMinute = 30
+// Defaults of the allowances.
+const (
+	defaultAuthPerMinute  = 30
+	defaultCallsPerMinute = 1200
+)
 
 func (c *Config) setDefaults() {
 	num := func(n *int, v int) {
@@ -135,7 +139,7 @@ func (c *Config) setDefaults() {
 	num(&c.AuthPerMinute, defaultAuthPerMinute)
 	num(&c.Addresses, 10_000)
 	num(&c.MaxBody, 192<<10)
-	num(&c.CallsPerMinute, 1200)
+	num(&c.CallsPerMinute, defaultCallsPerMinute)
 	num(&c.ForgedPerMinute, 30)
 	num(&c.MaxHeader, 16<<10)
 	num(&c.MaxConns, 4096)
@@ -237,6 +241,14 @@ func (s *Server) SetAuthPerMinute(n int) {
 		n = defaultAuthPerMinute
 	}
 	s.limiter.set(n)
+}
+
+// SetCallsPerMinute changes Config.CallsPerMinute likewise; 0 means 1,200.
+func (s *Server) SetCallsPerMinute(n int) {
+	if n == 0 {
+		n = defaultCallsPerMinute
+	}
+	s.calls.set(n)
 }
 
 // Addr is where the server listens.

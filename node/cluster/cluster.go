@@ -18,6 +18,7 @@ import (
 	"github.com/gochat-im/gochat/router/etcd"
 	"github.com/gochat-im/gochat/router/nodes"
 	"github.com/gochat-im/gochat/router/nodes/etcdnodes"
+	"github.com/gochat-im/gochat/router/settings"
 	"github.com/gochat-im/gochat/services/link"
 	"github.com/gochat-im/gochat/services/remote"
 )
@@ -45,6 +46,7 @@ type Cluster struct {
 
 	registry *etcdnodes.Source // nil: the nodes are listed
 	etcd     *clientv3.Client
+	prefix   string // of the installation in etcd
 	log      *slog.Logger
 	away     atomic.Bool // etcd is
 }
@@ -139,6 +141,7 @@ func (c *Cluster) join(cfg Config) (router.Source, error) {
 		}
 	}
 	var err error
+	c.prefix = e.Prefix
 	if c.etcd, err = etcd.Dial(ctx, dial); err != nil {
 		return nil, err
 	}
@@ -149,6 +152,15 @@ func (c *Cluster) join(cfg Config) (router.Source, error) {
 		return nil, fmt.Errorf("joining the nodes in etcd: %w", err)
 	}
 	return c.registry, nil
+}
+
+// Settings follows what etcd has for all nodes, whoever calls closes it; nil: the nodes are listed, and there is nothing.
+// apply is called for what there is before it returns. See settings.Config.
+func (c *Cluster) Settings(ctx context.Context, apply func(name string, value []byte) error) (*settings.Settings, error) {
+	if c.registry == nil {
+		return nil, nil
+	}
+	return settings.Open(ctx, settings.Config{Client: c.etcd, Prefix: c.prefix, Apply: apply, Logger: c.log})
 }
 
 // Announce shows this node to the others: it serves.

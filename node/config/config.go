@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/edge/certs"
+	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/services/relation"
 	"github.com/gochat-im/gochat/services/session"
@@ -196,6 +197,12 @@ func Default() Config {
 	}
 }
 
+// maxLimit is more than any limit of a number needs to be, and little enough to be reckoned with.
+const maxLimit = 1 << 30
+
+// maxConnections is how many connections an incarnation can tell apart.
+const maxConnections = 1 << id.ConnPlaceBits
+
 // Validate reports everything that is wrong with c, not only the first thing.
 func (c *Config) Validate() error {
 	var errs []error
@@ -240,9 +247,12 @@ func (c *Config) Validate() error {
 		"user_sends_per_second": l.UserSendsPerSecond, "inflight": l.Inflight, "conversations": l.Conversations,
 		"group_members": l.GroupMembers, "conversations_per_user": l.ConversationsPerUser,
 	} {
-		if v <= 0 {
-			bad("limits.%s %d: want at least 1", name, v)
+		if v <= 0 || v > maxLimit {
+			bad("limits.%s %d: want 1 to %d", name, v, maxLimit)
 		}
+	}
+	if l.Connections > maxConnections {
+		bad("limits.connections %d: at most %d", l.Connections, maxConnections)
 	}
 	if l.ConnectionsPerUser > session.MaxDevices {
 		bad("limits.connections_per_user %d: at most %d", l.ConnectionsPerUser, session.MaxDevices)
@@ -268,8 +278,8 @@ func (c *Config) Validate() error {
 	if l.Outbound < 16<<10 {
 		bad("limits.outbound %s: want at least 16KiB", l.Outbound)
 	}
-	if l.BytesPerSecond < 1<<10 {
-		bad("limits.bytes_per_second %s: want at least 1KiB", l.BytesPerSecond)
+	if l.BytesPerSecond < 1<<10 || l.BytesPerSecond > maxLimit {
+		bad("limits.bytes_per_second %s: want 1KiB to %d", l.BytesPerSecond, maxLimit)
 	}
 	if c.HTTP.AuthPerMinute < 1 {
 		bad("http.auth_per_minute %d: want at least 1", c.HTTP.AuthPerMinute)
@@ -300,8 +310,8 @@ func (c *Config) Validate() error {
 			bad("drain.alternatives %q: want host:port", a)
 		}
 	}
-	if c.Fanout.LargeGroup < 2 {
-		bad("fanout.large_group %d: want at least 2", c.Fanout.LargeGroup)
+	if c.Fanout.LargeGroup < 2 || c.Fanout.LargeGroup > maxLimit {
+		bad("fanout.large_group %d: want 2 to %d", c.Fanout.LargeGroup, maxLimit)
 	}
 	if c.Fanout.AudienceIdle < time.Second {
 		bad("fanout.audience_idle %s: want at least 1s", c.Fanout.AudienceIdle)

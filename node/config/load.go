@@ -46,8 +46,28 @@ func Load(path string, environ []string, set map[string]any) (Config, error) {
 		return Config{}, fmt.Errorf("reading flags: %w", err)
 	}
 	cfg := Default()
-	err := k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		Result:           &cfg,
+	if err := unmarshal(k, &cfg); err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	if err := cfg.Validate(); err != nil {
+		return Config{}, fmt.Errorf("configuration:\n%w", err)
+	}
+	return cfg, nil
+}
+
+// decode sets in cfg what set holds by dotted name.
+func decode(cfg *Config, set map[string]any) error {
+	k := koanf.New(".")
+	if err := k.Load(confmap.Provider(set, "."), nil); err != nil {
+		return err
+	}
+	return unmarshal(k, cfg)
+}
+
+// unmarshal sets in cfg what k holds. A name that isn't known is an error.
+func unmarshal(k *koanf.Koanf, cfg *Config) error {
+	return k.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		Result:           cfg,
 		TagName:          "koanf",
 		ErrorUnused:      true,
 		WeaklyTypedInput: true,
@@ -57,13 +77,6 @@ func Load(path string, environ []string, set map[string]any) (Config, error) {
 			mapstructure.TextUnmarshallerHookFunc(),
 		),
 	}})
-	if err != nil {
-		return Config{}, fmt.Errorf("configuration: %w", err)
-	}
-	if err := cfg.Validate(); err != nil {
-		return Config{}, fmt.Errorf("configuration:\n%w", err)
-	}
-	return cfg, nil
 }
 
 // reserved are environment variables of ours that aren't configuration.

@@ -8,9 +8,8 @@ import (
 	"github.com/gochat-im/gochat/protocol/code"
 )
 
-// Reload puts cfg's certificates, limits and rates in force. perUser is what the directory of
-// sessions was made with. If a part can't be used, nothing changes but certificates that were read before it.
-func (e *Edge) Reload(cfg config.Config, perUser int) error {
+// Recertify puts cfg's certificates in force. If one can't be used, nothing changes but one that was read before it.
+func (e *Edge) Recertify(cfg config.Config) error {
 	for section, c := range map[string]struct {
 		source *certs.Source
 		cfg    config.TLS
@@ -25,12 +24,19 @@ func (e *Edge) Reload(cfg config.Config, perUser int) error {
 			return code.Newf(code.BadRequest, "%s: %v", section, err)
 		}
 	}
+	return nil
+}
+
+// Limit puts cfg's limits and rates in force, or, with an error, none of them. perUser is what the directory of
+// sessions was made with.
+func (e *Edge) Limit(cfg config.Config, perUser int) error {
 	limits := hubLimits(cfg.Limits)
 	limits.PerUser = PerUser(perUser)
 	if err := e.Hub.SetLimits(limits, allowance(cfg.Limits)); err != nil {
 		return err
 	}
 	e.API.SetAuthPerMinute(cfg.HTTP.AuthPerMinute)
+	e.API.SetCallsPerMinute(cfg.HTTP.CallsPerMinute)
 	return nil
 }
 

@@ -53,12 +53,14 @@ type Settings struct {
 	done    sync.WaitGroup
 	known   map[string]known // by key; of whoever calls the watch's callbacks
 	refused atomic.Uint64
+	inForce atomic.Int64
 }
 
 // known is what was last read of a key. value tells the same revision of a restored etcd apart.
 type known struct {
 	modified int64
 	value    []byte
+	applied  bool
 }
 
 // Open reads the settings, has each applied, and follows them from then on. It fails when etcd doesn't
@@ -99,15 +101,25 @@ func (s *Settings) Close() {
 // Refused counts the values that were refused.
 func (s *Settings) Refused() uint64 { return s.refused.Load() }
 
-func (s *Settings) whole(kvs []*mvccpb.KeyValue, _ int64) {
+// Revision returns the revision of etcd that the latest change has which is in force here: nodes that
+// follow have the same, but one that was started after a setting was removed doesn't know when that was.
+func (s *Settings) Revision() int64 { return s.inForce.Load() }
+
+func (s *Settings) whole(kvs []*mvccpb.KeyValue, rev int64) {
+	if rev < s.inForce.Load() {
+		s.inForce.Store(0) // another history than the one that we know
+	}
 	there := make(map[string]bool, len(kvs))
 	for _, kv := range kvs {
 		there[string(kv.Key)] = true
 		s.take(kv)
+		if k := s.known[string(kv.Key)]; k.applied {
+			s.inForce.Store(max(s.inForce.Load(), k.modified))
+		}
 	}
 	for key := range s.known {
 		if !there[key] {
-			s.remove(key)
+			s.remove(key, rev)
 		}
 	}
 }
@@ -115,7 +127,7 @@ func (s *Settings) whole(kvs []*mvccpb.KeyValue, _ int64) {
 func (s *Settings) changed(events []*clientv3.Event) {
 	for _, ev := range events {
 		if ev.Type == mvccpb.DELETE {
-			s.remove(string(ev.Kv.Key))
+			s.remove(string(ev.Kv.Key), ev.Kv.ModRevision)
 		} else {
 			s.take(ev.Kv)
 		}
@@ -127,36 +139,39 @@ func (s *Settings) take(kv *mvccpb.KeyValue) {
 	if k, ok := s.known[key]; ok && k.modified == kv.ModRevision && bytes.Equal(k.value, kv.Value) {
 		return
 	}
-	s.known[key] = known{kv.ModRevision, bytes.Clone(kv.Value)}
 	var err error
 	if len(kv.Value) > MaxValue {
 		err = fmt.Errorf("it has %d bytes, more than %d", len(kv.Value), MaxValue)
 	}
-	s.apply(key, append([]byte{}, kv.Value...), err) // never nil
+	applied := s.apply(key, append([]byte{}, kv.Value...), kv.ModRevision, err) // never nil
+	s.known[key] = known{kv.ModRevision, bytes.Clone(kv.Value), applied}
 }
 
-func (s *Settings) remove(key string) {
+func (s *Settings) remove(key string, rev int64) {
 	if _, ok := s.known[key]; !ok {
 		return
 	}
 	delete(s.known, key)
-	s.apply(key, nil, nil)
+	s.apply(key, nil, rev, nil)
 }
 
-func (s *Settings) apply(key string, value []byte, err error) {
+// apply reports whether the value is in force.
+func (s *Settings) apply(key string, value []byte, rev int64, err error) bool {
 	name := strings.TrimPrefix(key, s.records.Prefix)
 	if err == nil {
 		err = s.try(name, value)
 	}
 	if err != nil {
 		s.refused.Add(1)
-		s.log.Error("a setting from etcd is refused; what was in force stays", "key", name, "bytes", len(value), "err", err)
+		s.log.Error("a setting from etcd is refused; what was in force stays", "key", name, "bytes", len(value), "revision", rev, "err", err)
 	} else {
-		s.log.Info("a setting from etcd is in force", "key", name, "bytes", len(value), "removed", value == nil)
+		s.inForce.Store(max(s.inForce.Load(), rev))
+		s.log.Info("a setting from etcd is in force", "key", name, "bytes", len(value), "removed", value == nil, "revision", rev)
 	}
 	if f := s.cfg.Outcome; f != nil {
 		f(name, err)
 	}
+	return err == nil
 }
 
 // try calls Apply. A value that makes it panic would do so on all nodes at once: it is refused like others.

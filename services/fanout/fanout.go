@@ -161,6 +161,8 @@ type Stats struct {
 	PushLost  uint64 // pushes dropped because too many waited
 	Rooms     int    // something was written in lately
 	LeftOut   uint64 // messages of rooms that were left out because of their budgets
+	// RoomCopies is messages of rooms times the connections that they were brought to, about.
+	RoomCopies uint64
 }
 
 // Handler fans events out. Handle is called from one goroutine at a time; the
@@ -256,7 +258,7 @@ func (h *Handler) largeGroup() int { return h.thresholds.Load().LargeGroup }
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
 	return Stats{h.events.Load(), h.repeats.Load(), h.delivered.Load(), h.gaps.Load(),
-		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load()), h.pushesLost.Load(), int(h.venues.open.Load()), h.venues.leftOut.Load()}
+		h.healed.Load(), h.givenUp.Load(), h.signalled.Load(), h.hinted.Load(), h.opened.Load(), h.passes.Load(), int(h.audiences.Load()), h.pushesLost.Load(), int(h.venues.open.Load()), h.venues.leftOut.Load(), h.venues.copies.Load()}
 }
 
 // defaultLargeGroup is how many members a group may have until its messages go to an audience.

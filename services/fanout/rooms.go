@@ -28,6 +28,7 @@ type venues struct {
 
 	open    atomic.Int64
 	leftOut atomic.Uint64
+	copies  atomic.Uint64
 }
 
 // venue is one room. Nothing of a room is ever brought again: what comes late, or is over the budget, is left out, and
@@ -185,6 +186,7 @@ func (h *Handler) deliverRoom(r *venue) {
 	n := h.cfg.Rooms.Deliver(r.conv, a.frames, a.ends, a.but)
 	h.delivered.Add(uint64(n) * uint64(len(a.ends)))
 	h.passes.Add(1)
+	h.venues.copies.Add(uint64(n) * messages)
 	r.left -= float64(n) * float64(messages)
 	r.queued, r.firsts, r.lasts, r.raw = r.queued[:0], r.firsts[:0], r.lasts[:0], r.raw[:0]
 	for _, b := range []*[]byte{&r.raw, &a.frames} {
