@@ -126,6 +126,10 @@ func (m *metrics) watch(n *Node) {
 		return
 	}
 	m.reg.MustRegister(caches{n.logic})
+	m.gauge("gochat_room_users", "Users who are in the rooms that this process owns, each counted in every room.", func() float64 {
+		_, users := n.logic.Rooms.Stats()
+		return float64(users)
+	})
 	if _, ok := n.storage.Embedded(); ok {
 		m.watchEmbedded(n.storage)
 	}
@@ -148,6 +152,10 @@ func (m *metrics) watchEdge(e *edge.Edge) {
 	m.counter("gochat_connections_returned_total", "Connections of clients that came back with a resume token, and so count neither as new ones of their address nor as waiting for their login.", func() float64 { return float64(e.Hub.Stats().Returned) })
 	m.counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(e.Hub.Stats().RefusedAtDoor) })
 	m.gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(e.Hub.Audiences().Seats()) })
+	m.gauge("gochat_rooms", "Rooms that somebody is in at this edge.", func() float64 { return float64(e.Hub.Rooms().Len()) })
+	m.gauge("gochat_room_seats", "Connections in these, each counted in every room.", func() float64 { return float64(e.Hub.Rooms().Seats()) })
+	m.counter("gochat_room_deliveries_total", "Frames handed to them.", func() float64 { return float64(e.Hub.Rooms().Delivered()) })
+	m.counter("gochat_room_deliveries_missed_total", "Frames of rooms that connections missed because they lagged, which aren't brought again.", func() float64 { return float64(e.Hub.Stats().LeftOut) })
 	for listener, source := range map[string]*certs.Source{"tcp": e.TCPCert, "http": e.HTTPCert} {
 		if source != nil {
 			m.gauge("gochat_certificate_expires_"+listener+"_seconds", "When the certificate in use ends, as a Unix time.", func() float64 { return float64(source.Expires().Unix()) })
@@ -162,6 +170,9 @@ func (m *metrics) watchFanout(h *fanout.Handler) {
 	m.gauge("gochat_audiences", "Large groups whose connected members are kept together.", func() float64 { return float64(h.Stats().Audiences) })
 	m.counter("gochat_audiences_opened_total", "Times that the connected members of a large group were looked up.", func() float64 { return float64(h.Stats().Opened) })
 	m.counter("gochat_audience_passes_total", "Passes over these; deliveries per pass are how well messages are gathered.", func() float64 { return float64(h.Stats().Passes) })
+	m.gauge("gochat_rooms_spoken_in", "Rooms in which something was written in the last minutes.", func() float64 { return float64(h.Stats().Rooms) })
+	m.counter("gochat_room_copies_total", "Messages of rooms, times the connections that they were brought to, about.", func() float64 { return float64(h.Stats().RoomCopies) })
+	m.counter("gochat_room_left_out_total", "Messages of rooms that were brought to nobody, because the room was over its budget.", func() float64 { return float64(h.Stats().LeftOut) })
 	m.counter("gochat_fanout_hinted_total", "Times that a group over its budget was told of messages instead of sent them.", func() float64 { return float64(h.Stats().Hinted) })
 }
 
