@@ -110,11 +110,10 @@ func (c clusterStats) view(put putStat) {
 	put(statSlots, float64(now.Owned(p.Router.Self())))
 	put(statEtcd, truth(p.EtcdAway()))
 	put(statHeld, truth(p.WorkerHeld()))
-	if s, ok := c.n.settingsStats(); ok {
-		put(statSettings, float64(s.refused))
-		put(statDiffer, float64(s.differ))
-		put(statSetting, float64(s.revision))
-	}
+	s := c.n.settingsStats()
+	put(statSettings, float64(s.refused))
+	put(statDiffer, float64(s.differ))
+	put(statSetting, float64(s.revision))
 }
 
 func (c clusterStats) calls(put putStat) {

@@ -83,14 +83,14 @@ func (n *Node) current() Config {
 	return n.overlay.Config()
 }
 
-// settingsStats are how this node stands to the settings of all nodes.
-func (n *Node) settingsStats() (s settingsStats, ok bool) {
+// settingsStats are how this node stands to the settings of all nodes; without etcd there are none.
+func (n *Node) settingsStats() (s settingsStats) {
 	if n.settings == nil {
-		return s, false
+		return s
 	}
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	return settingsStats{refused: n.settings.Refused(), revision: n.settings.Revision(), differ: len(n.overlay.Refused())}, true
+	return settingsStats{refused: n.settings.Refused(), revision: n.settings.Revision(), differ: len(n.overlay.Refused())}
 }
 
 type settingsStats struct {

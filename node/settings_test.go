@@ -231,12 +231,3 @@ func TestSettingsOfAllNodes(t *testing.T) {
 	a.set("limits.connections", "1000")
 	a.eventually("etcd is back", open(t), all...)
 }
-
-// What a list of nodes is configured with nobody changes from elsewhere.
-func TestListedNodesHaveNoSettings(t *testing.T) {
-	s := newSeveral(t)
-	n := s.start("a", 1, "edge logic fanout worker", nil)
-	if _, ok := n.settingsStats(); ok {
-		t.Error("a node without etcd follows settings")
-	}
-}
