@@ -31,6 +31,7 @@ type pair struct {
 	asking asking // what the recipient's SYNC under way is for
 	again  bool   // something new called for a pull during one
 	syncID uint32
+	early  bool   // when the SYNC went out nothing had been acked
 	from   uint64 // where that SYNC begins
 	head   uint64 // as the last SYNCED told
 }

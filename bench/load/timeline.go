@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -64,6 +65,7 @@ func (p *pair) ask() {
 	}
 	req := wire.SyncRange{ConversationId: p.conv[:], FromSeq: p.from}
 	p.syncID++
+	p.early = p.highest == 0
 	c := p.recipient()
 	out, err := packet.AppendBody(c.Out, frame.Sync, frame.FlagRequestID, p.syncID, &wire.Sync{Ranges: []*wire.SyncRange{&req}})
 	if err != nil {
@@ -82,12 +84,16 @@ func (p *pair) synced(f *frame.Frame) {
 		r.fail(fmt.Errorf("SYNCED of pair %d: %w", p.index, err))
 		return
 	}
-	if refused != nil {
-		r.fail(fmt.Errorf("SYNC of pair %d: %w", p.index, refused))
-		return
-	}
 	if f.ReqID < p.syncID {
 		return // of a pull that the walk has overtaken
+	}
+	if refused != nil {
+		if refused.Code != code.NoSuchConversation || !p.early {
+			r.fail(fmt.Errorf("SYNC of pair %d: %w", p.index, refused))
+			return
+		}
+		// A HINT of everything came before the first message was stored.
+		page = packet.Page{Conversation: p.conv, FromSeq: p.from}
 	}
 	if f.ReqID > p.syncID || page.Conversation != p.conv || page.FromSeq < p.from {
 		r.fail(fmt.Errorf("SYNCED of pair %d answers request %d about %s from %d, which it didn't ask", p.index, f.ReqID, page.Conversation, page.FromSeq))
