@@ -36,6 +36,11 @@ func TestAgainstClusters(t *testing.T) {
 		t.Errorf("pairs: %+v\n%s", p, text)
 	}
 
+	r, text = bench(t, binaries("room -n 20 -writers 3 -rate 30 -for 500ms -warm 100ms -cluster edge*2,logic+fanout+worker"), path, "-assert", "declared_pct>=0")
+	if x := r.Runs[0].Room[0]; !x.Book.Whole() || !x.Verify.Clean() || x.Book.Due == 0 || len(x.Processes) != 3 {
+		t.Errorf("room: %+v\n%s", x.RoomResult, text)
+	}
+
 	r, text = bench(t, binaries("crowd -n 30 -each 8 -shots 2 -gap 10ms -cluster edge*2,logic+fanout+worker"), path, "-assert", "shot_max>0,corrupt==0")
 	c := r.Runs[0].Crowd[0]
 	if got := c.Copies.Delivered + c.Copies.Pulled; c.Members != 30 || c.Onlookers != 4 || c.Edges != 2 || c.Shots.Count != 2 || got != 3*29 || len(c.Processes) != 3 || c.Rows == 0 {

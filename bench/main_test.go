@@ -65,6 +65,12 @@ func TestUsage(t *testing.T) {
 		{"slow -d 0s", "nothing is left"},
 		{"slow -trickle -1", "bytes"},
 		{"slow -floor", "not defined"},
+		{"room -n 1", "who listens"},
+		{"room -rate 0", "-rate"},
+		{"room -rate 5,many", "-rate"},
+		{"room -body 0", "at least 1"},
+		{"room -for 0s", "nothing"},
+		{"room -budget -1", "at least 0"},
 		{"hostile -pairs 0", "at least 1"},
 		{"hostile -attack 0s", "more than 0"},
 		{"hostile -rate 100000", "shipped"},
@@ -110,6 +116,7 @@ func TestStatus(t *testing.T) {
 		{"pairs -pairs 1000000", "open files"},
 		{"idle -n 100000000", "open files"},
 		{"group -n 100000000", "open files"},
+		{"room -n 100000000", "open files"},
 		{"floor -raw=false -groups 100000000", "open files"},
 		{"pairs -addr 127.0.0.1:1 -key /nowhere", "issuer's key"},
 		{"pairs -cpus 1000", "CPUs"},
@@ -211,6 +218,11 @@ func TestAgainstTheServer(t *testing.T) {
 	r, text = bench(t, "slow -n 20 -slow 10 -rate 100 -burst 5 -d 300ms -warm 20ms -rounds 2 -server", path, "-assert", "loss==0,missing==0,dlv_p99<=1000000*calm")
 	if g := r.Runs[0].Group[1]; !g.Verify.Clean() || g.Slow != 2 || g.Calm == nil || g.Calm.Slow != 0 || g.Verify.Slow.Due == 0 || len(r.Checks) != 3 {
 		t.Errorf("slow: %+v\n%s", g, text)
+	}
+
+	r, text = bench(t, "room -n 12 -writers 2 -rate 40,60 -for 400ms -warm 100ms -rounds 2 -budget 100 -server", path, "-assert", "undeclared==0,loss==0,repeats==0,declared_pct>0,dlv_cpu>=0")
+	if x := r.Runs[1].Room[1]; len(r.Runs) != 2 || r.Runs[0].Name != "room12/rate40" || !x.Book.Whole() || x.Book.Due == 0 || x.Delivery.Count == 0 || !strings.Contains(text, "declared to be left out") {
+		t.Errorf("room: %+v\n%s", x.RoomResult, text)
 	}
 
 	r, text = bench(t, "hostile -pairs 4 -rate 40 -d 300ms -warm 50ms -attack 2s -rest 10ms -settle 10ms -kinds before|newcomers -server", path,

@@ -345,6 +345,9 @@ func all(ctx context.Context, args []string, out io.Writer) error {
 	if err := shortGroups(ctx, c, &s); err != nil {
 		return err
 	}
+	if err := shortRooms(ctx, c, &s); err != nil {
+		return err
+	}
 	if err := runIdle(ctx, c, &s, load.Idle{Conns: 5000, Beats: 2, Rest: 10 * time.Second}); err != nil {
 		return err
 	}

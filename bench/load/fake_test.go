@@ -34,6 +34,7 @@ type fake struct {
 	lanes       bool                                      // what follows a refused SEND is refused, too, until one comes again
 	answers     func(*fakeConn, *frame.Frame)             // REQUESTs, in the place of the fake
 	group       groupFaults
+	room        roomFaults
 
 	mu    sync.Mutex
 	users map[id.UserID]*fakeConn
@@ -217,6 +218,10 @@ func (f *fake) store(c *fakeConn, user id.UserID, fr *frame.Frame) bool {
 		told = f.moveAck(seq)
 	}
 	c.send(packet.AppendSendAck(nil, fr.ReqID, packet.Ack{Conversation: s.Conversation, Seq: told, MessageID: id.MessageID(seq)}, named))
+	if s.Conversation.Kind() == id.KindRoom {
+		f.toRoom(user, s.Conversation, seq, message)
+		return true
+	}
 	if s.Conversation.Kind() == id.KindGroup {
 		f.toGroup(user, s.Conversation, seq, message)
 		return true

@@ -56,6 +56,9 @@ func (f *fake) request(c *fakeConn, user id.UserID, fr *frame.Frame) {
 	var conv id.ConversationID
 	var users []string
 	switch method {
+	case packet.MethodRoomCreate, packet.MethodRoomJoin:
+		f.enter(c, user, fr.ReqID, method, inner)
+		return
 	case packet.MethodGroupCreate:
 		req := new(wire.GroupCreateRequest)
 		if packet.DecodeMethod(method, inner, req) != nil {

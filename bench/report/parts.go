@@ -23,6 +23,9 @@ func (r *Run) parts() (list []part) {
 	for _, x := range r.Crowd {
 		list = append(list, x)
 	}
+	for _, x := range r.Room {
+		list = append(list, x)
+	}
 	for _, x := range r.Apart {
 		list = append(list, x)
 	}

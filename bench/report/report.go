@@ -38,6 +38,7 @@ type Run struct {
 	Churn   []*Churn            `json:"churn,omitempty"`
 	Group   []*Group            `json:"group,omitempty"` // by round
 	Crowd   []*Crowd            `json:"crowd,omitempty"`
+	Room    []*Room             `json:"room,omitempty"`   // by round
 	Apart   []*Apart            `json:"apart,omitempty"`  // by round
 	Faults  bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
 
@@ -98,7 +99,7 @@ func (r *Run) Finish() {
 }
 
 // worst is for counts that must be 0 in every round: their median would hide one.
-var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected", "wrong", "unanswered"}
+var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected", "wrong", "unanswered", "undeclared", "overtold"}
 
 func medians(rounds []map[string]float64) map[string]float64 {
 	all := map[string][]float64{}

@@ -46,6 +46,7 @@ func (r *Run) WriteText(w io.Writer) {
 	}
 	r.compareGroups(w)
 	r.compareApart(w)
+	r.compareRooms(w)
 	if len(r.Pairs) > 1 {
 		m := r.Metrics
 		fmt.Fprintf(w, "  medians    %s/s acked at %.2f µs, ack p50 %s p99 %s ms\n", count(m["rate"]), m["cpu"], ms(m["ack_p50"]), ms(m["ack_p99"]))
