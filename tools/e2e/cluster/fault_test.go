@@ -260,10 +260,9 @@ func (a *afflicted) leader() *local.Process {
 // was acked is lost, doubled or reordered, everybody has everything, and the service is full again in time.
 func TestFaults(t *testing.T) {
 	a := newAfflicted(t, true)
-	reached := a.load.measure(5*time.Second, 16)
-	a.load.settled(20 * time.Second)
+	reached := a.load.measure()
 	a.load.verify()
-	a.rate = max(200, reached/5)
+	a.rate = max(50, reached/5)
 	t.Logf("%.0f messages/s reached, %.0f/s from here on: %d lanes, the group's messages to 11", reached, a.rate, len(a.load.lanes))
 
 	type victim struct {
