@@ -222,6 +222,12 @@ func (c *Client) run() {
 		}
 		wait := c.backoff(failures, err)
 		failures++
+		var d *dismissal
+		if errors.As(err, &d) && len(d.elsewhere) > 0 {
+			if others = d.elsewhere; failures%2 == 0 {
+				failures++ // to one of them
+			}
+		}
 		c.log.Info("disconnected", "error", err, "retry", wait)
 		c.emit(Disconnected{Err: err, Retry: wait})
 		c.pause(wait)
@@ -259,7 +265,7 @@ func (c *Client) backoff(failures int, err error) time.Duration {
 	}
 	wait := jitter(bound)
 	var d *dismissal
-	if errors.As(err, &d) {
+	if errors.As(err, &d) && len(d.elsewhere) == 0 {
 		wait = max(wait, d.told.RetryAfter, d.told.Code.RetryAfter())
 	}
 	return wait

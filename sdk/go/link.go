@@ -23,7 +23,10 @@ const maxUnwritten = 1 << 20
 
 // dismissal is the reason that the server gave for ending a connection, or that we have for never
 // making it again.
-type dismissal struct{ told *code.Error }
+type dismissal struct {
+	told      *code.Error
+	elsewhere []string // other servers that it named, which is leaving itself, in the order in which they are tried
+}
 
 func (d *dismissal) Error() string { return d.told.Error() }
 func (d *dismissal) Unwrap() error { return d.told }
@@ -123,26 +126,36 @@ func (c *Client) shake(conn net.Conn, r *reader, s Session, token string, beat u
 	if _, err := conn.Write(b); err != nil {
 		return nil, sent, err
 	}
+	var elsewhere []string
 	for {
 		f, err := r.next()
 		if err != nil {
 			return nil, sent, err
 		}
 		switch f.Type {
+		case frame.Drain:
+			if m, err := packet.DecodeDrain(f.Body); err == nil {
+				elsewhere = shuffled(m.Alternatives)
+			}
 		case frame.Connack:
 			ack, cerr := packet.DecodeConnack(f.Body)
 			if cerr != nil {
 				return nil, sent, cerr
 			}
 			if ack.Version != Version {
-				return nil, sent, &dismissal{code.Newf(code.VersionUnsupported, "the server answered with version %d", ack.Version)}
+				return nil, sent, &dismissal{told: code.Newf(code.VersionUnsupported, "the server answered with version %d", ack.Version)}
 			}
 			if m := ack.GetLimits().GetMaxFrame(); m > 0 {
 				r.max = int(min(m, frame.HardMax))
 			}
 			return ack, begun.Add(time.Since(begun) / 2), nil
 		case frame.Error, frame.Kick:
-			return nil, sent, farewell(f)
+			err := farewell(f)
+			var d *dismissal
+			if errors.As(err, &d) {
+				d.elsewhere = elsewhere
+			}
+			return nil, sent, err
 		}
 	}
 }
@@ -160,7 +173,7 @@ func farewell(f frame.Frame) error {
 	if err != nil {
 		return err
 	}
-	return &dismissal{told}
+	return &dismissal{told: told}
 }
 
 // reader cuts a stream into frames.

@@ -50,7 +50,7 @@ func (c *Client) open(address string) (*opened, error) {
 	}
 	c.strays.gaveUp(err)
 	if err == nil && me != "" && string(me) != o.ack.UserId {
-		err = &dismissal{code.Newf(code.BadRequest, "the store belongs to another user")}
+		err = &dismissal{told: code.Newf(code.BadRequest, "the store belongs to another user")}
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -86,10 +86,7 @@ func (c *Client) leave(l *link, m *wire.Drain, now time.Time) {
 		return
 	}
 	ms := func(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
-	d := &departure{alternatives: m.Alternatives, after: jitter(ms(m.JitterMs))}
-	rand.Shuffle(len(d.alternatives), func(i, j int) {
-		d.alternatives[i], d.alternatives[j] = d.alternatives[j], d.alternatives[i]
-	})
+	d := &departure{alternatives: shuffled(m.Alternatives), after: jitter(ms(m.JitterMs))}
 	d.told = d.alternatives
 	if len(d.alternatives) > 0 {
 		d.at = now.Add(jitter(min(ms(m.JitterMs), ms(m.DeadlineMs))))
@@ -98,6 +95,12 @@ func (c *Client) leave(l *link, m *wire.Drain, now time.Time) {
 	}
 	l.leaving = d
 	c.log.Info("the server is leaving", "alternatives", d.alternatives)
+}
+
+// shuffled shuffles list, and returns it.
+func shuffled(list []string) []string {
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list
 }
 
 // leaveDue does what is due of leaving. going tells that nothing new is asked of this server.

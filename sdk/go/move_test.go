@@ -59,6 +59,23 @@ func TestDrainMovesFirst(t *testing.T) {
 	}
 }
 
+// A server that is leaving and takes nobody names others: the client goes there at once, whenever that one wants it back.
+func TestTurnedAwayToAnother(t *testing.T) {
+	noLeaks(t)
+	s, s2, s3, r := newScripted(t), newScripted(t), newScripted(t), newRecorder()
+	open(t, s.address(), r, nil)
+	away := code.New(code.Draining)
+	away.RetryAfter = time.Hour
+	for _, from := range []struct{ at, to *scripted }{{s, s2}, {s2, s3}} {
+		p := from.at.accept()
+		p.expect(frame.Connect)
+		p.body(frame.Drain, 0, 0, &wire.Drain{Alternatives: []string{from.to.address()}})
+		p.write(packet.AppendError(nil, 0, false, away, id.ConversationID{}))
+	}
+	s3.welcome(&wire.Connack{ResumeToken: "resume"})
+	waitEvent[Connected](t, r)
+}
+
 // Without another server the client finishes what is under way, goes, and comes back.
 func TestDrainComesBack(t *testing.T) {
 	noLeaks(t)
