@@ -91,8 +91,8 @@ type Limits struct {
 	Connections           int           `koanf:"connections" doc:"Connections in all."`
 	ConnectionsPerUser    int           `koanf:"connections_per_user" doc:"Devices of one user that may be connected at once. One more takes the place of the one that connected first."`
 	ConnectionsPerAddress int           `koanf:"connections_per_address" doc:"Connections from one address."`
-	ConnectsPerAddress    int           `koanf:"connects_per_address" doc:"New connections a second from one address, with bursts of ten times as many."`
-	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet."`
+	ConnectsPerAddress    int           `koanf:"connects_per_address" doc:"New connections a second from one address, with bursts of ten times as many. Clients that come back with a resume token don't count."`
+	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet, nor shown a resume token that may be good; a quarter of them from one address."`
 	Handshake             time.Duration `koanf:"handshake" doc:"A connection that hasn't logged in after this is closed."`
 	Heartbeat             time.Duration `koanf:"heartbeat" doc:"A client is told to be heard at least this often."`
 	HeartbeatMin          time.Duration `koanf:"heartbeat_min" doc:"The shortest heartbeat that a client may ask for."`
@@ -141,8 +141,8 @@ type Contacts struct {
 
 // Drain says how clients are sent away.
 type Drain struct {
-	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered; else spread over two thirds of it at most. 0: as long as they may need at 2,000 a second, 8s to 30s; 3s where they have nowhere else to go."`
-	Jitter       time.Duration `koanf:"jitter" doc:"Clients come back, or go elsewhere, spread over this time. 0: as long as it takes at 2,000 clients a second, 1s at least."`
+	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered; else as fast as others take them, all within two thirds of it. Nobody is waited for who hasn't gone when for 10s nobody has. 0: as long as they may need at 250 a second, 10s to 1m; 3s where they have nowhere else to go."`
+	Jitter       time.Duration `koanf:"jitter" doc:"Clients come back spread over this time, and go elsewhere in no less. 0: as long as it takes at 2,000 clients a second, 1s at least."`
 	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave, beside the edges of the cluster (cluster.clients, cluster.http). None: this server comes back."`
 }
 
