@@ -94,6 +94,8 @@ func (s *steady) Moves(context.Context, id.ConversationID, uint64, uint64, func(
 	return len(s.users), true, nil
 }
 
+func (s *steady) Size(id.ConversationID) int { return 0 }
+
 func (s *steady) Stays(context.Context, id.ConversationID, id.UserID, uint64) (bool, error) {
 	return true, nil
 }

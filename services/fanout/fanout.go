@@ -42,6 +42,9 @@ type Groups interface {
 
 	// Has reports whether user is a member of conv now, and how many members there are; an error if there is no such group.
 	Has(ctx context.Context, conv id.ConversationID, user id.UserID) (in bool, size int, err error)
+
+	// Size is how many members conv has, as far as that is in memory; 0: it isn't.
+	Size(conv id.ConversationID) int
 }
 
 // Sessions knows who is connected.

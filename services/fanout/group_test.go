@@ -51,6 +51,8 @@ func (s *stays) Moves(_ context.Context, _ id.ConversationID, first, last uint64
 	return len(s.of), true, s.fail
 }
 
+func (s *stays) Size(id.ConversationID) int { return 0 }
+
 func (s *stays) Stays(_ context.Context, _ id.ConversationID, user id.UserID, seq uint64) (bool, error) {
 	iv, ok := s.of[user]
 	return ok && iv[0] <= seq && iv[1] > seq, s.fail

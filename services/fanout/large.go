@@ -96,9 +96,12 @@ func (g *groups) get(conv id.ConversationID) *large {
 	return g.m[conv]
 }
 
-// Large reports whether conv is a group that has an audience.
+// Large reports whether conv is a group that has an audience, here or, as its size says, where its messages are fanned out.
 func (h *Handler) Large(conv id.ConversationID) bool {
-	return h.audiences.Load() > 0 && h.large.get(conv) != nil
+	if h.audiences.Load() > 0 && h.large.get(conv) != nil {
+		return true
+	}
+	return h.cfg.Groups != nil && h.cfg.Groups.Size(conv) > h.largeGroup()
 }
 
 // Connected tells that user has a new connection, which is registered, and of convs that

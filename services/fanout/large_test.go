@@ -153,6 +153,12 @@ func (w *hall) Has(_ context.Context, _ id.ConversationID, user id.UserID) (bool
 	return w.member(user), w.size, nil
 }
 
+func (w *hall) Size(id.ConversationID) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.size
+}
+
 func (w *hall) Gather(_ context.Context, users []id.UserID, conns []uint64, ends []int) ([]uint64, []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -528,5 +534,19 @@ func play(t *testing.T, seed uint64, set func(*hall), lossy bool, budget int) {
 	}
 	if s := h.Stats(); s.Opened == 0 || w.closed == 0 || s.Audiences > 1 {
 		t.Errorf("the group was not large and small again: %+v", s)
+	}
+}
+
+// Where a group is fanned out elsewhere its size tells that it is large.
+func TestLargeBySize(t *testing.T) {
+	w := newHall(t, 1)
+	h := w.handler()
+	for _, c := range []struct {
+		size int
+		want bool
+	}{{0, false}, {8, false}, {9, true}} {
+		if w.size = c.size; h.Large(w.conv) != c.want {
+			t.Errorf("with %d members large is %v", c.size, !c.want)
+		}
 	}
 }

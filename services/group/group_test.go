@@ -212,6 +212,9 @@ func TestPagesOfMembersPassOverThoseWhoLeft(t *testing.T) {
 	}
 	_, err = p.Group(ctx, as("m0005"), conv)
 	wantCode(t, "who was taken out", err, code.NoSuchConversation)
+	if n, none := p.Size(conv), p.Size(id.NewGroup()); n != 15 || none != 0 {
+		t.Errorf("sizes %d and %d", n, none)
+	}
 	// Their lists say so too, and those of who is in say that.
 	inbox := msgstore.NewInbox(store, keys)
 	for u, gone := range map[id.UserID]bool{"m0001": false, "m0005": true, "m0889": true, "m0899": false} {

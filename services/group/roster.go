@@ -237,6 +237,17 @@ func (c *rosters) weigh(h *held, members int) {
 	}
 }
 
+// Size is how many members conv has, as it was last looked at here; 0: that isn't in memory. It reads nothing.
+func (s *Service) Size(conv id.ConversationID) int {
+	c := s.rosters
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byConv[conv]; e != nil {
+		return e.Value.(*held).weight - groupWeight
+	}
+	return 0
+}
+
 // CacheStats are counts of the rosters in memory. Look-ups are counted since the start.
 type CacheStats struct {
 	Entries      int // groups

@@ -163,6 +163,9 @@ func (g *Gate) work() {
 func (g *Gate) judge(conv id.ConversationID, msgs []packet.Pending, failed bool) bool {
 	for i := range msgs {
 		p := &msgs[i]
+		if p.Refusal != nil {
+			continue // decided before
+		}
 		if !failed {
 			err := g.ask(conv, p)
 			if err == nil {

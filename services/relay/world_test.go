@@ -627,6 +627,8 @@ func (w *world) Moves(_ context.Context, c id.ConversationID, first, last uint64
 	return len(h.in), true, nil
 }
 
+func (w *world) Size(id.ConversationID) int { return 0 }
+
 func (w *world) Stays(_ context.Context, c id.ConversationID, user id.UserID, seq uint64) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
