@@ -94,7 +94,7 @@ type Store struct {
 // TiKV says where TiKV is.
 type TiKV struct {
 	PD       []string  `koanf:"pd" doc:"host:port of its placement drivers."`
-	Keyspace int       `koanf:"keyspace" doc:"Tells installations apart that share one TiKV, 0 to 65535."`
+	Keyspace int       `koanf:"keyspace" doc:"Tells installations apart that share one TiKV, 0 to 65534."`
 	TLS      ClientTLS `koanf:"tls" doc:"Certificates for TiKV and its placement drivers."`
 }
 
@@ -196,8 +196,8 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	if k := c.Bus.Kind; k != BusEmbedded && k != BusRocketMQ {
 		bad("cluster.bus.kind %q: want embedded or rocketmq", k)
 	}
-	if k := c.Store.TiKV.Keyspace; k < 0 || k > 1<<16-1 {
-		bad("cluster.store.tikv.keyspace %d: want 0 to 65535", k)
+	if k := c.Store.TiKV.Keyspace; k < 0 || k > 1<<16-2 { // nothing lies above the last
+		bad("cluster.store.tikv.keyspace %d: want 0 to 65534", k)
 	}
 	c.validateNodes(bad, roles, addresses)
 }

@@ -93,7 +93,7 @@ func TestWrongConfigurationIsRefused(t *testing.T) {
 		{"cluster: {roles: [edge], nodes: [{id: a, rpc: 'a:1', roles: [cook], worker: 1}]}", `cluster.nodes[0].roles "cook"`},
 		{"cluster: {roles: [logic], store: {kind: paper}}", "cluster.store.kind"},
 		{"cluster: {roles: [logic], bus: {kind: bicycle}}", "cluster.bus.kind"},
-		{"cluster: {roles: [logic], store: {tikv: {keyspace: 65536}}}", "keyspace"},
+		{"cluster: {roles: [logic], store: {tikv: {keyspace: 65535}}}", "keyspace"},
 		{"a: [", "reading configuration"},
 	} {
 		path := filepath.Join(t.TempDir(), "c.yaml")
