@@ -43,7 +43,7 @@ func TestAgainstClusters(t *testing.T) {
 
 	r, text = bench(t, binaries("crowd -n 30 -each 8 -shots 2 -gap 10ms -cluster edge*2,logic+fanout+worker"), path, "-assert", "shot_max>0,corrupt==0")
 	c := r.Runs[0].Crowd[0]
-	if got := c.Copies.Delivered + c.Copies.Pulled; c.Members != 30 || c.Onlookers != 4 || c.Edges != 2 || c.Shots.Count != 2 || got != 3*29 || len(c.Processes) != 3 || c.Rows == 0 {
+	if got := c.Copies.Delivered + c.Copies.Pulled; c.Members != 30 || c.Onlookers != 4 || c.Edges != 2 || c.Shots.Count != 2 || got != 3*29 || len(c.Processes) != 3 || c.Writes.Transactions == 0 {
 		t.Errorf("crowd: %+v\n%s", c.CrowdResult, text)
 	}
 }

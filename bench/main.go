@@ -42,6 +42,7 @@ const help = `usage: bench SCENARIO [flags]
   hostile  pairs at a low rate, calm and then beside clients that misbehave in every way they can
   crowd    single messages to a group of -n members, more than one process can be, over the edges of a cluster
   room     a room of -n connections in which somebody writes -rate messages a second
+  scale    pairs on a cluster to which logic nodes come and from which they leave
   rpc      pairs on an edge and the rest as two processes, beside one: what the calls between them cost
   floor    the bare program alone: pairs, groups, echoes, synced writes
   all      short versions of all but hostile, within three minutes
@@ -158,6 +159,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return crowd(ctx, args, out)
 	case "room":
 		return room(ctx, args, out)
+	case "scale":
+		return scale(ctx, args, out)
 	case "rpc":
 		return rpc(ctx, args, out)
 	case "hostile":

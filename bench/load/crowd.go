@@ -43,7 +43,8 @@ type CrowdResult struct {
 	Shots      measure.Quantiles `json:"shots"`      // from sending one to the last member's having it
 	ShotAcks   measure.Quantiles `json:"shot_acks"`
 	Copies     Copies            `json:"copies"`
-	Rows       float64           `json:"rows_a_message"` // written to the store, everything else that it wrote meanwhile included; 0: unknown
+	Resting    Writes            `json:"resting"` // to the store a second, with everybody online and no message
+	Writes     Writes            `json:"writes"`  // for each message, less what would have been written meanwhile at rest; zero: unknown
 	CopyCPU    float64           `json:"server_cpu_copy_us"`
 	ClientCPU  float64           `json:"client_cpu_copy_us"`
 	RSS        int64             `json:"server_rss_bytes"`
@@ -78,7 +79,8 @@ type onlooking struct {
 	told bool // what it saw in all
 }
 
-// Run connects everybody, makes the group, and sends the messages, each when all have the one before.
+// Run makes the group, connects everybody, and sends the messages, each when all have the one before. The members
+// aren't online yet while they are brought in, each some hundred with a message to all who are there: that would be tens of millions of copies.
 func (cfg Crowd) Run(ctx context.Context) (*CrowdResult, error) {
 	lp, err := loop.New()
 	if err != nil {
@@ -88,28 +90,23 @@ func (cfg Crowd) Run(ctx context.Context) (*CrowdResult, error) {
 	r := &crowd{Crowd: cfg, loop: lp}
 	res := &CrowdResult{Members: cfg.Members, Edges: 1 + len(cfg.Target.Also)}
 	defer r.stop()
+	if err := r.come(ctx); err != nil {
+		return nil, err
+	}
 	began := clock()
-	if err := r.start(ctx); err != nil {
+	base, err := r.make(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res.Making = seconds(began)
+	began = clock()
+	if err := r.start(base); err != nil {
 		return nil, err
 	}
 	if err := r.all(ctx, func(s *seen) bool { return s.Up > 0 }); err != nil {
 		return nil, err
 	}
 	res.Onlookers, res.Connecting = len(r.children), seconds(began)
-	began = clock()
-	base, err := r.make(ctx)
-	if err != nil {
-		return nil, err
-	}
-	res.Making = seconds(began)
-	for _, c := range r.children {
-		if err := json.NewEncoder(c.in).Encode(watch{r.conv, base}); err != nil {
-			return nil, fmt.Errorf("tell onlookers what to watch: %w", err)
-		}
-	}
-	if err := r.all(ctx, func(s *seen) bool { return s.Watching }); err != nil {
-		return nil, err
-	}
 	if err := r.shoot(ctx, base, res); err != nil {
 		return nil, err
 	}
@@ -118,8 +115,18 @@ func (cfg Crowd) Run(ctx context.Context) (*CrowdResult, error) {
 
 func seconds(since int64) float64 { return float64(clock()-since) / 1e9 }
 
-// start starts the onlookers, spread over the edges, and connects the sender.
-func (r *crowd) start(ctx context.Context) error {
+// come connects the sender.
+func (r *crowd) come(ctx context.Context) error {
+	r.user = r.Target.user(1)
+	d := dialer{target: &r.Target, loop: r.loop}
+	if err := d.more(0, 1, func(int) (*session, loop.Handler) { return &r.session, r }); err != nil {
+		return err
+	}
+	return r.until(ctx, "the sender connects", func() bool { return r.ready })
+}
+
+// start starts the onlookers, spread over the edges; base is the group's last seq.
+func (r *crowd) start(base uint64) error {
 	edges := append([]netip.AddrPort{r.Target.Addr}, r.Target.Also...)
 	rest := r.Members - 1
 	n := max((rest+r.Each-1)/r.Each, min(len(edges), rest))
@@ -129,7 +136,7 @@ func (r *crowd) start(ctx context.Context) error {
 		count := rest / (n - i)
 		o := Onlookers{
 			Edge: edges[i%len(edges)], WS: r.Target.WS, Users: r.Target.Users, First: r.Members - rest + 1, Count: count, FirstSource: source, AtOnce: max(handshakesAtOnce/n, 1), Body: r.Body,
-			Issuer: r.Target.Issuer, Key: r.Target.Key,
+			Issuer: r.Target.Issuer, Key: r.Target.Key, Conversation: r.conv, Base: base,
 		}
 		rest -= count
 		source += (count + perSource - 1) / perSource
@@ -137,12 +144,7 @@ func (r *crowd) start(ctx context.Context) error {
 			return err
 		}
 	}
-	r.user = r.Target.user(1)
-	d := dialer{target: &r.Target, loop: r.loop}
-	if err := d.more(0, 1, func(int) (*session, loop.Handler) { return &r.session, r }); err != nil {
-		return err
-	}
-	return r.until(ctx, "the sender connects", func() bool { return r.ready })
+	return nil
 }
 
 // child starts one process of onlookers.
@@ -295,10 +297,11 @@ func (r *crowd) shoot(ctx context.Context, base uint64, res *CrowdResult) error 
 		return err
 	}
 	res.Opening = float64(opening) / 1e6
-	before, err := r.Target.stats(ctx)
+	before, err := r.rest(ctx, res)
 	if err != nil {
 		return err
 	}
+	began := clock()
 	cpu, err := r.Target.cpuByProcess()
 	if err != nil {
 		return err
@@ -325,11 +328,29 @@ func (r *crowd) shoot(ctx context.Context, base uint64, res *CrowdResult) error 
 	}
 	copies := float64(r.Shots) * float64(r.Members-1)
 	res.Shots, res.ShotAcks = whole.Quantiles(), acks.Quantiles()
-	res.Rows = (after.Rows - before.Rows) / float64(r.Shots)
+	res.Writes = after.Writes.since(before, 1).since(res.Resting.times(seconds(began)), 1/float64(r.Shots))
 	res.CopyCPU = float64(between(cpu, cpuEnd).Nanoseconds()) / 1e3 / copies
 	res.Processes = r.Target.use(cpu, cpuEnd, copies)
 	res.RSS = r.Target.rss()
 	return nil
+}
+
+// resting is how long what is written without messages is looked at: long enough for clocks and leases to show.
+const resting = 3 * time.Second
+
+// rest has nobody say anything for a moment, and returns what was written up to its end.
+func (r *crowd) rest(ctx context.Context, res *CrowdResult) (Writes, error) {
+	before, err := r.Target.stats(ctx)
+	if err != nil {
+		return Writes{}, err
+	}
+	began := clock()
+	if err := r.until(ctx, "the rest", func() bool { return clock() > began+int64(resting) }); err != nil {
+		return Writes{}, err
+	}
+	after, err := r.Target.stats(ctx)
+	res.Resting = after.Writes.since(before.Writes, 1/seconds(began))
+	return after.Writes, err
 }
 
 // close lets the onlookers tell what they saw and end.

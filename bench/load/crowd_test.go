@@ -47,7 +47,7 @@ func messagesOf(t *testing.T, base uint64, body int, seqs ...uint64) (list []byt
 func TestOnlookerCounts(t *testing.T) {
 	var out bytes.Buffer
 	const base, body = 10, 32
-	r := &onlookers{Onlookers: Onlookers{Count: 2, Body: body}, base: base, have: map[uint64]int{}, out: json.NewEncoder(&out), conv: id.Direct("a", "b")}
+	r := &onlookers{Onlookers: Onlookers{Count: 2, Body: body, Base: base, Conversation: id.Direct("a", "b")}, have: map[uint64]int{}, out: json.NewEncoder(&out)}
 	r.all = make([]onlooker, 2)
 	for i := range r.all {
 		r.all[i].r, r.all[i].mark = r, base

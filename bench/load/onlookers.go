@@ -37,23 +37,19 @@ type Onlookers struct {
 	Issuer      string         `json:"issuer"`
 	Key         string         `json:"key"`
 
-	Token func(user string) (string, error) `json:"-"`
-}
+	Conversation id.ConversationID `json:"conversation"` // they are members of
+	Base         uint64            `json:"base"`         // the last seq before the first message
 
-// watch says what to look out for.
-type watch struct {
-	Conversation id.ConversationID `json:"conversation"`
-	Base         uint64            `json:"base"` // the last seq before the first message
+	Token func(user string) (string, error) `json:"-"`
 }
 
 // sighting is what such a process tells: one of these.
 type sighting struct {
-	Up       int     `json:"up,omitempty"` // members that are connected
-	Watching bool    `json:"watching,omitempty"`
-	Seq      uint64  `json:"seq,omitempty"` // that all of its members have
-	At       int64   `json:"at,omitempty"`  // when the last one got it, by the machine's monotonic clock, ns
-	Error    string  `json:"error,omitempty"`
-	Copies   *Copies `json:"copies,omitempty"` // at the end
+	Up     int     `json:"up,omitempty"`  // members that are connected
+	Seq    uint64  `json:"seq,omitempty"` // that all of its members have
+	At     int64   `json:"at,omitempty"`  // when the last one got it, by the machine's monotonic clock, ns
+	Error  string  `json:"error,omitempty"`
+	Copies *Copies `json:"copies,omitempty"` // at the end
 }
 
 // Copies is what members saw.
@@ -79,6 +75,9 @@ func clock() int64 {
 	return t.Nano()
 }
 
+// longBeat asks for heartbeats, in seconds, as rare as the server allows: with very many connections they are a load of their own.
+const longBeat = 3600
+
 type onlookers struct {
 	Onlookers
 	target  Target
@@ -91,11 +90,9 @@ type onlookers struct {
 	failed  error
 	out     *json.Encoder
 
-	conv   id.ConversationID
-	base   uint64
 	have   map[uint64]int // members that have a seq which not all have
 	copies Copies
-	began  time.Duration // of this process's CPU, when it was told what to watch
+	began  time.Duration // of this process's CPU, when all were connected
 }
 
 // onlooker is one member.
@@ -107,7 +104,7 @@ type onlooker struct {
 	again   bool
 }
 
-// RunOnlookers is the life of such a process: it reads an Onlookers and then what to watch from in, tells out what its
+// RunOnlookers is the life of such a process: it reads an Onlookers from in, tells out what its
 // members see, and ends when in does. token makes what signs in from the issuer's name and key file.
 func RunOnlookers(in io.Reader, out io.Writer, token func(issuer, key string) (func(user string) (string, error), error)) error {
 	lines := bufio.NewScanner(in)
@@ -126,26 +123,21 @@ func RunOnlookers(in io.Reader, out io.Writer, token func(issuer, key string) (f
 		return fmt.Errorf("read who to be: %w", err)
 	}
 	defer r.loop.Close()
-	told := make(chan watch, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { // ends with in
 		defer cancel()
 		for lines.Scan() {
-			var w watch
-			if json.Unmarshal(lines.Bytes(), &w) == nil {
-				told <- w
-			}
 		}
 	}()
-	if err := r.run(ctx, told); ctx.Err() == nil {
+	if err := r.run(ctx); ctx.Err() == nil {
 		return r.out.Encode(sighting{Error: err.Error()})
 	}
 	r.copies.CPU = (measure.OwnCPU() - r.began).Microseconds()
 	return r.out.Encode(sighting{Copies: &r.copies})
 }
 
-func (r *onlookers) run(ctx context.Context, told <-chan watch) error {
+func (r *onlookers) run(ctx context.Context) error {
 	r.target = Target{Addr: r.Edge, WS: r.WS, Token: r.Token, Users: r.Users}
 	n := (r.Count + perSource - 1) / perSource
 	r.dial = dialer{target: &r.target, loop: r.loop, most: r.AtOnce, sources: sources(r.FirstSource + n)[r.FirstSource:]}
@@ -153,7 +145,7 @@ func (r *onlookers) run(ctx context.Context, told <-chan watch) error {
 	for seen, at := 0, r.loop.Now(); r.ready < r.Count; {
 		err := r.dial.more(r.ready, r.Count, func(i int) (*session, loop.Handler) {
 			o := &r.all[i]
-			o.r, o.user = r, r.target.user(r.First+i)
+			o.r, o.user, o.mark = r, r.target.user(r.First+i), r.Base
 			return &o.session, o
 		})
 		if err != nil {
@@ -169,21 +161,11 @@ func (r *onlookers) run(ctx context.Context, told <-chan watch) error {
 			return fmt.Errorf("%d of %d connections are up, and no more come", r.ready, r.Count)
 		}
 	}
+	r.began = measure.OwnCPU()
 	if err := r.out.Encode(sighting{Up: r.ready}); err != nil {
 		return err
 	}
 	for {
-		select {
-		case w := <-told:
-			r.conv, r.base, r.began = w.Conversation, w.Base, measure.OwnCPU()
-			for i := range r.all {
-				r.all[i].mark = w.Base
-			}
-			if err := r.out.Encode(sighting{Watching: true}); err != nil {
-				return err
-			}
-		default:
-		}
 		if err := r.poll(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
@@ -218,7 +200,7 @@ func (r *onlookers) fail(err error) {
 
 // Connected implements loop.Handler.
 func (o *onlooker) Connected() {
-	if err := o.connect(0); err != nil {
+	if err := o.connect(longBeat); err != nil {
 		o.r.fail(err)
 	}
 }
@@ -258,27 +240,22 @@ func (o *onlooker) frame(f *frame.Frame) error {
 		}
 		if r.silence == 0 {
 			r.silence = time.Duration(max(ack.HeartbeatSeconds, 3)) * time.Second
-			r.heart = loop.NewRound(r.loop.Now(), r.Count, r.silence/3)
+			r.heart = loop.NewRound(r.loop.Now(), r.Count, r.silence*2/3)
 		}
 		r.ready++
 		o.Shrink()
 	case frame.Deliver:
-		if r.base == 0 {
-			return nil // of the group that is being made
-		}
 		conv, _, messages, err := packet.DecodeDeliver(f.Body)
 		if err != nil {
 			return fmt.Errorf("DELIVER: %w", err)
 		}
-		if conv != r.conv {
+		if conv != r.Conversation {
 			return nil
 		}
 		return o.messages(messages, &r.copies.Delivered, true)
 	case frame.Hint:
-		if r.base != 0 {
-			r.copies.Hints++
-			return o.pull()
-		}
+		r.copies.Hints++
+		return o.pull()
 	case frame.Synced:
 		page, refused, err := packet.DecodeSynced(f.Body)
 		if err == nil && refused != nil {
@@ -310,7 +287,7 @@ func (o *onlooker) messages(messages []byte, count *uint64, delivered bool) erro
 		}
 		messages = rest
 		switch {
-		case v.Seq <= r.base:
+		case v.Seq <= r.Base:
 		case v.Seq <= o.mark:
 			if delivered {
 				r.copies.Repeats++
@@ -319,7 +296,7 @@ func (o *onlooker) messages(messages []byte, count *uint64, delivered bool) erro
 			r.copies.Gaps++
 			return o.pull()
 		default:
-			if !verify.SameBody(v.Content, 0, v.Seq-r.base) || len(v.Content) != r.Body {
+			if !verify.SameBody(v.Content, 0, v.Seq-r.Base) || len(v.Content) != r.Body {
 				r.copies.Changed++
 			}
 			o.mark = v.Seq
@@ -342,7 +319,7 @@ func (o *onlooker) pull() error {
 	}
 	o.pulling = true
 	out, err := packet.AppendBody(o.Out, frame.Sync, frame.FlagRequestID, syncIDs,
-		&wire.Sync{Ranges: []*wire.SyncRange{{ConversationId: o.r.conv[:], FromSeq: o.mark + 1}}})
+		&wire.Sync{Ranges: []*wire.SyncRange{{ConversationId: o.r.Conversation[:], FromSeq: o.mark + 1}}})
 	if err != nil {
 		return fmt.Errorf("encode a SYNC: %w", err)
 	}

@@ -177,6 +177,7 @@ func (p *pair) acked(f *frame.Frame, now int64) {
 	at := p.sentAt[number&uint64(len(p.sentAt)-1)]
 	if at >= r.from && at < r.to {
 		r.ack.Record(now - at)
+		r.spans.acked(at, now)
 	}
 	if r.counting {
 		r.acked++
@@ -282,6 +283,7 @@ func (c *end) other(f *frame.Frame, now int64) {
 func (p *pair) refusal(c *end, f *frame.Frame, now int64) {
 	r := p.run
 	e := c.refusal(f)
+	r.spans.refuse()
 	if c.sender {
 		r.refusals[e.Code]++
 		p.refused++
@@ -291,5 +293,6 @@ func (p *pair) refusal(c *end, f *frame.Frame, now int64) {
 		r.fail(fmt.Errorf("SYNC of pair %d: %w", p.index, e))
 		return
 	}
+	r.again++
 	r.retries = append(r.retries, retry{now + int64(max(e.RetryAfter, 50*time.Millisecond)), p})
 }

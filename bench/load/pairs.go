@@ -3,7 +3,10 @@ package load
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/gochat-im/gochat/bench/loop"
@@ -26,6 +29,9 @@ type Pairs struct {
 	Warm    time.Duration
 	Measure time.Duration
 	Begun   func() error // called when all connections stand and the load begins; may be nil
+
+	// Meanwhile happens while it is measured, on a goroutine of its own: in the place of Measure, the load goes on until it has returned.
+	Meanwhile func(context.Context, *Spans) error
 }
 
 // PairsResult is what a load of pairs showed.
@@ -44,7 +50,9 @@ type PairsResult struct {
 	Processes []ProcessUse      `json:"processes,omitempty"` // of a cluster, for each message
 	PerCommit float64           `json:"messages_per_commit"`
 	Hints     int64             `json:"hints"`
-	Refusals  map[string]int64  `json:"refusals,omitempty"` // by the code's name
+	Refusals  map[string]int64  `json:"refusals,omitempty"`      // by the code's name
+	Again     int64             `json:"sync_refusals,omitempty"` // SYNCs that were refused for the moment, and asked again
+	Spans     []Span            `json:"spans,omitempty"`         // of Meanwhile, in order
 	Verify    verify.Result     `json:"verify"`
 	VerifySec float64           `json:"verify_seconds"`
 }
@@ -78,7 +86,9 @@ type pairsRun struct {
 	sent, acked, received int64 // while counting
 	progress              int64 // any ack, delivery or page, ever
 	untimed, hints, pulls int64
+	again                 int64
 	refusals              map[code.Code]int64
+	spans                 *Spans // of Meanwhile; else nil
 	ack, delivery, late   *measure.Latency
 
 	retries []retry
@@ -268,7 +278,12 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	r.from = r.loop.Now()
 	r.to = r.from + int64(r.Measure)
 	r.counting = true
-	if err := r.until(ctx, r.to); err != nil {
+	if r.Meanwhile != nil {
+		err = r.meanwhile(ctx)
+	} else {
+		err = r.until(ctx, r.to)
+	}
+	if err != nil {
 		return err
 	}
 	r.counting = false
@@ -292,6 +307,29 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits
 	}
 	return nil
+}
+
+// meanwhile drives the load until what happens under it has happened.
+func (r *pairsRun) meanwhile(ctx context.Context) error {
+	r.spans = &Spans{clock: r.loop.Now, starts: []int64{r.from}, acks: []*measure.Latency{measure.NewLatency()}, refused: []int64{0}}
+	r.to = math.MaxInt64
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Meanwhile(ctx, r.spans) }()
+	for {
+		select {
+		case err := <-ended:
+			cancel()
+			r.to = r.loop.Now()
+			return err
+		default:
+		}
+		if err := r.until(ctx, r.loop.Now()+int64(20*time.Millisecond)); err != nil {
+			cancel()
+			<-ended // it uses what is closed when this has returned
+			return err
+		}
+	}
 }
 
 // drain stops sending and waits for the answers.
@@ -384,7 +422,8 @@ func (r *pairsRun) millis(now int64) int64 { return r.wallMS + now/int64(time.Mi
 
 func (r *pairsRun) report(res *PairsResult) {
 	res.Ack, res.Delivery, res.Late = r.ack.Quantiles(), r.delivery.Quantiles(), r.late.Quantiles()
-	res.Untimed, res.Hints = r.untimed, r.hints
+	res.Untimed, res.Hints, res.Again = r.untimed, r.hints, r.again
+	res.Spans = r.spans.results(r.to)
 	for i := range r.pairs {
 		p := &r.pairs[i]
 		res.Verify.Add(&p.book, p.head)
@@ -405,3 +444,69 @@ func (r *pairsRun) report(res *PairsResult) {
 
 // conversation is what a pair's messages belong to.
 func conversation(a, b string) id.ConversationID { return id.Direct(id.UserID(a), id.UserID(b)) }
+
+// Spans parts a load in times that are told apart: calm ones, and in between those in which something changes. The first is calm.
+// What changes something calls Turn; the rest is the load's.
+type Spans struct {
+	clock func() int64
+
+	mu      sync.Mutex
+	starts  []int64
+	acks    []*measure.Latency
+	refused []int64
+}
+
+// Span is what was seen in one of them.
+type Span struct {
+	Seconds float64           `json:"seconds"`
+	Ack     measure.Quantiles `json:"ack"`
+	Refused int64             `json:"refused"`
+}
+
+// Turn begins a change, or ends it.
+func (s *Spans) Turn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starts, s.acks, s.refused = append(s.starts, s.clock()), append(s.acks, measure.NewLatency()), append(s.refused, 0)
+}
+
+// acked records that a message, sent at from, was acked at to. It counts for the first change that it saw anything of, else for the calm.
+func (s *Spans) acked(from, to int64) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, _ := slices.BinarySearch(s.starts, from+1)
+	first = max(first-1, 0)
+	if first%2 == 0 && first+1 < len(s.starts) && s.starts[first+1] <= to {
+		first++
+	}
+	s.acks[first].Record(to - from)
+}
+
+// refuse records a refusal that came now.
+func (s *Spans) refuse() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[len(s.refused)-1]++
+}
+
+func (s *Spans) results(end int64) (all []Span) {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, from := range s.starts {
+		to := end
+		if i+1 < len(s.starts) {
+			to = s.starts[i+1]
+		}
+		all = append(all, Span{Seconds: float64(to-from) / 1e9, Ack: s.acks[i].Quantiles(), Refused: s.refused[i]})
+	}
+	return all
+}

@@ -34,9 +34,23 @@ type Target struct {
 type Stats struct {
 	Stored     float64 // messages
 	Commits    float64
-	Rows       float64 // that were written to a store in memory; 0: unknown
+	Writes     Writes // to a store in memory; zero: unknown
 	Goroutines float64
 }
+
+// Writes are what was written to a store, or how much of it there is for each of something.
+type Writes struct {
+	Transactions float64 `json:"transactions"`
+	Rows         float64 `json:"rows"`
+	Bytes        float64 `json:"bytes"` // of keys and values
+}
+
+// since is what was written between o and w, times f.
+func (w Writes) since(o Writes, f float64) Writes {
+	return Writes{(w.Transactions - o.Transactions) * f, (w.Rows - o.Rows) * f, (w.Bytes - o.Bytes) * f}
+}
+
+func (w Writes) times(f float64) Writes { return w.since(Writes{}, f) }
 
 func (t *Target) stats(ctx context.Context) (Stats, error) {
 	if t.Stats == nil {

@@ -78,7 +78,7 @@ var known = sync.OnceValue(func() []string {
 	all := map[string]float64{}
 	for _, m := range []map[string]float64{
 		pairsMetrics(&load.PairsResult{}), floorMetrics(&floor.Result{}), idleMetrics(&load.IdleResult{}), rawMetrics([]*floor.Raw{{}}), hostileMetrics(&Hostile{}),
-		(&Apart{Alone: &load.PairsResult{}, Apart: &load.PairsResult{}}).metrics(), (&Crowd{&load.CrowdResult{}}).metrics(), (&Room{&load.RoomResult{}}).metrics(),
+		(&Apart{Alone: &load.PairsResult{}, Apart: &load.PairsResult{}}).metrics(), (&Crowd{&load.CrowdResult{}}).metrics(), (&Room{&load.RoomResult{}}).metrics(), (&Scale{PairsResult: &load.PairsResult{}}).metrics(),
 		(&History{}).metrics(), (&Churn{}).metrics(), (&Restart{}).metrics(), (&Group{GroupResult: &load.GroupResult{Slow: 1}}).metrics(),
 	} {
 		maps.Copy(all, m)

@@ -29,6 +29,9 @@ func (r *Run) parts() (list []part) {
 	for _, x := range r.Apart {
 		list = append(list, x)
 	}
+	for _, x := range r.Scale {
+		list = append(list, x)
+	}
 	for _, x := range r.Restart {
 		list = append(list, x)
 	}

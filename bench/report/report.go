@@ -40,6 +40,7 @@ type Run struct {
 	Crowd   []*Crowd            `json:"crowd,omitempty"`
 	Room    []*Room             `json:"room,omitempty"`   // by round
 	Apart   []*Apart            `json:"apart,omitempty"`  // by round
+	Scale   []*Scale            `json:"scale,omitempty"`  // by round
 	Faults  bool                `json:"faults,omitempty"` // faults were expected: only what must hold then is judged
 
 	// Medians over the rounds, by the names that thresholds use; Ratios are to the floor of the same round, ToCalm to its calm.
@@ -99,7 +100,7 @@ func (r *Run) Finish() {
 }
 
 // worst is for counts that must be 0 in every round: their median would hide one.
-var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected", "wrong", "unanswered", "undeclared", "overtold"}
+var worst = []string{"loss", "doubled", "corrupt", "missing", "refused", "unacked", "gaps", "repeats", "pulls", "hints", "unexpected", "wrong", "unanswered", "undeclared", "overtold", "errors", "moved_off"}
 
 func medians(rounds []map[string]float64) map[string]float64 {
 	all := map[string][]float64{}

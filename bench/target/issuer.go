@@ -35,10 +35,16 @@ const tokenLife = 24 * time.Hour
 // DefaultIssuer is the name in tokens of an issuer made here.
 const DefaultIssuer = "gochat-bench"
 
+// Files of an issuer that signs with Ed25519.
+const (
+	signFile   = "issuer.key"
+	publicFile = "issuer.pem"
+)
+
 // NewIssuer makes a key and writes to dir what the server needs of it, and what
 // LoadIssuer needs to sign with it again.
 func NewIssuer(dir, algorithm string) (*Issuer, error) {
-	is := &Issuer{Name: DefaultIssuer, Algorithm: algorithm, SignFile: filepath.Join(dir, "issuer.key")}
+	is := &Issuer{Name: DefaultIssuer, Algorithm: algorithm, SignFile: filepath.Join(dir, signFile)}
 	switch algorithm {
 	case "HS256":
 		secret := []byte(rand.Text() + rand.Text())
@@ -58,7 +64,7 @@ func NewIssuer(dir, algorithm string) (*Issuer, error) {
 		return nil, fmt.Errorf("make the issuer's key: %w", err)
 	}
 	is.method, is.key = jwt.SigningMethodEdDSA, priv
-	is.KeyFile = filepath.Join(dir, "issuer.pem")
+	is.KeyFile = filepath.Join(dir, publicFile)
 	pubDER, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("encode the issuer's key: %w", err)

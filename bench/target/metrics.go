@@ -18,7 +18,10 @@ func ReadMetrics(ctx context.Context, addrs ...netip.AddrPort) (all load.Stats, 
 			return all, fmt.Errorf("metrics of %s: %w", a, err)
 		}
 		s := stats(page)
-		all.Stored, all.Commits, all.Goroutines, all.Rows = all.Stored+s.Stored, all.Commits+s.Commits, all.Goroutines+s.Goroutines, all.Rows+s.Rows
+		all.Stored, all.Commits, all.Goroutines = all.Stored+s.Stored, all.Commits+s.Commits, all.Goroutines+s.Goroutines
+		all.Writes.Transactions += s.Writes.Transactions
+		all.Writes.Rows += s.Writes.Rows
+		all.Writes.Bytes += s.Writes.Bytes
 	}
 	return all, nil
 }
@@ -28,7 +31,9 @@ func stats(page string) load.Stats {
 		Stored:     value(page, "gochat_messages_stored_total"),
 		Commits:    value(page, "gochat_commit_messages_count"),
 		Goroutines: value(page, "go_goroutines"),
-		Rows:       value(page, "memnode_rows_written_total"),
+		Writes: load.Writes{
+			Transactions: value(page, "memnode_transactions_total"), Rows: value(page, "memnode_rows_written_total"), Bytes: value(page, "memnode_bytes_written_total"),
+		},
 	}
 }
 

@@ -138,7 +138,7 @@ func (s *Server) run(ctx context.Context) error {
 func (s *Server) config(raise Settings) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "data: %q\ntcp: {listen: %q}\nhttp: {listen: %q}\nlog: {level: warn}\n", s.Data, s.Addr, s.HTTP)
-	fmt.Fprintf(&b, "issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", s.Issuer.Name, s.Issuer.Algorithm, s.Issuer.KeyFile)
+	b.WriteString(s.Issuer.Config())
 	section := ""
 	for _, r := range raise {
 		in, name, _ := strings.Cut(r.Name, ".")
