@@ -310,6 +310,36 @@ test("DRAIN with alternatives: the session moves before the old one is left, not
   assert.equal(a.events.some((e) => e.type === "disconnected"), false);
 });
 
+test("replaced by an attempt of its own, on which a server acted late, a client connects again; replaced once more it stops", async () => {
+  const a = await actor({ dialTimeoutMs: 50 });
+  const late = await a.fake.peer();
+  await late.next(FrameType.Connect); // never answered
+  for (let i = 1; i <= 2; i++) {
+    const p = await a.fake.peer();
+    await p.welcome();
+    await a.until(() => a.events.filter((e) => e.type === "connected").length === i);
+    assert.equal(a.events.some((e) => e.type === "stopped"), false);
+    p.refuse(undefined, Code.Replaced);
+  }
+  await a.until(() => a.events.some((e) => e.type === "stopped"));
+  await assert.rejects(a.client.connected(), StoppedError);
+});
+
+test("a server that is leaving and takes nobody names others: the client goes there at once, and goes on if they don't either", async () => {
+  const a = await actor({ minBackoffMs: 1, maxBackoffMs: 2 });
+  for (const [i, next] of ["second:1", "third:1"].entries()) {
+    const p = await a.fake.peer();
+    await p.next(FrameType.Connect);
+    p.send(FrameType.Drain, Drain, { deadlineMs: 0, alternatives: [next] });
+    p.refuse(undefined, Code.Draining, 3_600_000);
+    if (i === 0) assert.deepEqual(a.fake.addresses, ["fake"]);
+  }
+  const p = await a.fake.peer();
+  await p.welcome();
+  await a.client.connected();
+  assert.deepEqual(a.fake.addresses, ["fake", "second:1", "third:1"]);
+});
+
 test("DRAIN without: what is under way is answered, then the client comes back", async () => {
   const a = await actor();
   const old = await a.fake.peer();

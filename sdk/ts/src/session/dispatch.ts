@@ -53,34 +53,40 @@ export class Dispatch {
 
   private put(i: Item): void {
     this.items.push(i);
-    this.running ??= this.run().finally(() => (this.running = undefined));
+    this.running ??= this.run();
   }
 
   private async run(): Promise<void> {
     await Promise.resolve();
-    while (this.items.length > 0) {
-      const batch = this.items;
-      this.items = [];
-      const done = new Map<Timeline, bigint>();
-      for (const [n, it] of batch.entries()) {
-        if (it.event) {
-          const p = this.hear(it.event);
-          if (p) {
-            if (done.size > 0) this.handled(done);
-            await p;
-          }
-        }
-        if (it.timeline) {
-          done.set(it.timeline, it.seq);
-          if (it.event) {
-            this.waiting--;
-            if (it.event.type === "message") this.engine.saver.keep(it.event.data);
-          }
-        }
-        if (n % 64 === 63) this.handled(done);
-      }
-      this.handled(done);
+    try {
+      while (this.items.length > 0) await this.batch();
+    } finally {
+      this.running = undefined; // at once: what is put in the next moment must not wait for somebody who has gone
     }
+  }
+
+  private async batch(): Promise<void> {
+    const batch = this.items;
+    this.items = [];
+    const done = new Map<Timeline, bigint>();
+    for (const [n, it] of batch.entries()) {
+      if (it.event) {
+        const p = this.hear(it.event);
+        if (p) {
+          if (done.size > 0) this.handled(done);
+          await p;
+        }
+      }
+      if (it.timeline) {
+        done.set(it.timeline, it.seq);
+        if (it.event) {
+          this.waiting--;
+          if (it.event.type === "message") this.engine.saver.keep(it.event.data);
+        }
+      }
+      if (n % 64 === 63) this.handled(done);
+    }
+    this.handled(done);
   }
 
   private handled(done: Map<Timeline, bigint>): void {

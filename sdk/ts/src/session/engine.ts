@@ -16,7 +16,7 @@ import { Dispatch } from "./dispatch.js";
 import { Heartbeat } from "./heartbeat.js";
 import { Inbox } from "./inbox.js";
 import { Dismissal, errorOf, farewell, Link, type Waiter } from "./link.js";
-import { leave, leaveDue, open, type Opened } from "./move.js";
+import { leave, leaveDue, open, Strays, type Opened } from "./move.js";
 import { Outbox } from "./outbox.js";
 import { jitter } from "./pace.js";
 import { Saver } from "./saver.js";
@@ -44,6 +44,7 @@ export class Engine {
   /** What the server said last; 0: it has said nothing. */
   maxContent = 0;
   readonly beat = new Heartbeat();
+  readonly strays = new Strays();
   readonly list = new ConversationList();
   readonly outbox: Outbox;
   readonly timelines = new Timelines(this);
@@ -184,6 +185,7 @@ export class Engine {
         l ??= this.link;
         l?.wire.end(error);
       }
+      error = this.strays.explain(error);
       const d = l?.leaving;
       if (d) others = d.told;
       if (d) await d.moving; // the other server may have had this connection closed
@@ -209,7 +211,11 @@ export class Engine {
         return;
       } else {
         const bound = Math.min(this.cfg.minBackoffMs * 2 ** Math.min(failures++, 16), this.cfg.maxBackoffMs);
-        retryMs = Math.max(jitter(bound), told?.retryAfterMs ?? 0);
+        retryMs = jitter(bound);
+        if (error instanceof Dismissal && error.elsewhere.length > 0) {
+          others = error.elsewhere;
+          if (failures % 2 === 0) failures++; // to one of them
+        } else retryMs = Math.max(retryMs, told?.retryAfterMs ?? 0);
       }
       this.log.info(`disconnected, trying again in ${Math.round(retryMs)} ms`, error);
       this.enter("offline");

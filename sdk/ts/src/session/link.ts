@@ -14,6 +14,8 @@ import type { Pull, Timeline } from "./timelines.js";
 /** The reason that the server gave for ending a connection, or that we have for never making it again. */
 export class Dismissal extends Error {
   override name = "Dismissal";
+  /** Other servers that it named, which is leaving itself, in the order in which they are tried. */
+  elsewhere: string[] = [];
   constructor(readonly told: GoChatError) {
     super(told.message, { cause: told });
   }

@@ -4,7 +4,7 @@ import { asError, ConnectionError, GoChatError, TimeoutError } from "../errors.j
 import { Code } from "../wire/codes.gen.js";
 import { encodeFrame, FrameType } from "../wire/frame.js";
 import { decode, encode } from "../wire/proto.js";
-import { Connack, Connect, type Drain } from "../wire/wire.gen.js";
+import { Connack, Connect, Drain } from "../wire/wire.gen.js";
 import type { Engine } from "./engine.js";
 import { Dismissal, farewell, Wire, type Link } from "./link.js";
 import { jitter } from "./pace.js";
@@ -57,7 +57,12 @@ export async function open(e: Engine, address: string, expired: boolean): Promis
     const dialling = e.cfg.transport(address, wire, abort.signal);
     dialling.then((c) => wire.attach(c), () => {});
     await Promise.race([dialling, aborted]);
-    return await Promise.race([shake(e, wire, token), aborted]);
+    try {
+      return await Promise.race([shake(e, wire, token), aborted]);
+    } catch (error) {
+      if (!(error instanceof Dismissal)) e.strays.gaveUp();
+      throw error;
+    }
   } catch (error) {
     wire.end(asError(error));
     if (token === "" && error instanceof Dismissal && error.told.code === Code.Unauthenticated) {
@@ -80,13 +85,18 @@ async function shake(e: Engine, wire: Wire, token: string): Promise<Opened> {
   });
   const begun = Date.now();
   wire.write(encodeFrame(FrameType.Connect, hello));
+  let elsewhere: string[] = [];
   const ack = await new Promise<Connack>((resolve, reject) => {
-    void wire.ended.then(reject);
+    void wire.ended.then((why) => {
+      if (why instanceof Dismissal) why.elsewhere = elsewhere;
+      reject(why);
+    });
     wire.listen((f) => {
       if (f.type === FrameType.Connack) {
         wire.listen(undefined);
         resolve(decode(Connack, f.body));
-      } else if (f.type === FrameType.Error || f.type === FrameType.Kick) throw farewell(f);
+      } else if (f.type === FrameType.Drain) elsewhere = shuffled(decode(Drain, f.body).alternatives);
+      else if (f.type === FrameType.Error || f.type === FrameType.Kick) throw farewell(f);
     });
   });
   const at = begun + (Date.now() - begun) / 2;
@@ -96,13 +106,42 @@ async function shake(e: Engine, wire: Wire, token: string): Promise<Opened> {
   return { wire, ack, at };
 }
 
+const shuffled = (list: string[]): string[] => list.map((a) => [Math.random(), a] as const).sort((a, b) => a[0] - b[0]).map(([, a]) => a);
+
+/** For how long after an attempt that was given up a server may still act on its CONNECT, in milliseconds. */
+const strayTime = 5 * 60_000;
+
+/**
+ * Attempts to connect that were given up before the server had answered: it may have been frozen, or slow, and opens the session later for
+ * nobody, in the place of the one that the client has by then.
+ */
+export class Strays {
+  private last = 0; // when the last one was given up; 0: none
+
+  /** An attempt failed that had reached a server, which hadn't answered. */
+  gaveUp(): void {
+    this.last = Date.now();
+  }
+
+  /**
+   * Returns an error with which a connection ended, as one that isn't final if the client may have been replaced by an attempt of its own.
+   * One replacement is explained so, a second one is somebody else's.
+   */
+  explain(error: Error): Error {
+    if (!(error instanceof Dismissal) || error.told.code !== Code.Replaced) return error;
+    if (this.last === 0 || Date.now() - this.last > strayTime) return error;
+    this.last = 0;
+    return new ConnectionError("replaced, maybe by an attempt to connect that was given up");
+  }
+}
+
 /**
  * Acts on a DRAIN. Where there are other servers the client goes to one of them, at a random moment, before it leaves this one. Where there
  * are none, this one goes down and comes back: the client takes in the answers that are under way, goes, and comes back at a random moment.
  */
 export function leave(l: Link, m: Drain, now: number): void {
   if (l.leaving) return;
-  const alternatives = m.alternatives.map((a) => [Math.random(), a] as const).sort((a, b) => a[0] - b[0]).map(([, a]) => a);
+  const alternatives = shuffled(m.alternatives);
   const at = alternatives.length > 0 ? now + jitter(Math.min(m.jitterMs, m.deadlineMs)) : now + m.deadlineMs * 0.75;
   l.leaving = { alternatives, told: alternatives, at, after: jitter(m.jitterMs), ready: undefined, moving: undefined, closing: false };
 }
