@@ -31,7 +31,7 @@ func rpc(ctx context.Context, args []string, out io.Writer) error {
 	if err := p.check(); err != nil {
 		return err
 	}
-	if s.addr != "" || s.cluster == "" {
+	if s.addr != "" || s.running != "" || s.cluster == "" {
 		return usage("rpc starts its servers: -addr isn't for it, and -cluster says which processes are compared with one")
 	}
 	if err := s.prepare(ctx); err != nil {

@@ -29,6 +29,7 @@ type servers struct {
 	pid        int
 	pids       string
 	cluster    string
+	running    string // directory of a local cluster
 	memnode    string // the binary of the server that keeps everything in memory
 	issuer     string
 	key        string
@@ -48,6 +49,7 @@ func (s *servers) flags(c *common) {
 	c.StringVar(&s.pids, "pids", "", "with -addr: the processes of a cluster on this machine, as edge-1=PID,logic-1=PID, or a file with a line name=PID for each")
 	c.StringVar(&s.memnode, "memnode", "", "with -cluster: the server that keeps everything in memory; by default it is built from this source")
 	c.StringVar(&s.cluster, "cluster", "", "start a cluster of these processes instead of one server, on a store in memory: roles joined by +, several alike by *, as edge*2,logic*3,fanout+worker; alone: one process that is everything, on the same store")
+	c.StringVar(&s.running, "target", "", "load the cluster of this directory, which tools/cluster started and which runs, as .cache/cluster")
 	c.StringVar(&s.issuer, "issuer", target.DefaultIssuer, "with -addr: the iss of the tokens, an issuer that the server knows")
 	c.StringVar(&s.key, "key", "", "with -addr: the file with which that issuer signs (see bench issuer)")
 	c.StringVar(&s.users, "users", "", "what the users' names begin with; with -addr each run makes up new ones")
@@ -55,6 +57,12 @@ func (s *servers) flags(c *common) {
 
 // prepare checks the flags and builds the server if need be. Call clean afterwards.
 func (s *servers) prepare(ctx context.Context) error {
+	if s.running != "" {
+		if s.addr != "" || s.cluster != "" || s.ws {
+			return usage("-target names a cluster that runs, and knows its addresses: neither -addr, -cluster nor -ws go with it")
+		}
+		return nil
+	}
 	if s.cluster != "" {
 		if s.addr != "" {
 			return usage("-cluster starts one; -addr names one that runs")
@@ -107,8 +115,12 @@ func (s *servers) clean() {
 
 // with runs f against a server: a fresh one with the given limits raised, or the running one.
 func (s *servers) with(ctx context.Context, c *common, raise target.Settings, f func(load.Target) error) error {
-	if s.addr != "" {
-		t, err := s.attached()
+	if s.addr != "" || s.running != "" {
+		attach := s.attached
+		if s.running != "" {
+			attach = s.found
+		}
+		t, err := attach()
 		if err != nil {
 			return err
 		}
@@ -247,11 +259,25 @@ func (s *servers) attached() (load.Target, error) {
 	t.PID, t.Token, t.Users, t.WS = s.pid, is.Token, s.users, s.ws
 	t.Issuer, t.Key = is.Name, is.SignFile
 	if t.Users == "" {
-		// The verifier reads conversations from their beginning: it needs new ones each time.
-		t.Users = fmt.Sprintf("bench-%08x-", rand.Uint32())
+		t.Users = newUsers()
 	}
 	return t, nil
 }
+
+// found is the cluster that runs in the directory named by -target.
+func (s *servers) found() (load.Target, error) {
+	t, err := target.Running(s.running)
+	if err != nil {
+		return t, environment(fmt.Errorf("%w (it is started by: go run ./tools/cluster up)", err))
+	}
+	if t.Users = s.users; t.Users == "" {
+		t.Users = newUsers()
+	}
+	return t, nil
+}
+
+// newUsers begins the names of users that a server which ran before hasn't seen: the verifier reads conversations from their beginning.
+func newUsers() string { return fmt.Sprintf("bench-%08x-", rand.Uint32()) }
 
 // issuer writes what `-addr` needs.
 func issuer(args []string, out io.Writer) error {

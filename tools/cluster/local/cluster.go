@@ -253,6 +253,11 @@ func (c *Cluster) Nodes(role string) []*Process {
 // View returns which nodes etcd knows of, as this process was told last.
 func (c *Cluster) View() *nodes.View { return c.nodes.View() }
 
+// Subscribe has fn called with each change of the nodes that etcd knows of, in order, as router.Source says: a router can be made of a Cluster.
+func (c *Cluster) Subscribe(fn func(old, new *nodes.View)) (now *nodes.View, cancel func()) {
+	return c.nodes.Subscribe(fn)
+}
+
 // EtcdURL is the endpoint of etcd.
 func (c *Cluster) EtcdURL() string {
 	if c.cfg.On != nil {
@@ -301,6 +306,38 @@ func (c *Cluster) AddNode(ctx context.Context, role string) (*Process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// AddNodes starts count more nodes of a role at once and returns when all are ready; if it fails none of them is left.
+func (c *Cluster) AddNodes(ctx context.Context, role string, count int) (added []*Process, err error) {
+	for range count {
+		var p *Process
+		if p, err = c.newNode(role); err != nil {
+			break
+		}
+		added = append(added, p)
+	}
+	if err == nil {
+		err = together(added, func(p *Process) error { return p.Start(ctx) })
+	}
+	if err != nil {
+		for _, p := range added {
+			c.forget(p)
+		}
+		return nil, err
+	}
+	return added, nil
+}
+
+// RemoveNodes is RemoveNode of several at once.
+func (c *Cluster) RemoveNodes(ctx context.Context, names ...string) error {
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = c.RemoveNode(ctx, name) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // RemoveNode ends a node in good order, and returns when it has ended.
