@@ -191,10 +191,16 @@ func (s *several) sentAway(edge string) (forced, replaced uint64) {
 // Everybody at an edge that drains goes on at the other one, in the middle of talking: because an operator says so, and
 // because it ends.
 func TestEdgeDrains(t *testing.T) {
-	const n = 200
+	const n = 300
 	s := newSeveral(t)
 	etcd, change := s.inEtcd()
-	s.usual(change)
+	s.usual(func(c *Config, p *Program) {
+		change(c, p)
+		c.Drain.Deadline = time.Minute
+		if c.Cluster.NodeID == "edge-2" { // all come from one address, by what they bring with them alone
+			c.Limits.ConnectsPerAddress = 20
+		}
+	})
 	c := s.gather(n, "edge-1")
 	c.talk()
 	s.comes("everybody talks", func() bool {
@@ -210,6 +216,9 @@ func TestEdgeDrains(t *testing.T) {
 	t.Logf("edge-1 drained: %d clients moved in %s, %d were closed, of %d the new connection came first", n, time.Since(began).Round(time.Millisecond), forced, replaced)
 	if forced > 0 {
 		t.Errorf("%d clients were closed before they had moved", forced)
+	}
+	if st := s.in["edge-2"].edge.Hub.Stats(); st.Returned < n {
+		t.Errorf("edge-2 refused %d connections at the door, and took %d for clients that come back, want all %d", st.RefusedAtDoor, st.Returned, n)
 	}
 	if err := s.in["edge-1"].ready(func(context.Context) error { return nil })(s.ctx); err == nil {
 		t.Error("an edge that drains is ready")

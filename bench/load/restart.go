@@ -261,6 +261,10 @@ func (r *restartRun) walk(ctx context.Context) error {
 	for seen, at := r.progress, r.loop.Now(); r.walked < len(r.clients)/2 && r.loop.Now()-at < int64(stillness); {
 		for ; begun < len(r.clients)/2 && begun-r.walked < walksAtOnce; begun++ {
 			c := &r.clients[2*begun+1]
+			if c.book.Sent == 0 { // nobody wrote: there is no conversation
+				r.walked++
+				continue
+			}
 			c.asking = walk
 			c.head = max(c.head, 1)
 			if c.ready {

@@ -15,7 +15,7 @@ const (
 	moveTime   = 5 * time.Second // who was told longer ago isn't on the way any more, or not soon
 	moveLeast  = 256             // on their way at the same time, and moveShare of all if that is more
 	moveShare  = 8               // one of so many
-	quietTime  = 10 * time.Second
+	quietTime  = 15 * time.Second // more than a client gives the first place before it tries the next
 )
 
 // sendoff is who is still to be told to go, and who was told.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn"
@@ -215,10 +216,23 @@ func (l *Logic) Authenticate(ctx context.Context, token, resume string, device i
 	return id.UserID(r.User), r.Resume, r.Resumed, nil
 }
 
-// any returns what names a node for key.
+// any returns what names a node for key: the same one while it can be reached, then another, for in a list of nodes
+// (and for as long as a lease in etcd) those that are gone stay.
 func (l *Logic) any(key string) func() *nodes.Node {
-	return func() *nodes.Node { return l.cfg.Router.OfKey(key) }
+	return func() *nodes.Node {
+		first := l.cfg.Router.OfKey(key)
+		for n, i := first, 0; n != nil && i < anyTries; i++ {
+			if l.cfg.Pool == nil || !l.cfg.Pool.shut(n.RPC) {
+				return n
+			}
+			n = l.cfg.Router.OfKey(key + "/" + strconv.Itoa(i))
+		}
+		return first
+	}
 }
+
+// anyTries is how many nodes are drawn, some of them twice, to find one that can be reached.
+const anyTries = 16
 
 // Methods returns the methods that keep nothing in mind of the connection but who asks: each of names, wherever it is answered.
 func (l *Logic) Methods(names ...packet.Method) map[packet.Method]conn.Method {

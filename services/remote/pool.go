@@ -214,6 +214,14 @@ func (p *Pool) peer(addr string) *peer {
 	return n
 }
 
+// shut reports whether calls to the node at addr are kept back now, because the last ones failed.
+func (p *Pool) shut(addr string) bool {
+	p.mu.RLock()
+	n := p.peers[addr]
+	p.mu.RUnlock()
+	return n != nil && n.breaker.State() == gobreaker.StateOpen
+}
+
 // PeerStats are counts of the calls to one node.
 type PeerStats struct {
 	Addr    string

@@ -234,6 +234,30 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
+// A listed node that is gone stays in the list: what any node can do is done by another one as soon as calls fail.
+func TestAnyNodeButOneThatIsGone(t *testing.T) {
+	a, b := start(t, 1, nil), start(t, 2, nil)
+	v := newView(t, edgeNode)
+	agree(t, []view{v, a.view, b.view}, a, b)
+	l := logicOf(t, v, pool(t, func(c *remote.PoolConfig) { c.Open = time.Hour }))
+	a.kill()
+	refused := 0
+	for i := range 200 {
+		_, _, _, err := l.Authenticate(soon(t), "user:alice", "", id.DeviceID(fmt.Sprint("device-", i)), 1)
+		switch {
+		case err == nil:
+		case err.Code.Class() == code.Terminal:
+			t.Fatalf("device %d: %v", i, err)
+		default:
+			refused++
+		}
+	}
+	t.Logf("%d of 200 were refused", refused)
+	if refused == 0 || refused > 10 {
+		t.Errorf("%d of 200 were refused, want the few that found out", refused)
+	}
+}
+
 // desk is api.Accounts that writes down what it is asked.
 type desk struct{ asked []string }
 

@@ -182,7 +182,7 @@ func (p *Process) Freeze() error { return p.Signal(syscall.SIGSTOP) }
 // Thaw ends Freeze.
 func (p *Process) Thaw() error { return p.Signal(syscall.SIGCONT) }
 
-// Term ends the process in good order, by SIGTERM. One that doesn't end within 20 s, or before ctx does, is killed, which is an
+// Term ends the process in good order, by SIGTERM. One that doesn't end within 90 s (an edge waits for its clients), or before ctx does, is killed, which is an
 // error, as is another exit status than 0 of a node. One that doesn't run is none.
 func (p *Process) Term(ctx context.Context) error {
 	if p.Signal(syscall.SIGTERM) != nil {

@@ -179,7 +179,7 @@ func isNode(name string) bool {
 }
 
 // endTime is what a process may take to end by itself.
-const endTime = 20 * time.Second
+const endTime = 90 * time.Second
 
 // end ends processes and returns when they are gone.
 func (s *state) end(ctx context.Context, some []Live, out io.Writer) error {

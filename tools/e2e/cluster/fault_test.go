@@ -44,7 +44,8 @@ type afflicted struct {
 	table []string
 }
 
-// newAfflicted starts a cluster, cables between its processes, and, if asked for, people who talk.
+// newAfflicted starts a cluster, cables between its processes, and, if asked for, people who talk: few, who do it faster than the limits
+// that are shipped allow, and notice soon when they aren't heard.
 func newAfflicted(t *testing.T, people bool) *afflicted {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
@@ -60,11 +61,13 @@ func newAfflicted(t *testing.T, people bool) *afflicted {
 	}
 	cfg := local.Config{
 		Dir: dir, Stores: *faultStores, Edges: 2, Logics: 3, Fanouts: 2, Workers: 1, Via: a.via, Out: writer{t},
-		Set: []string{
+		More: fmt.Sprintf("issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", issuer.Name, issuer.Algorithm, issuer.KeyFile),
+	}
+	if people {
+		cfg.Set = []string{
 			"GOCHAT_LIMITS__HEARTBEAT_MIN=1s", "GOCHAT_LIMITS__HEARTBEAT=2s", "GOCHAT_LIMITS__CONNECTS_PER_ADDRESS=10000",
 			"GOCHAT_LIMITS__SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__BYTES_PER_SECOND=64MiB",
-		},
-		More: fmt.Sprintf("issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", issuer.Name, issuer.Algorithm, issuer.KeyFile),
+		}
 	}
 	if cfg.Stores == local.StoresReal {
 		cfg.PDs = 3
