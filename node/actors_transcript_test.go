@@ -126,6 +126,34 @@ var commands = map[string]func(p *player, w []string) (string, error){
 		return strings.Join(lines, ", "), err
 	},
 
+	"make": func(p *player, w []string) (string, error) { // #NAME: the room of that name without the #
+		r, err := p.client.CreateRoom(p.s.ctx, w[0][1:], "", 0)
+		if err == nil {
+			p.s.mu.Lock()
+			p.s.groups[w[0]] = r.ID
+			p.s.mu.Unlock()
+		}
+		return fmt.Sprintf("last %d, moderator %v", r.LastSeq, r.Moderator), err
+	},
+	"enter": func(p *player, w []string) (string, error) { // #NAME: the same room
+		r, err := p.client.JoinRoom(p.s.ctx, gochat.RoomID(strings.TrimPrefix(w[0], "#")))
+		return fmt.Sprintf("last %d", r.LastSeq), err
+	},
+	"exit": func(p *player, w []string) (string, error) { return "", p.client.LeaveRoom(p.s.ctx, p.conv(w[0])) },
+	"there": func(p *player, w []string) (string, error) { // IN
+		users, count, _, err := p.client.RoomMembers(p.s.ctx, p.conv(w[0]), "", 0)
+		return fmt.Sprint(count, " ", users), err
+	},
+	"curb": func(p *player, w []string) (string, error) { // #NAME WHAT USER
+		what := map[string]gochat.Moderation{"mute": gochat.Mute, "unmute": gochat.Unmute, "ban": gochat.Ban, "unban": gochat.Unban}[w[1]]
+		_, err := p.client.Moderate(p.s.ctx, p.conv(w[0]), id.UserID(w[2]), what, 0)
+		return "", err
+	},
+	"slow": func(p *player, w []string) (string, error) { // #NAME SECONDS
+		_, err := p.client.SetRoom(p.s.ctx, p.conv(w[0]), nil, ptr(time.Duration(number(w[1]))*time.Second))
+		return "", err
+	},
+
 	"profile": func(p *player, w []string) (string, error) {
 		q, err := p.client.SetProfile(p.s.ctx, gochat.ProfileChange{Name: ptr(strings.Join(w, " "))})
 		return fmt.Sprintf("version %d", q.Version), err
@@ -211,6 +239,8 @@ func (s *stage) run(w []string) string {
 					in.BeforeSend = censor
 				case "outbound":
 					c.Limits.Outbound = config.Bytes(number(v) << 10)
+				case "rooms":
+					c.Rooms.Create = v
 				case "large_group":
 					c.Fanout.LargeGroup = int(number(v))
 				default:

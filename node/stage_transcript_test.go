@@ -299,6 +299,10 @@ func (p *player) handle(e gochat.Event) {
 			what = "has stopped typing"
 		}
 		p.tell(fmt.Sprintf("%s: %s/%s %s", p.s.label(e.Conversation, p.user), e.Sender, e.Device, what))
+	case gochat.RoomLeft:
+		p.tell(fmt.Sprintf("%s: is out: %s", p.s.label(e.Conversation, p.user), told(e.Err)))
+	case gochat.MessagesLeftOut:
+		p.tell(fmt.Sprintf("%s: %d were left out", p.s.label(e.Conversation, p.user), e.Count))
 	case gochat.DraftChanged:
 		p.tell(fmt.Sprintf("%s: %s/%s writes %q", p.s.label(e.Conversation, p.user), e.Sender, e.Device, e.Text))
 	case gochat.AccountChanged:

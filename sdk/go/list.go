@@ -57,7 +57,9 @@ func (l *List) Apply(e Event) {
 	case ConversationChanged:
 		l.changed(e.Conversation)
 	case MessageReceived:
-		l.received(&e.Message)
+		if e.Message.Conversation.Kind() != id.KindRoom { // rooms are in no list
+			l.received(&e.Message)
+		}
 	case CursorsMoved:
 		l.moved(&e)
 	}

@@ -310,3 +310,14 @@ func TestSettingsAndSignalsOfTheServer(t *testing.T) {
 		t.Error(r.err)
 	}
 }
+
+// What is said in rooms makes no entry: who is in one isn't its member, and has nothing unread there.
+func TestListHasNoRooms(t *testing.T) {
+	var l List
+	l.Apply(Connected{User: alice})
+	l.Apply(MessageReceived{Message{Conversation: RoomID("lobby"), Seq: 3, Sender: bob}})
+	l.Apply(MessageReceived{Message{Conversation: ab, Seq: 1, Sender: bob}})
+	if _, ok := l.Get(RoomID("lobby")); ok || len(l.All()) != 1 {
+		t.Errorf("the list is %+v", l.All())
+	}
+}
