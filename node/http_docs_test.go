@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// words splits a line as a shell does, as far as the examples need it.
-func words(t *testing.T, line string, vars map[string]string) (out []string) {
+// shellWords splits a line as a shell does, as far as the examples need it.
+func shellWords(t *testing.T, line string, vars map[string]string) (out []string) {
 	t.Helper()
 	word, quote, open := "", byte(0), false
 	for i := 0; i < len(line); i++ {
@@ -50,7 +50,7 @@ func TestHTTPDocumentation(t *testing.T) {
 	ran := 0
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		for _, line := range strings.Split(strings.TrimSpace(block[1]), "\n") {
-			args := words(t, line, vars)
+			args := shellWords(t, line, vars)
 			if strings.HasPrefix(line, "gochat apikey create ") && len(args) == 6 {
 				vars["KEY"] = w.key(strings.Split(args[5], ",")...)
 				continue

@@ -126,6 +126,9 @@ func (m *metrics) watch(n *Node) {
 		return
 	}
 	m.reg.MustRegister(caches{n.logic})
+	m.gauge("gochat_words", "Different words that are looked for in messages.", func() float64 { return float64(n.logic.Words.Stats().Words) })
+	m.counter("gochat_words_rejected_total", "Messages refused because of such a word.", func() float64 { return float64(n.logic.Words.Stats().Refused) })
+	m.counter("gochat_words_masked_total", "Messages stored with asterisks in place of such words.", func() float64 { return float64(n.logic.Words.Stats().Masked) })
 	m.gauge("gochat_room_users", "Users who are in the rooms that this process owns, each counted in every room.", func() float64 {
 		_, users := n.logic.Rooms.Stats()
 		return float64(users)

@@ -35,6 +35,7 @@ import (
 	"github.com/gochat-im/gochat/services/relay"
 	"github.com/gochat-im/gochat/services/session"
 	"github.com/gochat-im/gochat/services/timeline"
+	"github.com/gochat-im/gochat/services/words"
 )
 
 // Config is everything that can be set; Default, of a server that was told nothing.
@@ -71,6 +72,8 @@ type Node struct {
 	overlay   *config.Overlay    // cfg with what was reloaded since, and the settings of all nodes above it; guarded by reloading
 	logged    string             // the level that was set last; guarded by reloading
 	settings  *settings.Settings // nil: there is no etcd
+	words     *words.Lists       // guarded by reloading
+	badWords  map[string]bool    // lists that were refused; guarded by reloading
 
 	// The parts, from the store up; nil: the node's roles don't have it.
 	crypt     *account.Keys
@@ -129,7 +132,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 			n.close()
 		}
 	}()
-	n.overlay = n.newOverlay(cfg)
+	n.overlay, n.badWords = n.newOverlay(cfg), map[string]bool{}
 	m := newMetrics(prometheus.NewRegistry())
 	if cfg.Cluster.On() {
 		if err = n.join(in); err == nil {

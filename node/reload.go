@@ -33,11 +33,18 @@ func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 			return done, err
 		}
 	}
+	lists := n.words
+	if n.judges() {
+		if lists, err = n.readWords(cfg); err != nil {
+			return done, code.Newf(code.BadRequest, "%v", err)
+		}
+	}
 	n.logged = "" // what was set by the socket ends
 	old := n.overlay.Base()
 	if err := n.overlay.Rebase(cfg); err != nil {
 		return done, code.Newf(code.BadRequest, "%v", err)
 	}
+	n.useWords(lists)
 	differences(reflect.ValueOf(old), reflect.ValueOf(cfg), "", func(name string) {
 		// What needs a restart stays as it was, so that the next reload tells it again.
 		if config.Live(name) {

@@ -2,13 +2,18 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/services/fanout"
+	"github.com/gochat-im/gochat/services/words"
 )
 
 // settingsTime is what etcd has to answer when a node starts.
@@ -23,7 +28,9 @@ func (n *Node) openSettings() error {
 	if n.settings, err = n.peers.Settings(ctx, n.applySetting); err != nil {
 		return fmt.Errorf("reading the settings of all nodes in etcd: %w", err)
 	}
-	n.cfg = n.current()
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	n.cfg = n.overlay.Config()
 	return nil
 }
 
@@ -32,20 +39,88 @@ func (n *Node) openSettings() error {
 func (n *Node) applySetting(name string, value []byte) error {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
+	if list, ok := strings.CutPrefix(name, config.WordsPrefix); ok {
+		return n.applyWords(list, value)
+	}
 	if value == nil {
 		return n.overlay.Unset(name)
 	}
 	return n.overlay.Set(name, string(value))
 }
 
+// applyWords puts a list of words in force; nil removes it. n.reloading is held.
+func (n *Node) applyWords(list string, value []byte) error {
+	if list == "" {
+		return errors.New("a list of words needs a name")
+	}
+	delete(n.badWords, list)
+	if value == nil {
+		n.useWords(n.words.Without(list))
+		return nil
+	}
+	var err error
+	next := n.words
+	if n.judges() {
+		next, err = n.words.With(list, string(value))
+	} else {
+		_, err = words.Check(string(value)) // so that all nodes refuse the same
+	}
+	if err != nil {
+		n.badWords[list] = true
+		return err
+	}
+	n.useWords(next)
+	return nil
+}
+
+// judges reports whether messages come here to be stored.
+func (n *Node) judges() bool { return n.cfg.Cluster.Has(config.RoleLogic) }
+
+// readWords returns the lists with the one of cfg's file as it is now. It is the one without a name. n.reloading is held.
+func (n *Node) readWords(cfg Config) (*words.Lists, error) {
+	if cfg.Words.File == "" {
+		return n.words.Without(""), nil
+	}
+	f, err := os.Open(cfg.Words.File)
+	if err != nil {
+		return nil, fmt.Errorf("words.file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, words.MaxText+1))
+	if err != nil {
+		return nil, fmt.Errorf("words.file: %w", err)
+	}
+	lists, err := n.words.With("", string(text))
+	if err != nil {
+		return nil, fmt.Errorf("words.file %s: %w", cfg.Words.File, err)
+	}
+	return lists, nil
+}
+
+// useWords puts lists in force, where messages are stored. n.reloading is held.
+func (n *Node) useWords(lists *words.Lists) {
+	n.words = lists
+	if n.judges() && n.overlay.Try != nil { // all parts are there
+		n.logic.Words.Use(lists.Matcher(), n.overlay.Config().Words.Action == config.WordsMask)
+	}
+}
+
 // built says that all parts are there: from now on changes reach them, and so do those that came meanwhile.
 func (n *Node) built() error {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	if err := n.adopt(n.overlay.Config()); err != nil {
+	cfg := n.overlay.Config()
+	if err := n.adopt(cfg); err != nil {
 		return err
 	}
 	n.overlay.Try = n.adopt
+	if n.judges() {
+		lists, err := n.readWords(cfg)
+		if err != nil {
+			return err
+		}
+		n.useWords(lists)
+	}
 	return nil
 }
 
@@ -62,6 +137,9 @@ func (n *Node) adopt(cfg Config) error {
 		if err := n.fanout.SetThresholds(thresholds); err != nil {
 			return err
 		}
+	}
+	if n.judges() {
+		n.logic.Words.Use(n.words.Matcher(), cfg.Words.Action == config.WordsMask)
 	}
 	if n.sweeper != nil {
 		n.sweeper.SetRetention(msgstore.Retention(cfg.Retention))
@@ -90,7 +168,7 @@ func (n *Node) settingsStats() (s settingsStats) {
 	}
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	return settingsStats{refused: n.settings.Refused(), revision: n.settings.Revision(), differ: len(n.overlay.Refused())}
+	return settingsStats{refused: n.settings.Refused(), revision: n.settings.Revision(), differ: len(n.overlay.Refused()) + len(n.badWords)}
 }
 
 type settingsStats struct {

@@ -2,11 +2,14 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -16,8 +19,11 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gochat-im/gochat/protocol/code"
+	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/router/etcd/etcdtest"
 	"github.com/gochat-im/gochat/router/settings"
+	gochat "github.com/gochat-im/gochat/sdk/go"
 )
 
 // journal is a log that tests look into.
@@ -230,4 +236,101 @@ func TestSettingsOfAllNodes(t *testing.T) {
 	srv.Restart()
 	a.set("limits.connections", "1000")
 	a.eventually("etcd is back", open(t), all...)
+}
+
+// Words of a list in etcd, and of a node's own file, don't reach anybody; whoever reloads has the file as it is then.
+func TestWords(t *testing.T) {
+	srv := etcdtest.Start(t)
+	a := &allNodes{newSeveral(t), srv.Client()}
+	file := filepath.Join(t.TempDir(), "words.txt")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# ours\nrude\n")
+	a.set("words/lies", "The moon is made of cheese\n月饼\n")
+	for _, name := range []string{"a", "b"} {
+		a.start(name, 0, "edge logic fanout worker", func(c *Config, p *Program) {
+			p.Nodes, c.Cluster.Etcd.Endpoints, c.Words.File = nil, []string{srv.URL()}, file
+			own := *c
+			p.Load = func() (Config, error) { return own, nil }
+		})
+	}
+	a.register("a", "ann", "ben")
+	ann, ben := a.actor("ann", "a"), a.actor("ben", "b")
+	dm := id.Direct("ann", "ben")
+	refused := func(text string) bool {
+		t.Helper()
+		r, err := ann.Send(a.ctx, gochat.ToUser("ben"), gochat.Text(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.Wait(a.ctx)
+		var e *code.Error
+		if err != nil && (!errors.As(err, &e) || e.Code != code.Forbidden) {
+			t.Fatalf("%q: %v", text, err)
+		}
+		return err != nil
+	}
+	for text, want := range map[string]bool{"how RUDE of you": true, "吃月饼": true, "cheese": false, "the moon is made of cheese": true} {
+		if refused(text) != want {
+			t.Errorf("%q: refused is not %v", text, want)
+		}
+	}
+	a.set("words/more", "cheese")
+	a.eventually("a word more", func(*running) bool { return refused("cheese") }, "a")
+	a.eventually("on all nodes", func(r *running) bool { return a.metric(r, "gochat_words") == 4 }, "a", "b")
+	a.set("words/more", "bad\x00list")
+	a.set("words/lies", "")
+	a.eventually("a list that is refused leaves the old one", func(r *running) bool {
+		return a.metric(r, "gochat_settings_refused") == 1 && a.metric(r, "gochat_words") == 2
+	}, "a", "b")
+	if !refused("cheese") || refused("吃月饼") {
+		t.Error("a bad list has changed something, or an empty one nothing")
+	}
+	a.set("words.action", "mask")
+	a.eventually("words are masked", func(r *running) bool { return r.current().Words.Action == "mask" }, "a", "b")
+	seq := a.say(ann, gochat.ToUser("ben"), "rude cheese!")
+	a.eventually("ben reads asterisks", func(*running) bool {
+		ben.mu.Lock()
+		defer ben.mu.Unlock()
+		return ben.got[dm][seq] == "**** ******!"
+	}, "b")
+	a.unset("words/more")
+	a.eventually("nothing is refused", func(r *running) bool {
+		return a.metric(r, "gochat_settings_refused") == 0 && a.metric(r, "gochat_words") == 1
+	}, "a", "b")
+
+	// The file is read again with the configuration; one that can't be used changes nothing.
+	write("polite")
+	for _, name := range []string{"a", "b"} {
+		if _, err := a.in[name].reloadRequest(a.ctx, struct{}{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.unset("words.action")
+	a.eventually("words are refused again", func(r *running) bool { return r.current().Words.Action == "refuse" }, "a", "b")
+	if refused("rude") || !refused("polite") {
+		t.Error("the file's old words are in force")
+	}
+	write("a\xff")
+	if _, err := a.in["a"].reloadRequest(a.ctx, struct{}{}); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("a bad file: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.in["a"].reloadRequest(a.ctx, struct{}{}); err == nil || !strings.Contains(err.Error(), "words.file") {
+		t.Errorf("no file: %v", err)
+	}
+	if !refused("polite") {
+		t.Error("a file that is gone has taken words away")
+	}
+	cfg := Default()
+	cfg.Data, cfg.TCP.Listen, cfg.HTTP.Listen, cfg.Words.File = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", file
+	if _, err := New(cfg, Program{Version: "test", Logger: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "words.file") {
+		t.Errorf("a node starts without its list: %v", err)
+	}
 }

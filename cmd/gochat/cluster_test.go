@@ -173,6 +173,20 @@ limits.inflight +256 +- *
 	match("limits.nothing: removed\n", "unset", "limits.nothing")
 	match("log.level: each node's own value again .*\n", "unset", "log.level")
 
+	// Lists of words.
+	list := filepath.Join(t.TempDir(), "words.txt")
+	if err := os.WriteFile(list, []byte("# rude\ndamn\n傻瓜\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	match("words/rude: 2 words on all nodes\n", "set", "words/rude", "--file", list)
+	match(`.*words.action +refuse +-.*words/rude +- +2 words *`+"\n", "get")
+	match("words/rude: # rude\ndamn\n傻瓜\n in etcd, since .*\n", "get", "words/rude")
+	wrong("needs a name", at, "set", "words/", "x")
+	wrong("control character", at, "set", "words/rude", "a\x00b")
+	wrong("either a value or --file", at, "set", "words/rude", "x", "--file", list)
+	wrong("no list", at, "get", "words/other")
+	match("words/rude: removed\n", "unset", "words/rude")
+
 	file := filepath.Join(t.TempDir(), "node.yaml")
 	node := "limits: {inflight: 9}\ncluster: {roles: [edge], node_id: x, key_file: k, signing_keys: s, rpc: {listen: '127.0.0.1:7000'}, "
 	if err := os.WriteFile(file, fmt.Appendf(nil, "%setcd: {endpoints: ['%s']}}", node, srv.URL()), 0o600); err != nil {

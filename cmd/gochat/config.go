@@ -16,6 +16,7 @@ import (
 	"github.com/gochat-im/gochat/node"
 	"github.com/gochat-im/gochat/node/config"
 	"github.com/gochat-im/gochat/router/settings"
+	"github.com/gochat-im/gochat/services/words"
 )
 
 // configFlags are the flags that every command which reads the server's configuration has.
@@ -88,17 +89,34 @@ func settingsCommand() *cobra.Command {
 			})
 		},
 	}
+	var file string
 	set := &cobra.Command{
 		Use:   "set KEY VALUE",
 		Short: "Set one for all nodes",
-		Long:  "KEY is the name in the configuration file, with dots, as limits.sends_per_second. What nodes would refuse is not written.",
-		Args:  cobra.ExactArgs(2),
+		Long: "KEY is the name in the configuration file, with dots, as limits.sends_per_second, or words/NAME for a list of words, one a line (words.action\n" +
+			"says what becomes of messages with one); --file reads the value from a file. What nodes would refuse is not written.",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 2) == (file != "") {
+				return usageError{errors.New("want either a value or --file")}
+			}
+			if file != "" {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return err
+				}
+				value := string(text)
+				if !strings.HasPrefix(args[0], config.WordsPrefix) {
+					value = strings.TrimSpace(value)
+				}
+				args = append(args, value)
+			}
 			return at.shared(cmd.Context(), func(s *shared) error {
 				return s.set(cmd.Context(), cmd.OutOrStdout(), args[0], args[1])
 			})
 		},
 	}
+	set.Flags().StringVar(&file, "file", "", "file that holds the value")
 	unset := &cobra.Command{
 		Use:   "unset KEY",
 		Short: "Remove one, so that each node's own configuration holds again",
@@ -120,6 +138,7 @@ type shared struct {
 	whose  string // what the settings are above of
 	own    config.Config
 	over   *config.Overlay
+	lists  *words.Lists
 	values map[string]string
 	rev    map[string]int64 // of the keys that there are
 	bad    map[string]error // that nodes refuse
@@ -156,15 +175,42 @@ func (f *registryFlags) shared(ctx context.Context, do func(*shared) error) erro
 	for _, kv := range r.Kvs {
 		name := strings.TrimPrefix(string(kv.Key), at)
 		s.values[name], s.rev[name] = string(kv.Value), kv.ModRevision
-		s.bad[name] = s.over.Set(name, string(kv.Value))
+		s.bad[name] = s.try(name, string(kv.Value))
 	}
 	refused := s.over.Refused() // some were taken after all, once others were known
-	for name := range s.bad {
-		if !slices.Contains(refused, name) {
+	for name, err := range s.bad {
+		if err == nil || !isWords(name) && !slices.Contains(refused, name) {
 			delete(s.bad, name)
 		}
 	}
 	return do(s)
+}
+
+func isWords(name string) bool { return strings.HasPrefix(name, config.WordsPrefix) }
+
+// try checks a setting as nodes do, with those that there are.
+func (s *shared) try(name, value string) error {
+	list, ok := strings.CutPrefix(name, config.WordsPrefix)
+	if !ok {
+		return s.over.Set(name, value)
+	}
+	if list == "" {
+		return errors.New("a list of words needs a name: words/NAME")
+	}
+	lists, err := s.lists.With(list, value)
+	if err == nil {
+		s.lists = lists
+	}
+	return err
+}
+
+// brief is a value in few characters.
+func brief(name, value string) string {
+	if isWords(name) {
+		n, _ := words.Check(value)
+		return fmt.Sprintf("%d words", n)
+	}
+	return fmt.Sprintf("%.40q", value)
 }
 
 func (s *shared) show(out io.Writer) error {
@@ -173,14 +219,14 @@ func (s *shared) show(out io.Writer) error {
 	for _, name := range config.Shared() {
 		value, state := "-", ""
 		if v, ok := s.values[name]; ok {
-			value, state = fmt.Sprintf("%.40q", v), s.state(name)
+			value, state = brief(name, v), s.state(name)
 		}
 		own, _ := s.own.Value(name)
 		rows = append(rows, []any{name, own, value, state})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.values)) {
 		if !slices.Contains(config.Shared(), name) {
-			rows = append(rows, []any{name, "-", fmt.Sprintf("%.40q", s.values[name]), s.state(name)})
+			rows = append(rows, []any{name, "-", brief(name, s.values[name]), s.state(name)})
 		}
 	}
 	return table(out, rows)
@@ -196,6 +242,9 @@ func (s *shared) state(name string) string {
 func (s *shared) showOne(out io.Writer, name string) error {
 	value, there := s.values[name]
 	own, known := s.own.Value(name)
+	if !there && isWords(name) {
+		return usageError{fmt.Errorf("there is no list %s", name)}
+	}
 	if !there {
 		if err := config.MayShare(name); err != nil {
 			return usageError{err}
@@ -215,13 +264,17 @@ func (s *shared) showOne(out io.Writer, name string) error {
 }
 
 func (s *shared) set(ctx context.Context, out io.Writer, name, value string) error {
-	if err := s.over.Set(name, value); err != nil {
+	if err := s.try(name, value); err != nil {
 		return usageError{fmt.Errorf("nothing was written, for nodes would refuse it: %w", err)}
 	}
 	if err := s.write(ctx, name, clientv3.OpPut(settings.Key(s.prefix, name), value)); err != nil {
 		return err
 	}
-	own, _ := s.own.Value(name)
+	own, known := s.own.Value(name)
+	if !known {
+		_, err := fmt.Fprintf(out, "%s: %s on all nodes\n", name, brief(name, value))
+		return err
+	}
 	_, err := fmt.Fprintf(out, "%s: %s on all nodes (%s %s)\n", name, value, own, s.whose)
 	return err
 }
@@ -230,7 +283,7 @@ func (s *shared) unset(ctx context.Context, out io.Writer, name string) error {
 	if _, ok := s.values[name]; !ok {
 		return usageError{fmt.Errorf("%q isn't set in etcd", name)}
 	}
-	if err := s.over.Unset(name); err != nil {
+	if err := s.over.Unset(name); err != nil && !isWords(name) {
 		return usageError{fmt.Errorf("nothing was written, for nodes would refuse it: %w", err)}
 	}
 	if err := s.write(ctx, name, clientv3.OpDelete(settings.Key(s.prefix, name))); err != nil {

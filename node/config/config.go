@@ -30,6 +30,7 @@ type Config struct {
 	Drain     Drain     `koanf:"drain" doc:"How this server leaves when it is told to end: clients are told when and where to come back."`
 	Issuers   []Issuer  `koanf:"issuers" doc:"Other systems whose tokens are accepted: your users stay where they are."`
 	Fanout    Fanout    `koanf:"fanout" doc:"How messages reach the members of groups who are connected."`
+	Words     Words     `koanf:"words" doc:"Words that messages of type text may not have."`
 	Rooms     Rooms     `koanf:"rooms" doc:"Live conversations in which nobody is a member."`
 	Broadcast Broadcast `koanf:"broadcast" doc:"Telling everybody who is connected something."`
 	Storage   Storage   `koanf:"storage" doc:"The embedded store."`
@@ -153,6 +154,18 @@ type Fanout struct {
 	DeliveriesPerSecond int           `koanf:"deliveries_per_second" doc:"Messages times connections that one group may be delivered a second, so that it can't take a server or an uplink from all others: 20 messages a second to 10,000 connections are 200,000. Above it members are told, once a second at most, that there is something new, and their clients fetch it as they need it. 0: any number."`
 }
 
+// Words says what becomes of messages that have words of a list.
+type Words struct {
+	File   string `koanf:"file" doc:"A list of words, one a line, read again when the configuration is reloaded; lines that begin with # count for nothing. Of a cluster each logic node has its own; lists for all nodes lie in etcd (gochat cluster settings set words/NAME). Empty: none."`
+	Action string `koanf:"action" doc:"What becomes of a message with such a word: refuse (its sender is told forbidden) or mask (it is stored with asterisks in place of the word)."`
+}
+
+// What becomes of messages with words of a list.
+const (
+	WordsRefuse = "refuse"
+	WordsMask   = "mask"
+)
+
 // Issuer is an outside system whose tokens are accepted.
 type Issuer struct {
 	Issuer    string `koanf:"issuer" doc:"The token's iss."`
@@ -188,6 +201,7 @@ func Default() Config {
 		Devices:  Devices{PerUser: 32},
 		Contacts: Contacts{Write: "anyone", Search: "anyone", Blocks: 10_000},
 		Fanout:   Fanout{LargeGroup: 500, AudienceIdle: 5 * time.Minute},
+		Words:    Words{Action: WordsRefuse},
 		Rooms:    defaultRooms(), Broadcast: Broadcast{PerSecond: 20_000, Every: 5 * time.Second},
 		Storage: Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 		Cluster: Cluster{
@@ -336,6 +350,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Contacts.Blocks < 1 {
 		bad("contacts.blocks %d: want at least 1", c.Contacts.Blocks)
+	}
+	if a := c.Words.Action; a != WordsRefuse && a != WordsMask {
+		bad("words.action %q: want refuse or mask", a)
 	}
 	errs = append(append(errs, c.Rooms.validate()...), c.Broadcast.validate()...)
 	for name, d := range map[string]time.Duration{

@@ -19,6 +19,7 @@ var live = map[string]bool{
 	"limits.connects_per_address": true, "limits.unauthenticated": true,
 	"limits.sends_per_second": true, "limits.user_sends_per_second": true, "limits.bytes_per_second": true, "limits.inflight": true,
 	"fanout.large_group": true, "fanout.deliveries_per_second": true, "rooms.deliveries_per_second": true,
+	"words.action": true, "words.file": false,
 	"retention.direct": true, "retention.group": true, "retention.self": true, "retention.room": true,
 }
 
@@ -33,6 +34,9 @@ func Shared() []string {
 	names := slices.Sorted(maps.Keys(live))
 	return slices.DeleteFunc(names, func(n string) bool { return !live[n] })
 }
+
+// WordsPrefix begins the names in etcd of lists of words, which aren't in the configuration file.
+const WordsPrefix = "words/"
 
 // maxShared is the longest value in bytes of a setting that is given for all nodes.
 const maxShared = 256

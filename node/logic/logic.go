@@ -26,6 +26,7 @@ import (
 	"github.com/gochat-im/gochat/services/room"
 	"github.com/gochat-im/gochat/services/self"
 	"github.com/gochat-im/gochat/services/timeline"
+	"github.com/gochat-im/gochat/services/words"
 )
 
 // Config of a Logic. All is needed but what says otherwise.
@@ -69,6 +70,7 @@ type Logic struct {
 	Rooms         *room.Service
 	Conversations *conversation.Service
 	Sequencer     *timeline.Sequencer
+	Words         *words.Filter // in front of what judges and what stores messages
 
 	cfg     Config
 	log     *slog.Logger
@@ -141,18 +143,19 @@ func New(cfg Config) (_ *Logic, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	l.Conversations.Bind(l.Sequencer)
 	l.Groups.Bind(changes{l.Sequencer})
 	l.Rooms.Bind(roomChanges{l.Sequencer})
 	if l.self, err = self.New(self.Config{Store: store, Keys: keys, Sequencer: selfTimelines{l.Sequencer}, Now: now}); err != nil {
 		return nil, err
 	}
+	l.Words = words.NewFilter(l.Sequencer)
 	if cfg.BeforeSend != nil {
 		if l.gate, err = hook.New(hook.Config{Hook: cfg.BeforeSend, Next: l.Sequencer, Logger: l.log}); err != nil {
 			return nil, err
 		}
-		l.Conversations.Bind(l.gate)
+		l.Words = words.NewFilter(l.gate)
 	}
+	l.Conversations.Bind(l.Words)
 	return l, nil
 }
 

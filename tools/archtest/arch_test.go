@@ -65,6 +65,7 @@ var rooms = []room{
 	{"services/room", 2, 0},
 	{"services/relation", 2, 0},
 	{"services/hook", 2, 0},
+	{"services/words", 2, 0},
 	{"services/session", 2, 0},
 	{"services/self", 2, 0},
 	{"services/fanout", 2, 0},
