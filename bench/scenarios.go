@@ -84,11 +84,7 @@ func (p *pairsFlags) raise(window int) target.Settings {
 	if p.Rate > 0 && p.Rate/float64(p.Pairs.Pairs) <= people && p.Burst <= people {
 		return nil
 	}
-	s := target.Settings{
-		{Name: "limits.sends_per_second", Value: strconv.Itoa(unlimited)},
-		{Name: "limits.user_sends_per_second", Value: strconv.Itoa(unlimited)},
-		{Name: "limits.bytes_per_second", Value: "1GiB"},
-	}
+	s := target.Unlimited()
 	if n := max(window, p.Burst); n > 128 {
 		s = append(s, target.Setting{Name: "limits.inflight", Value: strconv.Itoa(2 * n)})
 	}

@@ -59,6 +59,7 @@ type GroupResult struct {
 	RestRSS     int64              `json:"server_rss_rest_bytes"`  // when all had connected
 	PeakRSS     int64              `json:"server_rss_bytes"`       // the most during the load
 	PerCommit   float64            `json:"messages_per_commit"`
+	TiKV        TiKV               `json:"tikv,omitzero"`
 	Cut         int                `json:"cut"`      // slow connections that the server ended
 	Waking      float64            `json:"waking_s"` // until all slow ones held everything
 	WokenRSS    int64              `json:"rss_woken_bytes"`

@@ -72,6 +72,7 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 	res.DeliveryCPU = float64(between(server, serverEnd).Nanoseconds()) / 1e3 / float64(max(r.received, 1))
 	res.Processes = r.Target.use(server, serverEnd, float64(max(r.received, 1)))
 	res.ClientCPU = float64((clientEnd - client).Nanoseconds()) / 1e3 / float64(max(r.received, 1))
+	res.TiKV = statsEnd.TiKV.since(stats.TiKV)
 	if commits := statsEnd.Commits - stats.Commits; commits > 0 {
 		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits
 	}

@@ -240,6 +240,7 @@ func (p *pair) delivered(f *frame.Frame, now int64) {
 		}
 		if at := p.sentAt[number&uint64(len(p.sentAt)-1)]; at >= r.from && at < r.to {
 			r.delivery.Record(now - at)
+			r.spans.delivered(at, now)
 		}
 	}
 	if gap {

@@ -49,6 +49,7 @@ type PairsResult struct {
 	RSS       int64             `json:"server_rss_bytes"`    // at the end of the load
 	Processes []ProcessUse      `json:"processes,omitempty"` // of a cluster, for each message
 	PerCommit float64           `json:"messages_per_commit"`
+	TiKV      TiKV              `json:"tikv,omitzero"`
 	Hints     int64             `json:"hints"`
 	Refusals  map[string]int64  `json:"refusals,omitempty"`      // by the code's name
 	Again     int64             `json:"sync_refusals,omitempty"` // SYNCs that were refused for the moment, and asked again
@@ -303,6 +304,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	res.ServerCPU = float64(between(server, serverEnd).Microseconds()) / n
 	res.Processes = r.Target.use(server, serverEnd, n)
 	res.ClientCPU = float64((clientEnd - client).Microseconds()) / n
+	res.TiKV = statsEnd.TiKV.since(stats.TiKV)
 	if commits := statsEnd.Commits - stats.Commits; commits > 0 {
 		res.PerCommit = (statsEnd.Stored - stats.Stored) / commits
 	}
@@ -311,7 +313,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 
 // meanwhile drives the load until what happens under it has happened.
 func (r *pairsRun) meanwhile(ctx context.Context) error {
-	r.spans = &Spans{clock: r.loop.Now, starts: []int64{r.from}, acks: []*measure.Latency{measure.NewLatency()}, refused: []int64{0}}
+	r.spans = &Spans{clock: r.loop.Now, starts: []int64{r.from}, seen: []*spanSeen{newSpanSeen()}}
 	r.to = math.MaxInt64
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
@@ -450,39 +452,61 @@ func conversation(a, b string) id.ConversationID { return id.Direct(id.UserID(a)
 type Spans struct {
 	clock func() int64
 
-	mu      sync.Mutex
-	starts  []int64
-	acks    []*measure.Latency
-	refused []int64
+	mu     sync.Mutex
+	starts []int64
+	seen   []*spanSeen
+}
+
+type spanSeen struct {
+	ack, delivery *measure.Latency
+	refused       int64
+}
+
+func newSpanSeen() *spanSeen {
+	return &spanSeen{ack: measure.NewLatency(), delivery: measure.NewLatency()}
 }
 
 // Span is what was seen in one of them.
 type Span struct {
-	Seconds float64           `json:"seconds"`
-	Ack     measure.Quantiles `json:"ack"`
-	Refused int64             `json:"refused"`
+	Seconds  float64           `json:"seconds"`
+	Ack      measure.Quantiles `json:"ack"`
+	Delivery measure.Quantiles `json:"delivery"`
+	Refused  int64             `json:"refused"`
 }
 
 // Turn begins a change, or ends it.
 func (s *Spans) Turn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.starts, s.acks, s.refused = append(s.starts, s.clock()), append(s.acks, measure.NewLatency()), append(s.refused, 0)
+	s.starts, s.seen = append(s.starts, s.clock()), append(s.seen, newSpanSeen())
 }
 
-// acked records that a message, sent at from, was acked at to. It counts for the first change that it saw anything of, else for the calm.
 func (s *Spans) acked(from, to int64) {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.of(from, to).ack.Record(to - from)
+}
+
+func (s *Spans) delivered(from, to int64) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(from, to).delivery.Record(to - from)
+}
+
+// of is where a message counts that was sent at from and had come through at to: for the first change that it saw anything of, else for the calm.
+func (s *Spans) of(from, to int64) *spanSeen {
 	first, _ := slices.BinarySearch(s.starts, from+1)
 	first = max(first-1, 0)
 	if first%2 == 0 && first+1 < len(s.starts) && s.starts[first+1] <= to {
 		first++
 	}
-	s.acks[first].Record(to - from)
+	return s.seen[first]
 }
 
 // refuse records a refusal that came now.
@@ -492,7 +516,7 @@ func (s *Spans) refuse() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused[len(s.refused)-1]++
+	s.seen[len(s.seen)-1].refused++
 }
 
 func (s *Spans) results(end int64) (all []Span) {
@@ -506,7 +530,7 @@ func (s *Spans) results(end int64) (all []Span) {
 		if i+1 < len(s.starts) {
 			to = s.starts[i+1]
 		}
-		all = append(all, Span{Seconds: float64(to-from) / 1e9, Ack: s.acks[i].Quantiles(), Refused: s.refused[i]})
+		all = append(all, Span{Seconds: float64(to-from) / 1e9, Ack: s.seen[i].ack.Quantiles(), Delivery: s.seen[i].delivery.Quantiles(), Refused: s.seen[i].refused})
 	}
 	return all
 }

@@ -36,6 +36,33 @@ type Stats struct {
 	Commits    float64
 	Writes     Writes // to a store in memory; zero: unknown
 	Goroutines float64
+	TiKV       TiKV // zero: unknown
+}
+
+// TiKV is how commits were made there: by their way, and what they stored.
+type TiKV struct {
+	OnePhase     float64 `json:"one_phase"`
+	Async        float64 `json:"async"`
+	TwoPhase     float64 `json:"two_phase"`
+	Transactions float64 `json:"transactions"` // stored by them
+}
+
+// Groups is the number of commits; each stores a group of transactions.
+func (t TiKV) Groups() float64 { return t.OnePhase + t.Async + t.TwoPhase }
+
+// OnePhaseShare is the part of the commits that took one phase, in percent; 0: there were none.
+func (t TiKV) OnePhaseShare() float64 { return 100 * t.OnePhase / max(t.Groups(), 1) }
+
+// PerGroup is the mean number of transactions of a commit.
+func (t TiKV) PerGroup() float64 { return t.Transactions / max(t.Groups(), 1) }
+
+// Plus adds up those of several nodes.
+func (t TiKV) Plus(o TiKV) TiKV {
+	return TiKV{t.OnePhase + o.OnePhase, t.Async + o.Async, t.TwoPhase + o.TwoPhase, t.Transactions + o.Transactions}
+}
+
+func (t TiKV) since(o TiKV) TiKV {
+	return t.Plus(TiKV{-o.OnePhase, -o.Async, -o.TwoPhase, -o.Transactions})
 }
 
 // Writes are what was written to a store, or how much of it there is for each of something.

@@ -45,7 +45,7 @@ func groupMetrics(g *load.GroupResult) map[string]float64 {
 		"whole_p50": g.Whole.P50, "whole_p99": g.Whole.P99, "whole_max": g.Whole.Max,
 		"shot_p50": g.Shots.P50, "shot_p99": g.Shots.P99, "shot_max": g.Shots.Max, "late_p99": g.Late.P99,
 		"cpu": g.ServerCPU, "dlv_cpu": g.DeliveryCPU, "client_dlv_cpu": g.ClientCPU,
-		"rss": float64(g.PeakRSS), "rest_rss": float64(g.RestRSS), "per_commit": g.PerCommit,
+		"rss": float64(g.PeakRSS), "rest_rss": float64(g.RestRSS), "per_commit": g.PerCommit, "onephase_pct": g.TiKV.OnePhaseShare(), "per_group": g.TiKV.PerGroup(),
 		"loss": float64(v.Lost), "doubled": float64(v.Doubled), "corrupt": float64(v.Corrupt), "refused": float64(v.Refused), "unacked": float64(v.Unacked),
 		"missing": float64(v.Members.Missing + v.Slow.Missing), "gaps": float64(v.Members.Gaps), "repeats": float64(v.Members.Repeats),
 		"pulls": float64(v.Members.Pulls), "hints": float64(v.Members.Hints), "delivered_pct": v.Members.Share(),
@@ -110,6 +110,7 @@ func writeGroup(w io.Writer, g *load.GroupResult) {
 			fmt.Fprintf(w, ", %s messages a commit", count(g.PerCommit))
 		}
 		fmt.Fprintf(w, "; load generator %.3f µs a copy\n", g.ClientCPU)
+		writeTiKV(w, &g.TiKV)
 		writeProcesses(w, "copy", g.Processes)
 	}
 	v := &g.Verify

@@ -133,6 +133,7 @@ func pairsMetrics(p *load.PairsResult) map[string]float64 {
 		"dlv_p50": p.Delivery.P50, "dlv_p99": p.Delivery.P99, "dlv_p999": p.Delivery.P999, "dlv_max": p.Delivery.Max,
 		"late_p99": p.Late.P99,
 		"cpu":      p.ServerCPU, "client_cpu": p.ClientCPU, "rss": float64(p.RSS), "per_commit": p.PerCommit,
+		"onephase_pct": p.TiKV.OnePhaseShare(), "per_group": p.TiKV.PerGroup(),
 		"loss": float64(v.Lost), "doubled": float64(v.Doubled), "corrupt": float64(v.Corrupt), "missing": float64(v.Missing),
 		"refused": float64(v.Refused), "unacked": float64(v.Unacked), "gaps": float64(v.Gaps), "repeats": float64(v.Repeats),
 		"pulls": float64(v.Pulls), "hints": float64(p.Hints), "delivered_pct": v.DeliveredShare(),

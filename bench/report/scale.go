@@ -27,11 +27,12 @@ func (s *Scale) metrics() map[string]float64 {
 	m["moved"], m["moved_off"] = float64(s.Grow.Moved+s.Shrink.Moved), max(s.Grow.Off(), s.Shrink.Off())
 	m["still"], m["whole"] = 1e3*max(s.Grow.Still, s.Shrink.Still), 1e3*max(s.Grow.Whole, s.Shrink.Whole)
 	for i, name := range scaleSpans {
-		var ack load.Span
+		var seen load.Span
 		if i < len(s.Spans) {
-			ack = s.Spans[i]
+			seen = s.Spans[i]
 		}
-		m[name+"_ack_p50"], m[name+"_ack_p99"], m[name+"_ack_max"] = ack.Ack.P50, ack.Ack.P99, ack.Ack.Max
+		m[name+"_dlv_p99"], m[name+"_dlv_max"] = seen.Delivery.P99, seen.Delivery.Max
+		m[name+"_ack_p50"], m[name+"_ack_p99"], m[name+"_ack_max"] = seen.Ack.P50, seen.Ack.P99, seen.Ack.Max
 	}
 	return m
 }
@@ -64,8 +65,9 @@ func (s *Scale) write(w io.Writer) {
 		if i < len(scaleSpans) {
 			name = scaleSpans[i]
 		}
-		fmt.Fprintf(w, "  %-10s %.1f s, %s acked; ack %s; %d refused\n", name, span.Seconds, count(float64(span.Ack.Count)), quantiles(&span.Ack), span.Refused)
+		fmt.Fprintf(w, "  %-10s %.1f s, %s acked; ack %s; %d refused\n             delivery %s\n", name, span.Seconds, count(float64(span.Ack.Count)), quantiles(&span.Ack), span.Refused, quantiles(&span.Delivery))
 	}
 	fmt.Fprintf(w, "  errors     %d seen by clients, %d of them when asking for what they missed; no connection ended\n", s.errors(), s.Again)
-	writePairs(w, s.PairsResult)
+	fmt.Fprintf(w, "  rate       %s/s sent, %s/s acked, %s/s delivered, for %.1f s\n", count(s.Sent), count(s.Acked), count(s.Delivered), s.Seconds)
+	writeVerified(w, s.PairsResult)
 }

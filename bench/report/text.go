@@ -71,7 +71,24 @@ func writePairs(w io.Writer, p *load.PairsResult) {
 		fmt.Fprintf(w, ", %s messages a commit", count(p.PerCommit))
 	}
 	fmt.Fprintf(w, "; load generator %.2f µs a message\n", p.ClientCPU)
+	writeTiKV(w, &p.TiKV)
 	writeProcesses(w, "message", p.Processes)
+	writeVerified(w, p)
+	if p.Untimed > 0 {
+		fmt.Fprintf(w, "             %d deliveries came too late to be timed\n", p.Untimed)
+	}
+}
+
+// writeTiKV tells how TiKV's transactions were made, if it is known.
+func writeTiKV(w io.Writer, t *load.TiKV) {
+	if t.Groups() > 0 {
+		fmt.Fprintf(w, "  TiKV       %s commits, %.2f %% of them in one phase, %s async, %s in two; %.1f transactions a commit\n",
+			count(t.Groups()), t.OnePhaseShare(), count(t.Async), count(t.TwoPhase), t.Transactions/t.Groups())
+	}
+}
+
+// writeVerified tells what the verifier found.
+func writeVerified(w io.Writer, p *load.PairsResult) {
 	v := &p.Verify
 	fmt.Fprintf(w, "  verified   %s messages of %d conversations read back in %.1f s: %d lost, %d doubled, %d changed; %.3f %% came by DELIVER in order, once\n",
 		count(float64(v.Stored)), v.Pairs, p.VerifySec, v.Lost, v.Doubled, v.Corrupt, v.DeliveredShare())
@@ -84,9 +101,6 @@ func writePairs(w io.Writer, p *load.PairsResult) {
 		}
 		slices.Sort(list)
 		fmt.Fprintf(w, "             refused: %s\n", strings.Join(list, ", "))
-	}
-	if p.Untimed > 0 {
-		fmt.Fprintf(w, "             %d deliveries came too late to be timed\n", p.Untimed)
 	}
 }
 

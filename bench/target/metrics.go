@@ -19,6 +19,7 @@ func ReadMetrics(ctx context.Context, addrs ...netip.AddrPort) (all load.Stats, 
 		}
 		s := stats(page)
 		all.Stored, all.Commits, all.Goroutines = all.Stored+s.Stored, all.Commits+s.Commits, all.Goroutines+s.Goroutines
+		all.TiKV = all.TiKV.Plus(s.TiKV)
 		all.Writes.Transactions += s.Writes.Transactions
 		all.Writes.Rows += s.Writes.Rows
 		all.Writes.Bytes += s.Writes.Bytes
@@ -31,13 +32,17 @@ func stats(page string) load.Stats {
 		Stored:     value(page, "gochat_messages_stored_total"),
 		Commits:    value(page, "gochat_commit_messages_count"),
 		Goroutines: value(page, "go_goroutines"),
+		TiKV: load.TiKV{
+			OnePhase: value(page, `gochat_tikv_groups_total{phase="one"}`), Async: value(page, `gochat_tikv_groups_total{phase="async"}`),
+			TwoPhase: value(page, `gochat_tikv_groups_total{phase="two"}`), Transactions: value(page, "gochat_tikv_transactions_total"),
+		},
 		Writes: load.Writes{
 			Transactions: value(page, "memnode_transactions_total"), Rows: value(page, "memnode_rows_written_total"), Bytes: value(page, "memnode_bytes_written_total"),
 		},
 	}
 }
 
-// value returns the first sample of the metric without labels, 0 if there is none.
+// value returns the first sample of the metric, whose labels, if it has any, stand in its name; 0 if there is none.
 func value(page, name string) float64 {
 	for line := range strings.Lines(page) {
 		if v, ok := strings.CutPrefix(line, name+" "); ok {

@@ -47,6 +47,12 @@ func (s Setting) Env() string {
 	return "GOCHAT_" + strings.ToUpper(strings.ReplaceAll(s.Name, ".", "__")) + "=" + s.Value
 }
 
+// Unlimited are the limits on sending, which are made for people, far above what any load reaches.
+func Unlimited() Settings {
+	const most = "1000000"
+	return Settings{{"limits.sends_per_second", most}, {"limits.user_sends_per_second", most}, {"limits.bytes_per_second", "1GiB"}}
+}
+
 // Running returns the local cluster of dir, which runs already, as a load sees it: its edges, the issuer whose tokens it takes, all of its processes
 // and the metrics of all nodes together.
 func Running(dir string) (t load.Target, err error) {

@@ -22,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gochat-im/gochat/bench/target"
 	"github.com/gochat-im/gochat/tools/cluster/local"
 )
 
@@ -83,6 +84,7 @@ func start(ctx context.Context, fs *flag.FlagSet, detach bool, args []string, ou
 	fs.IntVar(&cfg.Workers, "workers", 1, "worker nodes")
 	fs.IntVar(&cfg.TCP, "tcp", 7070, "port of edge-1 for the binary protocol, the others' being the next; 0: any that are free")
 	fs.IntVar(&cfg.HTTP, "http", 8080, "port of edge-1 for HTTP, the others' being the next; 0: any that are free")
+	bench := fs.Bool("bench", false, "raise the limits that benchmarks go beyond; their tokens are taken in any case")
 	fs.BoolVar(&cfg.Sync, "sync", false, "each commit is on the disk before it is acknowledged")
 	fs.Func("set", "a setting of all nodes, as GOCHAT_LIMITS__INFLIGHT=64; may be given several times", func(v string) error {
 		if name, _, ok := strings.Cut(v, "="); !ok || !strings.HasPrefix(name, "GOCHAT_") {
@@ -93,6 +95,16 @@ func start(ctx context.Context, fs *flag.FlagSet, detach bool, args []string, ou
 	})
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	issuer, err := target.LocalIssuer(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	cfg.More = issuer.Config()
+	if *bench {
+		for _, r := range target.Unlimited() {
+			cfg.Set = append(cfg.Set, r.Env())
+		}
 	}
 	began := time.Now()
 	starting, cancel := context.WithTimeout(ctx, startTime)
@@ -132,7 +144,8 @@ func invite(c *local.Cluster, out io.Writer) {
 		fmt.Fprintf(out, "\nTalk to yourself across two edges, in two more terminals (each registers its user):\n\n"+
 			"  %[1]s chat --profile alice --server %[2]s --http http://%[3]s\n  %[1]s chat --profile bob --server %[4]s --http http://%[5]s\n", bin, a.TCP, a.HTTP, b.TCP, b.HTTP)
 	}
-	fmt.Fprintf(out, "\nLook at it:\n\n  %[1]s cluster status --etcd %[2]s\n  %[1]s cluster ring --etcd %[2]s\n\n", bin, c.EtcdURL())
+	fmt.Fprintf(out, "\nLook at it, and load it:\n\n  %[1]s cluster status --etcd %[2]s\n  %[1]s cluster ring --etcd %[2]s\n"+
+		"  go run ./bench pairs -target %[3]s -rate 1000\n\n", bin, c.EtcdURL(), c.Dir())
 }
 
 func status(dir string, out io.Writer) error {
