@@ -336,7 +336,7 @@ func (r *crowd) shoot(ctx context.Context, base uint64, res *CrowdResult) error 
 }
 
 // resting is how long what is written without messages is looked at: long enough for clocks and leases to show.
-const resting = 3 * time.Second
+const resting = 5 * time.Second
 
 // rest has nobody say anything for a moment, and returns what was written up to its end.
 func (r *crowd) rest(ctx context.Context, res *CrowdResult) (Writes, error) {
