@@ -179,3 +179,29 @@ func TestSweepMarks(t *testing.T) {
 		t.Errorf("%d of %d handed on in %d calls", total, want, calls)
 	}
 }
+
+// A shorter retention has a pass begin at once.
+func TestRetentionChanges(t *testing.T) {
+	w := newWorld(t)
+	w.create(conv)
+	w.append(conv, "x")
+	w.hand(conv)
+	later := w.ms + (2 * time.Hour).Milliseconds()
+	s := NewSweeper(SweeperConfig{Store: w.Store, Keys: w.keys, Logger: quiet, Now: func() int64 { return later }})
+	run, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(run) }()
+	s.SetRetention(Retention{Direct: time.Hour, Group: time.Hour, Self: time.Hour, Room: time.Hour})
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		h, _, err := w.Head(ctx, conv)
+		w.must(err)
+		if h.FirstSeq > h.LastSeq {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after 20 s there are messages %d to %d", h.FirstSeq, h.LastSeq)
+		}
+	}
+	stop()
+	w.must(<-ended)
+}

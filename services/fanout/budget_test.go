@@ -69,6 +69,55 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// Budgets and what makes a group large change between two events; a budget that ends owes nobody anything.
+func TestThresholdsChange(t *testing.T) {
+	w := newHall(t, 1)
+	h := w.handler(func(c *Config) { c.LargeGroup = 100 })
+	w.append([]id.UserID{"ann", "ben", "cat"}, nil) // 1
+	ann := w.connect(h, "ann", 1)
+	for range 9 {
+		w.append(nil, nil) // 2 to 10
+	}
+	next := uint64(0)
+	handle := func(n int, opened uint64, got ...uint64) {
+		t.Helper()
+		for range n {
+			next++
+			if err := h.Handle(t.Context(), []bus.Event{event(w.conv, next, next, 0)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := h.Stats(); !slices.Equal(ann.got, got) || s.Opened != opened {
+			t.Errorf("after %d: was sent %v, %d audiences were opened; want %v, %d", next, ann.got, s.Opened, got, opened)
+		}
+	}
+	set := func(to Thresholds) {
+		t.Helper()
+		if err := h.SetThresholds(to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	handle(2, 0, 1, 2)
+	set(Thresholds{LargeGroup: 100, Budget: 1})
+	handle(3, 0, 1, 2, 3) // one copy, then it is used up
+	set(Thresholds{LargeGroup: 100})
+	handle(1, 0, 1, 2, 3, 6)
+	for range 2 { // it is told of what it wasn't sent, and forgotten
+		w.advance(time.Minute)
+		h.Heal(t.Context())
+	}
+	if len(h.owe.byConv) != 0 || ann.pulled != 5 {
+		t.Errorf("%d accounts are kept though there is no budget; ann was told of %d", len(h.owe.byConv), ann.pulled)
+	}
+	set(Thresholds{LargeGroup: 2})
+	handle(2, 1, 1, 2, 3, 6, 7, 8)
+	for _, bad := range []Thresholds{{}, {LargeGroup: 1}, {LargeGroup: 2, Budget: -1}, {LargeGroup: 2, RoomBudget: -1}} {
+		if h.SetThresholds(bad) == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
+
 // nobody is audiences that count.
 type nobody struct{ delivered, frames int }
 
