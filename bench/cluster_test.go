@@ -30,6 +30,12 @@ func TestAgainstClusters(t *testing.T) {
 		}
 	}
 
+	// Nodes come and leave. How many slots that moves doesn't depend on how fast it goes.
+	r, text = bench(t, "scale -pairs 10 -rate 100 -warm 50ms -calm 200ms -tail 100ms -edges 1 -logics 2 -more 1 -server", path, "-assert", "errors==0,loss==0,moved_off<=10%")
+	if x := r.Runs[0].Scale[0]; len(x.Spans) != 5 || x.Grow.From != 2 || x.Grow.To != 3 || x.Shrink.To != 2 || x.Grow.Moved != x.Shrink.Moved || x.Acked == 0 {
+		t.Errorf("scale: %+v\n%s", x, text)
+	}
+
 	// Several share a store that another process serves.
 	r, text = bench(t, binaries("pairs -pairs 4 -w 2 -d 300ms -warm 50ms -cluster edge*2,logic,fanout,worker"), path, "-assert", "loss==0")
 	if p := r.Runs[0].Pairs[0]; !p.Verify.Clean() || len(p.Processes) != 6 || p.Processes[0].Name != "store" || p.Acked == 0 {

@@ -57,6 +57,7 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 		return err
 	}
 	r.counting = false
+	r.peak = max(r.peak, r.Target.rss()) // a short load may have ended before it was ever looked at
 	res.Seconds = float64(r.loop.Now()-from) / 1e9
 	serverEnd, err := r.Target.cpuByProcess()
 	if err != nil {

@@ -306,3 +306,64 @@ func TestSendsAllocateNothing(t *testing.T) {
 		t.Errorf("%v: %+v", err, &s)
 	}
 }
+
+// What is measured under a change is told apart from the calm before and after it.
+func TestPairsMeanwhile(t *testing.T) {
+	p := small(Target{})
+	_, p.Target = startFake(t, func(*fake) {})
+	turned := 0
+	p.Meanwhile = func(ctx context.Context, s *Spans) error {
+		for range 2 {
+			time.Sleep(20 * time.Millisecond)
+			s.Turn()
+			turned++
+		}
+		return nil
+	}
+	r, err := p.Run(t.Context())
+	if err != nil || turned != 2 || len(r.Spans) != 3 || !r.Verify.Clean() {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	var acks, copies int64
+	for _, s := range r.Spans {
+		acks, copies = acks+s.Ack.Count, copies+s.Delivery.Count
+	}
+	if acks != r.Ack.Count || copies != r.Delivery.Count || acks == 0 {
+		t.Errorf("%d acks, %d deliveries in parts: %+v", acks, copies, r)
+	}
+	away := errors.New("gone wrong")
+	p.Meanwhile = func(context.Context, *Spans) error { return away }
+	p.Target.Users = "others"
+	if _, err := p.Run(t.Context()); !errors.Is(err, away) {
+		t.Errorf("what went wrong meanwhile: %v", err)
+	}
+}
+
+func TestSpans(t *testing.T) {
+	now := int64(0)
+	s := &Spans{clock: func() int64 { return now }, starts: []int64{0}, seen: []*spanSeen{newSpanSeen()}}
+	for _, at := range []int64{100, 200} {
+		now = at
+		s.Turn()
+	}
+	s.refuse()
+	for _, c := range []struct {
+		from, to int64
+		in       int
+	}{{0, 10, 0}, {0, 99, 0}, {99, 100, 1}, {50, 300, 1}, {100, 150, 1}, {199, 250, 1}, {200, 201, 2}, {-5, 5, 0}} {
+		if got := s.of(c.from, c.to); got != s.seen[c.in] {
+			t.Errorf("from %d to %d counts elsewhere than in %d", c.from, c.to, c.in)
+		}
+	}
+	all := s.results(1e9)
+	if len(all) != 3 || all[2].Refused != 1 || all[0].Refused != 0 || all[2].Seconds < 0.99 {
+		t.Errorf("%+v", all)
+	}
+	var none *Spans
+	none.acked(1, 2)
+	none.delivered(1, 2)
+	none.refuse()
+	if none.results(1) != nil {
+		t.Error("parts of nothing")
+	}
+}

@@ -111,3 +111,39 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
+
+// Where a running cluster's nodes are reached is found in its directory.
+func TestFindNodes(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Log("processes are found by what Linux tells of them")
+		return
+	}
+	dir := t.TempDir()
+	if _, err := FindNodes(dir); err == nil || !strings.Contains(err.Error(), "there has been none") {
+		t.Errorf("no cluster: %v", err)
+	}
+	c := sleepers(t, dir, "etcd", "logic-1")
+	if _, err := FindNodes(dir); err == nil || !strings.Contains(err.Error(), "no edge") {
+		t.Errorf("no edge: %v", err)
+	}
+	for _, what := range []string{"edge-1 tcp", "edge-1 http", "logic-1 monitor"} {
+		if _, err := c.state.address(what, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := c.add(&Process{Name: "edge-1", Role: "edge", Data: dir, Log: c.log("edge-1"), command: func() (*exec.Cmd, error) { return exec.Command("sleep", "600"), nil }})
+	if err := e.launch(); err != nil {
+		t.Fatal(err)
+	}
+	found, err := FindNodes(dir)
+	if err != nil || len(found) != 3 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	for _, f := range found {
+		p := c.state.Ports
+		want := map[string]Found{"etcd": {}, "logic-1": {HTTP: p["logic-1 monitor"]}, "edge-1": {TCP: p["edge-1 tcp"], HTTP: p["edge-1 http"]}}[f.Name]
+		if want.Live = f.Live; f != want || f.PID == 0 {
+			t.Errorf("%+v, want %+v", f, want)
+		}
+	}
+}
