@@ -462,6 +462,9 @@ func (c *returning) synced(f *frame.Frame) {
 	case err != nil:
 		r.fail(fmt.Errorf("SYNCED to %s: %w", c.user, err))
 		return
+	case refused != nil && refused.Code == code.NoSuchConversation && c.asking == pull && c.head == 0:
+		c.asking, c.more = nothing, false // a HINT about everything, before anybody had an ack for it
+		return
 	case refused != nil:
 		r.refusals[refused.Code.String()]++
 		if refused.Code.Class() == code.Terminal {
