@@ -21,7 +21,7 @@ const backlog = 20
 
 func chatCommand() *cobra.Command {
 	var f clientFlags
-	var to string
+	var to, room string
 	var plain bool
 	cmd := &cobra.Command{
 		Use:   "chat",
@@ -36,7 +36,10 @@ func chatCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			onScreen := !plain && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
+			if to != "" && room != "" {
+				return usageError{errors.New("--to and --room: one of them")}
+			}
+			onScreen := !plain && room == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
 			if onScreen {
 				if err := p.signIn(cmd.Context(), os.Stdout); err != nil {
 					return err
@@ -51,11 +54,12 @@ func chatCommand() *cobra.Command {
 			if err := p.signIn(cmd.Context(), con); err != nil {
 				return err
 			}
-			return talkInLines(cmd.Context(), p, f.server, to, con)
+			return talkInLines(cmd.Context(), p, f.server, to, room, con)
 		},
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "talk to this user right away")
+	cmd.Flags().StringVar(&room, "room", "", "enter this room, line by line; it is made if there is none and you may")
 	cmd.Flags().BoolVar(&plain, "plain", false, "line by line, also on a terminal")
 	return cmd
 }
@@ -100,7 +104,7 @@ func openConsole(in, out *os.File) (*console, func(), error) {
 }
 
 // talkInLines talks until the input ends, /quit or ctx.
-func talkInLines(ctx context.Context, p *profile, server, to string, con *console) error {
+func talkInLines(ctx context.Context, p *profile, server, to, room string, con *console) error {
 	t := newTalk(con, p.userID())
 	client, err := p.open(server, gochat.Config{Handler: t.handle, Backlog: backlog})
 	if err != nil {
@@ -111,6 +115,10 @@ func talkInLines(ctx context.Context, p *profile, server, to string, con *consol
 	defer t.stop()
 	if to != "" {
 		t.turnTo(to)
+	} else if room != "" {
+		if err := t.enter(ctx, room); err != nil {
+			return err
+		}
 	} else if con.interactive {
 		fmt.Fprintln(con, "Type /to NAME to talk to somebody, /help for more.")
 	}

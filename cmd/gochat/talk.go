@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/cmd/gochat/tui"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
@@ -103,6 +104,10 @@ func (t *talk) handle(e gochat.Event) {
 		t.show(e.Message)
 	case gochat.ConversationChanged:
 		t.know(e.Conversation)
+	case gochat.MessagesLeftOut:
+		t.note(fmt.Sprintf("%s: %d messages were left out, too much is said at once; /history has them", t.title(e.Conversation), e.Count))
+	case gochat.RoomLeft:
+		t.note(fmt.Sprintf("you are not in %s any more: %v", t.title(e.Conversation), e.Err))
 	case gochat.MessageSent:
 		delete(t.waiting, e.ID)
 	case gochat.SendFailed:
@@ -144,7 +149,7 @@ func (t *talk) show(m gochat.Message) {
 	if !here || !t.con.interactive {
 		fmt.Fprintf(t.con, "%s %s: %s\n", m.Time.Local().Format("15:04"), who, printable(text))
 	}
-	if !m.Own && t.con.interactive {
+	if !m.Own && t.con.interactive && m.Conversation.Kind() != id.KindRoom {
 		select {
 		case t.toRead <- m:
 		default: // the next one says it too
@@ -184,6 +189,8 @@ func (t *talk) setConversation(conv id.ConversationID) {
 func printable(s string) string { return tui.OneLine(s) }
 
 const help = `/to NAME       talk to somebody, or in a group by its name or id
+/room NAME     enter a room, and talk there
+/leave         leave it
 /list          your conversations
 /history [N]   the last N messages (default 20)
 /quit          leave; what isn't sent yet is sent next time
@@ -199,6 +206,12 @@ func (t *talk) line(ctx context.Context, line string) (quit bool) {
 		t.send(ctx, line[1:])
 	case cmd == "/to":
 		t.turnTo(rest)
+	case cmd == "/room":
+		if err := t.enter(ctx, rest); err != nil {
+			t.say(err.Error())
+		}
+	case cmd == "/leave":
+		t.leave(ctx)
 	case cmd == "/list":
 		t.list(ctx)
 	case cmd == "/history":
@@ -243,6 +256,60 @@ func (t *talk) turnTo(name string) {
 	t.note("you are talking to " + t.title(conv))
 }
 
+// enter enters the room of that name, which is made if there is none, and turns to it.
+func (t *talk) enter(ctx context.Context, name string) error {
+	if name == "" {
+		return errors.New("which? /room NAME")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	conv := gochat.RoomID(name)
+	err := t.client.Connected(ctx)
+	var room gochat.Room
+	if err == nil {
+		room, err = t.client.JoinRoom(ctx, conv)
+	}
+	var refused *code.Error
+	if errors.As(err, &refused) && refused.Code == code.NoSuchConversation {
+		if _, err = t.client.CreateRoom(ctx, name, "", 0); err == nil {
+			room, err = t.client.JoinRoom(ctx, conv)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the room %s: %s", printable(name), awayOr(err))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.titles[conv] = name
+	t.setConversation(conv)
+	if t.con.interactive {
+		t.note(fmt.Sprintf("you are in %s, where there are %d; /history shows what was said", t.title(conv), room.Count))
+	}
+	return nil
+}
+
+// leave leaves the room that is talked in.
+func (t *talk) leave(ctx context.Context) {
+	t.mu.Lock()
+	conv := t.conv
+	t.mu.Unlock()
+	if conv.Kind() != id.KindRoom {
+		t.say("you are in no room here; /quit leaves altogether")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := t.client.LeaveRoom(ctx, conv); err != nil {
+		t.say(awayOr(err))
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.note("you have left " + t.title(conv))
+	t.conv = id.ConversationID{}
+	t.con.prompt("> ")
+}
+
 // target is where what is typed goes: a direct conversation may have to be made.
 func (t *talk) target() gochat.Target {
 	if peer := id.UserID(t.titles[t.conv]); t.conv.Kind() == id.KindDirect && id.Direct(t.me, peer) == t.conv {
@@ -264,7 +331,13 @@ func (t *talk) send(ctx context.Context, text string) {
 	t.sending++
 	t.mu.Unlock()
 	// Not under mu: the client's answer may come before Send returns, and handle takes mu.
-	r, err := t.client.SendInteractive(ctx, to, gochat.Text(text), seen)
+	var r *gochat.Receipt
+	var err error
+	if conv.Kind() == id.KindRoom { // nobody has read up to somewhere there
+		r, err = t.client.Send(ctx, to, gochat.Text(text))
+	} else {
+		r, err = t.client.SendInteractive(ctx, to, gochat.Text(text), seen)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sending--
