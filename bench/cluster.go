@@ -32,7 +32,7 @@ func rpc(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if s.addr != "" || s.running != "" || s.cluster == "" {
-		return usage("rpc starts its servers: -addr isn't for it, and -cluster says which processes are compared with one")
+		return usage("rpc starts its servers: neither -addr nor -target is for it, and -cluster says which processes are compared with one")
 	}
 	if err := s.prepare(ctx); err != nil {
 		return err

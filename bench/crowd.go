@@ -30,7 +30,7 @@ func crowd(ctx context.Context, args []string, out io.Writer) error {
 	if done, err := c.parse(args); done {
 		return err
 	}
-	if s.addr != "" {
+	if s.addr != "" || s.running != "" {
 		s.cluster = ""
 	}
 	sizes, err := numbers("-n", *members)

@@ -90,7 +90,7 @@ func runRestarts(ctx context.Context, c *common, s *servers, cfg load.Restart, d
 // allOfOld are the short versions of what needs a store with a past, or clients with one. They
 // start servers of their own.
 func allOfOld(ctx context.Context, c *common, s *servers) error {
-	if s.addr != "" {
+	if s.addr != "" || s.running != "" {
 		return nil
 	}
 	visits := load.Churn{Users: 500, Window: 32, Messages: 2, Body: 100, Warm: time.Second, Measure: 3 * time.Second, Rest: 3 * time.Second}
