@@ -191,14 +191,14 @@ func (s *several) sentAway(edge string) (forced, replaced uint64) {
 // Everybody at an edge that drains goes on at the other one, in the middle of talking: because an operator says so, and
 // because it ends.
 func TestEdgeDrains(t *testing.T) {
-	const n = 300
+	const n = 200
 	s := newSeveral(t)
 	etcd, change := s.inEtcd()
 	s.usual(func(c *Config, p *Program) {
 		change(c, p)
 		c.Drain.Deadline = time.Minute
 		if c.Cluster.NodeID == "edge-2" { // all come from one address, by what they bring with them alone
-			c.Limits.ConnectsPerAddress = 20
+			c.Limits.ConnectsPerAddress = 10
 		}
 	})
 	c := s.gather(n, "edge-1")
