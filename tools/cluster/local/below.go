@@ -32,12 +32,13 @@ func (c *Cluster) build(ctx context.Context) error {
 	if c.cfg.Stores == StoresTest {
 		programs = append(programs, "./tools/cluster/testnode")
 	}
-	for _, p := range programs {
-		fmt.Fprintf(c.cfg.Out, "building %s\n", p)
-		cmd := exec.CommandContext(ctx, "go", "build", "-tags", c.cfg.Tags, "-o", c.bin(filepath.Base(p)), p)
+	if len(programs) > 0 {
+		fmt.Fprintf(c.cfg.Out, "building %s\n", strings.Join(programs, ", "))
+		// All at once, each under its own name: they are linked side by side.
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-tags", c.cfg.Tags, "-o", bin + string(filepath.Separator)}, programs...)...)
 		cmd.Dir = c.cfg.Root
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("local cluster: building %s: %w\n%s", p, err, text)
+			return fmt.Errorf("local cluster: building %s: %w\n%s", strings.Join(programs, ", "), err, text)
 		}
 	}
 	if c.cfg.Stores == StoresTest || c.cfg.On != nil {
