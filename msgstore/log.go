@@ -165,7 +165,7 @@ func (l *Log) Before(buf []byte, before uint64, limit, maxBytes int) (messages [
 	top := before - 1 // 0 wraps to the top
 	top = min(top, math.MaxUint64-1)
 	if limit > 0 && before != 0 {
-		if messages, first, ok := l.pageUp(buf[:0], top, limit, orMax(maxBytes)); ok {
+		if messages, first, ok := l.Page(buf, top, limit, maxBytes); ok {
 			return messages, first, top, nil
 		}
 	}
@@ -179,15 +179,16 @@ func (l *Log) Before(buf []byte, before uint64, limit, maxBytes int) (messages [
 	return p.ascending(buf[:0]), p.low, p.high, nil
 }
 
-// pageUp reads the limit messages up to top from the oldest on, which takes one scan and no
-// turning round: half of what going down costs. ok is false if they don't fit, or top isn't there: only
-// going down finds the newest ones that do.
-func (l *Log) pageUp(buf []byte, top uint64, limit, maxBytes int) (messages []byte, first uint64, ok bool) {
+// Page reads the limit messages up to top from the oldest on, which takes one scan and no
+// turning round: half of what going down costs. It needs no head, and a head that is read afterwards costs little if it
+// lies close behind. ok is false if they don't fit, or top isn't there: only going down, as Before does, finds the newest
+// ones that do. The returned bytes are the caller's; they lie in buf, from its beginning on, if it has room for them.
+func (l *Log) Page(buf []byte, top uint64, limit, maxBytes int) (messages []byte, first uint64, ok bool) {
 	from := uint64(1)
 	if top > uint64(limit) {
 		from = top - uint64(limit) + 1
 	}
-	messages, last, err := l.up(buf, from, top, limit, maxBytes)
+	messages, last, err := l.up(buf[:0], from, top, limit, orMax(maxBytes))
 	if err != nil || last != top || len(messages) == 0 {
 		return nil, 0, false
 	}

@@ -144,6 +144,14 @@ func (s *Service) History(ctx context.Context, o *packet.Origin, conv id.Convers
 
 // historyPage fills in p.
 func (s *Service) historyPage(l *msgstore.Log, p *packet.Page, intervals []msgstore.Interval, before uint64, limit int, buf []byte) error {
+	// The messages first: the head lies behind them.
+	var messages []byte
+	var first uint64
+	asked := before - 1
+	known := false
+	if before > 1 && len(intervals) == 1 && intervals[0].Left == 0 {
+		messages, first, known = l.Page(buf, asked, limit, s.cfg.PageBytes)
+	}
 	head, err := l.Head()
 	if err != nil {
 		return err
@@ -162,10 +170,12 @@ func (s *Service) historyPage(l *msgstore.Log, p *packet.Page, intervals []msgst
 			p.More = true
 			break
 		}
-		n := int(min(uint64(limit), hi-lo+1))
-		messages, first, last, err := l.Before(buf, hi+1, n, s.cfg.PageBytes)
-		if err != nil {
-			return err
+		last := asked
+		if !known || hi != asked || first < lo {
+			n := int(min(uint64(limit), hi-lo+1))
+			if messages, first, last, err = l.Before(buf, hi+1, n, s.cfg.PageBytes); err != nil {
+				return err
+			}
 		}
 		if len(messages) == 0 {
 			continue // retention took them

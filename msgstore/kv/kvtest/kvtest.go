@@ -23,6 +23,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.Store) {
 		{"ScanStops", testScanStops},
 		{"OneMoment", testOneMoment},
 		{"View", testView},
+		{"ViewAfterScan", testViewAfterScan},
 		{"ViewOneMoment", testViewOneMoment},
 		{"Atomic", testAtomic},
 		{"OrderInTx", testOrderInTx},

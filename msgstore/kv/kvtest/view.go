@@ -126,6 +126,38 @@ func testView(t *testing.T, s kv.Store) {
 	})
 }
 
+// testViewAfterScan gets keys before, at and behind where a scan has stopped, near and far.
+func testViewAfterScan(t *testing.T, s kv.Store) {
+	const keys = 24
+	at := func(i int) string { return fmt.Sprintf("k%03d", i) }
+	commit(t, s, func(tx *kv.Tx) {
+		for i := 0; i < keys; i += 2 { // every other one is there
+			tx.Set([]byte(at(i)), []byte(at(i)))
+		}
+	})
+	view(t, s, at(2), at(keys-3), func(v kv.View) {
+		for stop := -1; stop < keys; stop++ {
+			for get := -1; get <= keys; get++ {
+				for _, reverse := range []bool{false, true} {
+					err := v.Scan(kv.Span{Start: []byte(at(4)), Reverse: reverse}, func(k, _ []byte) (bool, error) { return string(k) != at(stop), nil })
+					if err != nil {
+						t.Fatal(err)
+					}
+					want := ""
+					if get >= 2 && get < keys-3 && get%2 == 0 {
+						want = at(get)
+					}
+					for range 2 {
+						if got := getIn(t, v, at(get)); got != want {
+							t.Fatalf("after a scan that stopped at %s (reverse %v) %s is %q, want %q", at(stop), reverse, at(get), got, want)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // testViewOneMoment commits within a view, which must stay what it was.
 func testViewOneMoment(t *testing.T, s kv.Store) {
 	set(t, s, "a", "1", "b", "1", "c", "1")
