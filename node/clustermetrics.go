@@ -28,6 +28,7 @@ func level(name, help string, labels ...string) stat {
 var (
 	statRevision = level("gochat_cluster_view_revision", "Revision of the nodes that this one knows of.")
 	statNodes    = level("gochat_cluster_nodes", "Nodes that this one knows of, by role; one with several counts for each.", "role")
+	statLevel    = level("gochat_feature_level", "Feature level in force: what is written, every node can read.")
 	statSlots    = level("gochat_cluster_slots", "Slots that are this node's.")
 	statEtcd     = level("gochat_cluster_etcd_away", "1 while etcd can't be reached, and the last view of the nodes is in force.")
 	statSettings = count("gochat_settings_refused_total", "Settings in etcd that this node refused; what was in force stays.")
@@ -107,6 +108,7 @@ func (c clusterStats) view(put putStat) {
 	for _, role := range []nodes.Roles{nodes.Edge, nodes.Logic, nodes.Fanout, nodes.Worker} {
 		put(statNodes, float64(len(now.View().With(role))), role.String())
 	}
+	put(statLevel, float64(p.Level()))
 	put(statSlots, float64(now.Owned(p.Router.Self())))
 	put(statEtcd, truth(p.EtcdAway()))
 	put(statHeld, truth(p.WorkerHeld()))

@@ -39,6 +39,9 @@ func TestClusterMetrics(t *testing.T) {
 				t.Errorf("%s knows %s nodes with the role %s", name, got, role)
 			}
 		}
+		if samples["gochat_feature_level"] != "1" {
+			t.Errorf("%s: feature level %q", name, samples["gochat_feature_level"])
+		}
 		if samples["gochat_cluster_etcd_away"] != "0" || samples["gochat_cluster_number_held"] != "1" {
 			t.Errorf("%s: etcd away %q, number held %q", name, samples["gochat_cluster_etcd_away"], samples["gochat_cluster_number_held"])
 		}

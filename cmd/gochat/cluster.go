@@ -124,6 +124,7 @@ func (f *registryFlags) dial(ctx context.Context) (*clientv3.Client, string, err
 type cluster struct {
 	client *clientv3.Client
 	prefix string
+	nodes  *etcdnodes.Source
 	snap   *router.Snapshot
 }
 
@@ -148,7 +149,7 @@ func (f *registryFlags) ask(ctx context.Context, show func(*cluster) error) erro
 		return err
 	}
 	defer r.Close()
-	return show(&cluster{client, prefix, r.Snapshot()})
+	return show(&cluster{client, prefix, src, r.Snapshot()})
 }
 
 func (f *registryFlags) commands() []*cobra.Command {
@@ -157,7 +158,8 @@ func (f *registryFlags) commands() []*cobra.Command {
 		Use:   "status",
 		Short: "Show the nodes that there are",
 		Long: "Shows each node that is registered in etcd: what it does, its number in ids, where the other nodes reach it, and how many of the\n" +
-			"slots of conversations and users it owns. A node that died is gone after five seconds.",
+			"slots of conversations and users it owns. A node that died is gone after five seconds. LEVEL is the highest feature level that a node can read;\n" +
+			"the one in force is what all of them write.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.ask(cmd.Context(), func(c *cluster) error {
@@ -229,10 +231,42 @@ func (f *registryFlags) commands() []*cobra.Command {
 		},
 	}
 	drain.Flags().BoolVar(&undo, "undo", false, "have it stay after all")
-	for _, c := range []*cobra.Command{status, ring, drain} {
+	all := []*cobra.Command{status, ring, drain, f.levelCommand()}
+	for _, c := range all {
 		f.add(c)
 	}
-	return []*cobra.Command{status, ring, drain}
+	return all
+}
+
+// raiseWait is how long a raise of the feature level waits, which takes a lease at least.
+const raiseWait = 30 * time.Second
+
+func (f *registryFlags) levelCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "level",
+		Short: "Show the feature level, or raise it after an upgrade",
+		Long: "Each release can read rows and messages up to a feature level, and writes none that are beyond the level in force, which is recorded in\n" +
+			"etcd. When all nodes are of a new release raise it: what is new is used from then on, and nodes of older releases don't start any more.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.ask(cmd.Context(), func(c *cluster) error { return c.showLevel(cmd.OutOrStdout()) })
+		},
+	}
+	var gone []string
+	raise := &cobra.Command{
+		Use:   "raise",
+		Short: "Raise the feature level to the highest that all nodes can read",
+		Long: "There is no way back: from then on nodes of releases that can't read the level don't start. It is refused while there is a node that can't, or may be:\n" +
+			"one that wasn't stopped in good order may run on without etcd for an hour. If you know that it ended, name it with --gone; if it\n" +
+			"lives all the same, it ends when it reaches etcd. It takes five seconds, in which every node that lives is heard of.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.ask(cmd.Context(), func(c *cluster) error { return c.raiseLevel(cmd.Context(), cmd.OutOrStdout(), gone) })
+		},
+	}
+	raise.Flags().StringSliceVar(&gone, "gone", nil, "nodes, with commas between, of which you know that they ended, although etcd can't know it yet")
+	cmd.AddCommand(raise)
+	return cmd
 }
 
 // table writes rows of cells in columns.
@@ -259,8 +293,8 @@ func orDash(s string) string {
 
 func (c *cluster) showStatus(out io.Writer, now time.Time) error {
 	v := c.snap.View()
-	fmt.Fprintf(out, "%d nodes, feature level %d, revision %d\n", len(v.Nodes()), v.Level(), v.Revision())
-	rows := [][]any{{"NODE", "ROLES", "WORKER", "RPC", "ZONE", "WEIGHT", "SLOTS", "AGE", "STATE"}}
+	fmt.Fprintf(out, "%d nodes, feature level %d, revision %d\n", len(v.Nodes()), c.nodes.Level(), v.Revision())
+	rows := [][]any{{"NODE", "ROLES", "WORKER", "RPC", "ZONE", "WEIGHT", "LEVEL", "SLOTS", "AGE", "STATE"}}
 	for _, n := range v.Nodes() {
 		slots, state, age := "-", "up", "-"
 		if n.Roles.Has(nodes.Logic) {
@@ -272,7 +306,7 @@ func (c *cluster) showStatus(out io.Writer, now time.Time) error {
 		if n.Started > 0 {
 			age = max(now.Sub(time.UnixMilli(n.Started)), 0).Round(time.Second).String()
 		}
-		rows = append(rows, []any{n.ID, n.Roles, n.Worker, orDash(n.RPC), orDash(n.Zone), n.Weight, slots, age, state})
+		rows = append(rows, []any{n.ID, n.Roles, n.Worker, orDash(n.RPC), orDash(n.Zone), n.Weight, n.Level, slots, age, state})
 	}
 	if len(v.Nodes()) == 0 {
 		_, err := fmt.Fprintf(out, "no node is registered below %s\n", c.prefix)
@@ -286,12 +320,76 @@ func (c *cluster) writeStatus(out io.Writer) error {
 	for _, n := range c.snap.View().Nodes() {
 		if err := e.Encode(struct {
 			*nodes.Node
-			Slots int `json:"slots"`
-		}{n, c.snap.Owned(n)}); err != nil {
+			InForce uint32 `json:"level_in_force"`
+			Slots   int    `json:"slots"`
+		}{n, c.nodes.Level(), c.snap.Owned(n)}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *cluster) showLevel(out io.Writer) error {
+	v, level := c.snap.View(), c.nodes.Level()
+	fmt.Fprintf(out, "feature level %d is in force\n", level)
+	older := c.older(level)
+	var err error
+	switch {
+	case len(v.Nodes()) == 0:
+		_, err = fmt.Fprintf(out, "no node is registered below %s\n", c.prefix)
+	case len(older) == 0:
+		_, err = fmt.Fprintf(out, "all nodes can read level %d: \"gochat cluster level raise\" puts it in force\n", v.Level())
+	case len(older) < len(v.Nodes()):
+		_, err = fmt.Fprintf(out, "some nodes can read more; these can't yet: %s\n", strings.Join(older, ", "))
+	default:
+		_, err = fmt.Fprintln(out, "no node can read more")
+	}
+	return err
+}
+
+// older returns the registered nodes that can't read more than a level.
+func (c *cluster) older(level uint32) (names []string) {
+	for _, n := range c.snap.View().Nodes() {
+		if n.Level <= level {
+			names = append(names, n.ID)
+		}
+	}
+	return names
+}
+
+func (c *cluster) raiseLevel(ctx context.Context, out io.Writer, gone []string) error {
+	for _, name := range gone {
+		if !nodes.ValidID(name) {
+			return usageError{fmt.Errorf("--gone %q is no name of a node", name)}
+		}
+		if c.snap.View().ByID(name) != nil {
+			return usageError{fmt.Errorf("--gone %s: the node is there", name)}
+		}
+	}
+	// What is plain to see needs no waiting.
+	level := c.nodes.Level()
+	switch older := c.older(level); {
+	case len(older) == 0:
+	case len(older) < len(c.snap.View().Nodes()):
+		return fmt.Errorf("feature level %d stays in force: these nodes can't read more: %s", level, strings.Join(older, ", "))
+	default:
+		_, err := fmt.Fprintf(out, "feature level %d is in force, and no node can read more\n", level)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, raiseWait)
+	defer cancel()
+	from, to, err := c.nodes.Raise(ctx, gone...)
+	if errors.Is(err, etcdnodes.ErrBehind) {
+		return fmt.Errorf("%w (feature level %d is in force)", err, from)
+	} else if err != nil {
+		return err
+	}
+	if from == to {
+		_, err = fmt.Fprintf(out, "feature level %d is in force, and no node can read more\n", to)
+		return err
+	}
+	_, err = fmt.Fprintf(out, "feature level %d is in force; it was %d\n", to, from)
+	return err
 }
 
 func (c *cluster) showRing(out io.Writer) error {

@@ -65,11 +65,11 @@ func TestClusterCommands(t *testing.T) {
 			t.Errorf("%q prints\n%s\n%v, want\n%s", args, out, err, pattern)
 		}
 	}
-	match(`3 nodes, feature level 0, revision \d+
-NODE     ROLES         WORKER  RPC            ZONE  WEIGHT  SLOTS  AGE\s+STATE
-edge-1   edge          \d+\s+10.0.0.9:7000  -     1       -      \d+s\s+up
-logic-1  logic         \d+\s+10.0.0.1:7000  a     1       \d+\s+\d+s\s+up
-logic-2  logic,worker  \d+\s+10.0.0.2:7000  -     3       \d+\s+\d+s\s+up
+	match(`3 nodes, feature level 1, revision \d+
+NODE     ROLES         WORKER  RPC            ZONE  WEIGHT  LEVEL  SLOTS  AGE\s+STATE
+edge-1   edge          \d+\s+10.0.0.9:7000  -     1       1      -      \d+s\s+up
+logic-1  logic         \d+\s+10.0.0.1:7000  a     1       1      \d+\s+\d+s\s+up
+logic-2  logic,worker  \d+\s+10.0.0.2:7000  -     3       1      \d+\s+\d+s\s+up
 `, "status")
 	match(`{"id":"edge-1",.*"clients":\["chat.example.org:7070"\].*"slots":0}\n{"id":"logic-1",.*}\n{.*"weight":3,.*"slots":\d+}\n`, "status", "--json")
 	match(`NODE     WEIGHT  SLOTS  SHARE   STATE
@@ -118,6 +118,67 @@ logic-2  3       \d+\s+7\d.\d %  up
 		if want != "nobody owns anything" && !errors.As(err, new(usageError)) {
 			t.Errorf("%q: %v is not the command line's fault", args, err)
 		}
+	}
+}
+
+func TestClusterLevel(t *testing.T) {
+	srv := etcdtest.Start(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	start := func(name string, level uint32) (*etcdnodes.Source, error) {
+		t.Helper()
+		s, err := etcdnodes.Open(ctx, etcdnodes.Config{Client: srv.Client()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close(ctx) })
+		if _, err := s.Join(ctx, nodes.Node{ID: name, Roles: nodes.Logic, RPC: "10.0.0.1:7000", Level: level}); err != nil {
+			return nil, err
+		}
+		return s, s.Announce(ctx)
+	}
+	at := "--etcd=" + srv.URL()
+	match := func(pattern string, args ...string) {
+		t.Helper()
+		out, err := runCluster(t, append(args, at)...)
+		if err != nil || !regexp.MustCompile("(?s)^"+pattern+"$").MatchString(out) {
+			t.Errorf("%q prints\n%s\n%v, want\n%s", args, out, err, pattern)
+		}
+	}
+	wrong := func(want string, args ...string) {
+		t.Helper()
+		if out, err := runCluster(t, append(args, at)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %s, %v, want an error with %q", args, out, err, want)
+		}
+	}
+	match("feature level 1 is in force\nno node is registered below /gochat\n", "level")
+	if _, err := start("new", 2); err != nil {
+		t.Fatal(err)
+	}
+	old, err := start("old", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	match("feature level 1 is in force\nsome nodes can read more; these can't yet: old\n", "level")
+	match(`.*new  .*  1       2      \d+ .*old  .*  1       1      \d+ .*`, "status")
+	match(`{"id":"new",.*"level":2,.*"level_in_force":1,.*}\n{"id":"old",.*}\n`, "status", "--json")
+	wrong("--gone new: the node is there", "level", "raise", "--gone=new,old")
+	wrong("no name of a node", "level", "raise", "--gone=a/b")
+	wrong("feature level 1 stays in force: these nodes can't read more: old", "level", "raise")
+	if err := old.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	match(`feature level 1 is in force\nall nodes can read level 2: "gochat cluster level raise" puts it in force\n`, "level")
+	if _, err := srv.Client().Put(ctx, "/gochat/workers/7", `{"node":"killed","start":1,"level":1}`); err != nil {
+		t.Fatal(err)
+	}
+	wrong(`node "killed" isn't registered, but may run`, "level", "raise")
+	match("feature level 2 is in force; it was 1\n", "level", "raise", "--gone=killed")
+	match("feature level 2 is in force, and no node can read more\n", "level", "raise")
+	match("feature level 2 is in force\nno node can read more\n", "level")
+	match("1 nodes, feature level 2, .*", "status")
+	if _, err := start("old", 1); !errors.Is(err, etcdnodes.ErrOld) {
+		t.Errorf("an older node starts: %v", err)
 	}
 }
 

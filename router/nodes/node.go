@@ -98,6 +98,9 @@ const MaxID = 63
 // id.ImportWorker stands in the ids of imported messages.
 const MaxWorker = id.ImportWorker - 1
 
+// FirstLevel is the feature level of what every release can read.
+const FirstLevel = 1
+
 // Node is one process of the cluster. Nodes in a View are never changed.
 type Node struct {
 	// ID is the node's name, the same at each start: 1 to 63 letters, digits and ".-_".
@@ -125,7 +128,8 @@ type Node struct {
 	// HTTP is the host:port under which they reach its pages and its interface for programs.
 	HTTP string `json:"http,omitempty"`
 
-	// Level is the highest feature level that the node can read (View.Level).
+	// Level is the highest feature level that the node can read. 0: FirstLevel. What may be written is
+	// no higher than that of any node: see etcdnodes.Source.Level.
 	Level uint32 `json:"level,omitempty"`
 
 	// Start is different at each start of the process. It is compared for equality alone.

@@ -23,6 +23,7 @@ func NewView(revision int64, ns []Node) (*View, error) {
 			return nil, err
 		}
 		n.Weight = cmp.Or(n.Weight, DefaultWeight)
+		n.Level = cmp.Or(n.Level, FirstLevel)
 		if other := v.byWorker[n.Worker]; other != nil {
 			return nil, fmt.Errorf("nodes %q and %q both have worker number %d", other.ID, n.ID, n.Worker)
 		}
@@ -73,6 +74,6 @@ func (v *View) With(roles Roles) []*Node {
 	return ns
 }
 
-// Level is the feature level of the cluster: the lowest of what its nodes can read, so what is
-// of this level may be written. It falls when a node of an older release comes.
+// Level is the lowest of what the nodes can read: 0 without any. Where nodes are listed that is the feature level in force. Where they are registered
+// it isn't, since it falls when a node of an older release comes; the one in force is recorded, and may be raised up to this.
 func (v *View) Level() uint32 { return v.level }

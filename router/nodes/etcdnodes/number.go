@@ -35,7 +35,8 @@ type number struct {
 type holder struct {
 	Node  string `json:"node"`
 	Start uint64 `json:"start"`
-	Left  bool   `json:"left,omitempty"` // in good order: the number is not used any more, and rests
+	Level uint32 `json:"level,omitempty"` // that the process can read, as in nodes.Node
+	Left  bool   `json:"left,omitempty"`  // in good order: the number is not used any more, and rests
 }
 
 func (h holder) String() string {
@@ -44,16 +45,21 @@ func (h holder) String() string {
 }
 
 // claim takes a worker number for n. That no other process of the id lives is part of the
-// transaction, as far as the registry knows.
+// transaction, as far as the registry knows, and so is that n can read what the others may write.
 func (s *Source) claim(ctx context.Context, n nodes.Node) (number, error) {
 	c, prefix := s.cfg.Client, s.key("workers", "")
 	lease, err := c.Grant(ctx, int64(s.cfg.NumberLease/time.Second))
 	if err != nil {
 		return number{}, fmt.Errorf("claiming a worker number: %w", err)
 	}
-	value := holder{Node: n.ID, Start: n.Start}.String()
+	value := holder{Node: n.ID, Start: n.Start, Level: n.Level}.String()
 	alone := clientv3.Compare(clientv3.CreateRevision(s.key("nodes", n.ID)), "=", 0)
 	for {
+		level, err := s.admit(ctx, n)
+		if err != nil {
+			s.revoke(ctx, lease.ID)
+			return number{}, err
+		}
 		r, err := c.Get(ctx, prefix, clientv3.WithPrefix())
 		if err != nil {
 			return number{}, fmt.Errorf("claiming a worker number: %w", err)
@@ -64,7 +70,7 @@ func (s *Source) claim(ctx context.Context, n nodes.Node) (number, error) {
 			return number{}, ErrNoNumber
 		}
 		key := prefix + workerName(num)
-		t, err := c.Txn(ctx).If(alone, clientv3.Compare(clientv3.ModRevision(key), "=", was)).
+		t, err := c.Txn(ctx).If(alone, s.sameLevel(level), clientv3.Compare(clientv3.ModRevision(key), "=", was)).
 			Then(clientv3.OpPut(key, value, clientv3.WithLease(lease.ID))).
 			Else(clientv3.OpGet(s.key("nodes", n.ID), clientv3.WithCountOnly())).Commit()
 		switch {
@@ -76,7 +82,7 @@ func (s *Source) claim(ctx context.Context, n nodes.Node) (number, error) {
 			s.revoke(ctx, lease.ID)
 			return number{}, fmt.Errorf("%w: node %q was started twice", ErrTaken, n.ID)
 		}
-		// Somebody was faster.
+		// Somebody was faster, or the level was raised.
 	}
 }
 
@@ -216,7 +222,7 @@ func (s *Source) rest(ctx context.Context, num number, n nodes.Node) error {
 		return fmt.Errorf("giving worker number %d back: %w", num.n, err)
 	}
 	key := s.key("workers", workerName(num.n))
-	left := holder{Node: n.ID, Start: n.Start, Left: true}.String()
+	left := holder{Node: n.ID, Start: n.Start, Level: n.Level, Left: true}.String()
 	_, err = s.cfg.Client.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", num.value)).
 		Then(clientv3.OpPut(key, left, clientv3.WithLease(lease.ID))).Commit()
 	if err != nil {

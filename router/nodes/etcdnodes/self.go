@@ -42,7 +42,8 @@ type self struct {
 
 // Join makes this process a node: it gets a worker number. The others don't see it until Announce. n needs
 // an ID and roles; its Worker is ignored. Join waits for a process that had the id before to
-// be gone, two leases at most; if that one lives on, it fails with ErrTaken. It is called once.
+// be gone, two leases at most; if that one lives on, it fails with ErrTaken. If what the installation may write
+// is beyond n's Level it fails with ErrOld. It is called once.
 func (s *Source) Join(ctx context.Context, n nodes.Node) (nodes.Node, error) {
 	n.Worker, n.Registration = 1, 0
 	if n.Start == 0 {
@@ -54,10 +55,14 @@ func (s *Source) Join(ctx context.Context, n nodes.Node) (nodes.Node, error) {
 	if n.Weight == 0 {
 		n.Weight = nodes.DefaultWeight
 	}
+	n.Level = max(n.Level, nodes.FirstLevel)
 	if err := n.Validate(); err != nil {
 		return n, err
 	}
 	if err := s.checkSlots(ctx, true); err != nil {
+		return n, err
+	}
+	if _, err := s.admit(ctx, n); err != nil {
 		return n, err
 	}
 	if err := s.awaitPredecessor(ctx, n.ID); err != nil {
@@ -122,36 +127,19 @@ func (s *Source) Worker() uint32 {
 	return s.self.number.n
 }
 
-// register puts the node's record into the registry under a new lease.
+// register puts the node's record into the registry under a new lease. It fails with ErrOld if the feature level was raised
+// past the node's, and with ErrTaken if another process has its id.
 func (s *Source) register(ctx context.Context) error {
 	s.self.registering.Lock()
 	defer s.self.registering.Unlock()
 	s.mu.Lock()
 	n, num := s.self.node, s.self.number
 	s.mu.Unlock()
-	value, err := json.Marshal(n)
-	if err != nil {
-		return fmt.Errorf("writing the record of node %q: %w", n.ID, err)
-	}
-	c, key := s.cfg.Client, s.key("nodes", n.ID)
-	lease, err := c.Grant(ctx, int64(s.cfg.Lease/time.Second))
+	lease, err := s.cfg.Client.Grant(ctx, int64(s.cfg.Lease/time.Second))
 	if err != nil {
 		return fmt.Errorf("registering node %q: %w", n.ID, err)
 	}
-	ours := clientv3.Compare(clientv3.Value(s.key("workers", workerName(num.n))), "=", num.value)
-	put := clientv3.OpPut(key, string(value), clientv3.WithLease(lease.ID))
-	t, err := c.Txn(ctx).If(ours, clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(put).Else(clientv3.OpGet(key)).Commit()
-	if err == nil && !t.Succeeded {
-		// Our own record, if the answer to an earlier registration didn't reach us.
-		var was nodes.Node
-		kvs := t.Responses[0].GetResponseRange().Kvs
-		if len(kvs) > 0 && json.Unmarshal(kvs[0].Value, &was) == nil && was.Start == n.Start {
-			t, err = c.Txn(ctx).If(ours, clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)).Then(put).Commit()
-		}
-	}
-	if err == nil && !t.Succeeded {
-		err = ErrTaken
-	}
+	rev, err := s.record(ctx, n, num, lease.ID)
 	if err != nil {
 		s.revoke(ctx, lease.ID)
 		return fmt.Errorf("registering node %q: %w", n.ID, err)
@@ -162,11 +150,51 @@ func (s *Source) register(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.self.missing = false
-	s.log.Info("registered", "node", n.ID, "revision", t.Header.Revision)
+	s.log.Info("registered", "node", n.ID, "revision", rev)
 	if f := s.cfg.Events.Registered; f != nil {
 		f()
 	}
 	return nil
+}
+
+// record writes the node's record under a lease, if the number is still ours, nobody else's record is there and n can read
+// what the others may write. It returns etcd's revision.
+func (s *Source) record(ctx context.Context, n nodes.Node, num number, lease clientv3.LeaseID) (int64, error) {
+	value, err := json.Marshal(n)
+	if err != nil {
+		return 0, fmt.Errorf("writing its record: %w", err)
+	}
+	key := s.key("nodes", n.ID)
+	put := clientv3.OpPut(key, string(value), clientv3.WithLease(lease))
+	ours := clientv3.Compare(clientv3.Value(s.key("workers", workerName(num.n))), "=", num.value)
+	before, replaced := clientv3.Compare(clientv3.CreateRevision(key), "=", 0), false
+	for {
+		level, err := s.admit(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		t, err := s.cfg.Client.Txn(ctx).If(ours, s.sameLevel(level), before).Then(put).Else(clientv3.OpGet(key), clientv3.OpGet(s.key("level"))).Commit()
+		if err != nil {
+			return 0, err
+		}
+		if t.Succeeded {
+			return t.Header.Revision, nil
+		}
+		var now int64
+		if kvs := t.Responses[1].GetResponseRange().Kvs; len(kvs) > 0 {
+			now = kvs[0].ModRevision
+		}
+		if now != level.modified {
+			continue // raised meanwhile
+		}
+		// Our own record, if the answer to an earlier registration didn't reach us.
+		var was nodes.Node
+		kvs := t.Responses[0].GetResponseRange().Kvs
+		if replaced || len(kvs) == 0 || json.Unmarshal(kvs[0].Value, &was) != nil || was.Start != n.Start {
+			return 0, ErrTaken
+		}
+		before, replaced = clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision), true
+	}
 }
 
 // renew has the client renew the record's lease. All renewals go over one stream, which matters where nodes
@@ -252,7 +280,11 @@ func (s *Source) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if err := s.round(ctx); err != nil && ctx.Err() == nil {
+		err := s.round(ctx)
+		if err == nil {
+			err = s.followLevel(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Debug("asking etcd", "err", err)
 		}
 	}
@@ -312,6 +344,9 @@ func (s *Source) round(ctx context.Context) error {
 	err = s.register(ctx)
 	if errors.Is(err, ErrTaken) {
 		s.giveUp(ctx, "another process was started with this node's id while it was gone")
+	}
+	if errors.Is(err, ErrOld) {
+		s.giveUp(ctx, err.Error())
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 // Package etcdnodes keeps the nodes of a cluster in etcd. Below the installation's prefix lie
 //
 //	slots         how keys become slots: a node that counts otherwise is refused
+//	level         the feature level in force: a node that can't read it is refused
 //	nodes/ID      one node's record (nodes.Node as JSON), under a lease that the node renews
 //	workers/N     who holds worker number N, under a long lease of its own
 //
@@ -17,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -125,7 +127,8 @@ type Source struct {
 	done sync.WaitGroup
 	base time.Time // monotonic times are counted from here
 
-	records etcd.Watch // of nodes/
+	records etcd.Watch    // of nodes/
+	level   atomic.Uint32 // the feature level in force; 0: none was ever raised
 
 	mu       sync.Mutex
 	known    map[string]*entry // by node id
@@ -157,6 +160,12 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 	if err := s.checkSlots(ctx, false); err != nil {
 		stop()
 		return nil, err
+	}
+	if r, err := s.readLevel(ctx); err != nil {
+		stop()
+		return nil, err
+	} else {
+		s.raised(r.level)
 	}
 	s.records = etcd.Watch{Client: cfg.Client, Prefix: s.key("nodes", ""), Whole: s.whole, Changed: s.changed, Logger: s.log}
 	if err := s.records.Read(ctx); err != nil {
