@@ -67,6 +67,7 @@ var (
 	statHanded       = count("gochat_bus_handed_over_total", "Events handed over past the bus.")
 	statHandedMissed = count("gochat_bus_handed_over_missed_total", "Of them, those for which there was no room.")
 	statUnreported   = count("gochat_bus_reports_dropped_total", "Reports of what came through the bus that their node couldn't be told.")
+	statDead         = level("gochat_bus_dead_letters", "Dead letters of a consumer of the bus that were not replayed, as workers last counted them.", "group")
 	statBroker       = level("gochat_bus_breaker", "Breaker of the calls to a broker: 0 closed, 1 half-open, 2 open.", "broker")
 
 	statTiKVGroups       = count("gochat_tikv_groups_total", "Commits of TiKV's, by the way they were made.", "phase")
@@ -181,6 +182,9 @@ func (c clusterStats) shared(put putStat) {
 		for name, state := range brokers {
 			put(statBroker, breaker(state), name)
 		}
+	}
+	if group, letters, ok := st.DeadLetters(); ok {
+		put(statDead, float64(letters), group)
 	}
 	if m, ok := st.TiKV(); ok {
 		put(statTiKVGroups, float64(m.OnePhase), "one")

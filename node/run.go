@@ -68,6 +68,7 @@ func (n *Node) Run(ctx context.Context) error {
 			start(&backs, back, "versions", func(ctx context.Context) error {
 				return n.storage.CollectGarbage(ctx, func() bool { return n.peers.sweeps(0) })
 			})
+			start(&backs, back, "dead letters", n.storage.CountDeadLetters)
 		}
 	}
 	if n.logic != nil && n.cfg.Cluster.Has(config.RoleLogic) {

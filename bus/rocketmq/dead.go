@@ -93,8 +93,8 @@ func (l *Letters) Close() error {
 	return err
 }
 
-// replayedGroup is the group whose position says what was replayed.
-func (l *Letters) replayedGroup() string { return l.group + "-replayed" }
+// replayedGroup is the group whose position says what of another one's dead letters was replayed.
+func replayedGroup(group string) string { return group + "-replayed" }
 
 // Each calls fn for the dead letters that were not replayed yet, oldest of each queue first,
 // until it returns false or an error. Events' messages are those of the time when they were
@@ -114,7 +114,7 @@ func (l *Letters) Each(ctx context.Context, fn func(Letter) (more bool, err erro
 }
 
 func (l *Letters) each(ctx context.Context, addr string, mq primitive.MessageQueue, fn func(Letter) (bool, error)) (bool, error) {
-	offset, known, err := l.brokers.position(ctx, addr, l.replayedGroup(), mq)
+	offset, known, err := l.brokers.position(ctx, addr, replayedGroup(l.group), mq)
 	if err != nil {
 		return false, err
 	}
@@ -123,12 +123,12 @@ func (l *Letters) each(ctx context.Context, addr string, mq primitive.MessageQue
 		return false, err
 	}
 	if offset = max(offset, least); !known {
-		if err := l.brokers.setPosition(ctx, addr, l.replayedGroup(), mq, offset); err != nil {
+		if err := l.brokers.setPosition(ctx, addr, replayedGroup(l.group), mq, offset); err != nil {
 			return false, err
 		}
 	}
 	for {
-		messages, next, err := l.brokers.pull(ctx, addr, l.replayedGroup(), mq, offset)
+		messages, next, err := l.brokers.pull(ctx, addr, replayedGroup(l.group), mq, offset)
 		if err != nil || len(messages) == 0 && next <= offset {
 			return true, err
 		}
@@ -144,6 +144,43 @@ func (l *Letters) each(ctx context.Context, addr string, mq primitive.MessageQue
 		}
 		offset = next
 	}
+}
+
+// DeadLetters counts the dead letters of a group that were not replayed, as Letters has them, without reading any. A group
+// that nobody has ever consumed as has none.
+func (b *Bus) DeadLetters(ctx context.Context, group string) (int64, error) {
+	return b.brokers.deadLetters(ctx, groupName(b.cfg.Topic, group))
+}
+
+func (r *remote) deadLetters(ctx context.Context, group string) (int64, error) {
+	rt, err := r.route(ctx, deadTopic(group))
+	if answered(err, ansTopicNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("rocketmq: dead letters of %s: %w", group, err)
+	}
+	var all int64
+	for _, mq := range rt.queues(deadTopic(group)) {
+		addr := rt.master(mq.BrokerName)
+		if addr == "" {
+			return 0, fmt.Errorf("rocketmq: dead letters of %s: broker %s has no master", group, mq.BrokerName)
+		}
+		done, _, err := r.position(ctx, addr, replayedGroup(group), mq)
+		if err != nil {
+			return 0, err
+		}
+		least, err := r.offset(ctx, addr, reqMinOffset, queueFields("", mq))
+		if err != nil {
+			return 0, err
+		}
+		end, err := r.offset(ctx, addr, reqMaxOffset, queueFields("", mq))
+		if err != nil {
+			return 0, err
+		}
+		all += max(end-max(done, least), 0)
+	}
+	return all, nil
 }
 
 // pull returns messages of mq from offset on, and where to go on; none: there are none.
@@ -204,5 +241,5 @@ func (l *Letters) Replay(ctx context.Context, letter Letter) error {
 	if err != nil {
 		return fmt.Errorf("rocketmq: replay %d of queue %d on %s: %w", letter.Offset, letter.Queue, letter.Broker, err)
 	}
-	return l.brokers.setPosition(ctx, l.route.master(letter.Broker), l.replayedGroup(), letter.mq, letter.Offset+1)
+	return l.brokers.setPosition(ctx, l.route.master(letter.Broker), replayedGroup(l.group), letter.mq, letter.Offset+1)
 }

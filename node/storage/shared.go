@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -100,6 +102,60 @@ func (s *Storage) RocketMQ() (breakers map[string]string, ok bool) {
 		return nil, false
 	}
 	return s.rocketmq.Breakers(), true
+}
+
+// deadLetters is how many events a consumer of the bus failed at, as it was last counted.
+type deadLetters struct {
+	last atomic.Int64 // and one more; 0: never counted
+}
+
+// deadEvery is how often dead letters are counted: they come two hours after what failed, and each time takes
+// a few questions to every broker.
+const deadEvery = time.Minute
+
+// CountDeadLetters counts the events that the bus's consumer failed at for good, once a minute until ctx ends, where
+// the bus is RocketMQ. While a broker is away what was counted last stays.
+func (s *Storage) CountDeadLetters(ctx context.Context) error {
+	if s.rocketmq == nil || s.cfg.Beside.Group == "" {
+		<-ctx.Done()
+		return nil
+	}
+	t := time.NewTicker(deadEvery)
+	defer t.Stop()
+	s.dead.run(ctx, t.C, s.log, func(ctx context.Context) (int64, error) {
+		return s.rocketmq.DeadLetters(ctx, s.cfg.Beside.Group)
+	})
+	return nil
+}
+
+// run counts now and at each tick until ctx ends.
+func (d *deadLetters) run(ctx context.Context, tick <-chan time.Time, log *slog.Logger, count func(context.Context) (int64, error)) {
+	for {
+		try, cancel := context.WithTimeout(ctx, deadEvery/2)
+		n, err := count(try)
+		cancel()
+		switch {
+		case err == nil:
+			if n > 0 && n+1 > d.last.Load() {
+				log.Warn("a consumer of the bus has dead letters", "letters", n)
+			}
+			d.last.Store(n + 1)
+		case ctx.Err() == nil:
+			log.Debug("counting dead letters", "err", err)
+		}
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// DeadLetters returns how many dead letters of Beside.Group there were when they were last counted; ok is false if they never
+// were: see CountDeadLetters.
+func (s *Storage) DeadLetters() (group string, n int64, ok bool) {
+	last := s.dead.last.Load()
+	return s.cfg.Beside.Group, max(last-1, 0), last > 0
 }
 
 // TiKV returns the counts of a store on TiKV; ok is false where there is none.

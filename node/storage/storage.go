@@ -81,6 +81,8 @@ type Storage struct {
 	pebble   *pebblekv.Store
 	tikv     *tikv.Store
 	rocketmq *rocketmq.Bus
+
+	dead deadLetters
 }
 
 // Open opens the store and the bus. events, of the sequencer that will write to the store, are given what
