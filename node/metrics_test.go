@@ -14,7 +14,7 @@ import (
 )
 
 // ofCluster are the metrics that nodes of a cluster alone have.
-var ofCluster = regexp.MustCompile("^gochat_(cluster|bus|tikv|settings)_[a-z_]+$")
+var ofCluster = regexp.MustCompile("^gochat_(feature_level|(cluster|bus|tikv|settings)_[a-z_]+)$")
 
 // scrape returns the samples of /metrics, by name with labels, and the names.
 func scrape(t *testing.T, n *running) (samples map[string]string, names map[string]bool) {
