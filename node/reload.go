@@ -39,9 +39,10 @@ func (n *Node) Reload(cfg Config) (done Reloaded, err error) {
 			return done, code.Newf(code.BadRequest, "%v", err)
 		}
 	}
+	old, logged := n.overlay.Base(), n.logged
 	n.logged = "" // what was set by the socket ends
-	old := n.overlay.Base()
 	if err := n.overlay.Rebase(cfg); err != nil {
+		n.logged = logged
 		return done, code.Newf(code.BadRequest, "%v", err)
 	}
 	n.useWords(lists)

@@ -24,7 +24,12 @@ const settingsTime = 10 * time.Second
 func (n *Node) openSettings() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settingsTime)
 	defer cancel()
-	var err error
+	n.reloading.Lock()
+	err := n.ownWords(n.cfg) // first, so that what doesn't fit beside it is refused as it is while the node runs
+	n.reloading.Unlock()
+	if err != nil {
+		return err
+	}
 	if n.settings, err = n.peers.Settings(ctx, n.applySetting); err != nil {
 		return fmt.Errorf("reading the settings of all nodes in etcd: %w", err)
 	}
@@ -114,17 +119,23 @@ func (n *Node) built() error {
 		return err
 	}
 	n.overlay.Try = n.adopt
-	if n.judges() {
-		lists, err := n.readWords(cfg)
-		if err != nil {
-			return err
-		}
-		n.useWords(lists)
+	return n.ownWords(cfg)
+}
+
+// ownWords reads the file of words of cfg, where messages are stored. n.reloading is held.
+func (n *Node) ownWords(cfg Config) error {
+	if !n.judges() {
+		return nil
 	}
+	lists, err := n.readWords(cfg)
+	if err != nil {
+		return err
+	}
+	n.useWords(lists)
 	return nil
 }
 
-// adopt puts in force what of cfg can be changed while clients are connected, but certificates. With an error nothing changes.
+// adopt puts in force what of cfg can be changed while clients are connected, but certificates.
 // n.reloading is held.
 func (n *Node) adopt(cfg Config) error {
 	thresholds := fanout.Thresholds{LargeGroup: cfg.Fanout.LargeGroup, Budget: cfg.Fanout.DeliveriesPerSecond, RoomBudget: cfg.Rooms.DeliveriesPerSecond}

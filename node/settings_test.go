@@ -230,9 +230,8 @@ func TestSettingsOfAllNodes(t *testing.T) {
 	if done, err = a.in["b"].reloadRequest(a.ctx, struct{}{}); err != nil || fmt.Sprint(done.Changed) != "[limits.inflight]" {
 		t.Errorf("reloaded without etcd: %+v, %v", done, err)
 	}
-	if !closed(t)(a.in["b"]) || !inflight(6)(a.in["b"]) {
-		t.Error("without etcd the settings it had are gone")
-	}
+	a.eventually("without etcd the settings it had hold", closed(t), "b")
+	a.eventually("and its own, read again", inflight(6), "b")
 	srv.Restart()
 	a.set("limits.connections", "1000")
 	a.eventually("etcd is back", open(t), all...)

@@ -108,6 +108,9 @@ func (t *talk) handle(e gochat.Event) {
 		t.note(fmt.Sprintf("%s: %d messages were left out, too much is said at once; /history has them", t.title(e.Conversation), e.Count))
 	case gochat.RoomLeft:
 		t.note(fmt.Sprintf("you are not in %s any more: %v", t.title(e.Conversation), e.Err))
+		if t.conv == e.Conversation {
+			t.conv = id.ConversationID{}
+		}
 	case gochat.MessageSent:
 		delete(t.waiting, e.ID)
 	case gochat.SendFailed:

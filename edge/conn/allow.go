@@ -5,11 +5,12 @@ import (
 	"fmt"
 )
 
-// Allowance is what clients may do that can change while they are connected. The fields are Config's.
+// Allowance is what clients may do that can change while they are connected. The fields are Config's. What is told in
+// CONNACK may be more than is allowed later: it is refused retryably then.
 type Allowance struct {
 	SendsPerSecond, UserSendsPerSecond, BytesPerSecond int
 	FramesPerSecond                                    int // 0: 4 x SendsPerSecond + 100
-	MaxInflight                                        int // told in CONNACK: who is connected may be refused more than it was told, retryably
+	MaxInflight                                        int
 }
 
 // Validate reports everything that is wrong with a.
@@ -28,8 +29,8 @@ func (a Allowance) Validate() error {
 
 // allowance is an Allowance as it is compared with.
 type allowance struct {
+	Allowance
 	send, user, bytes, frames rate
-	inflight                  int
 }
 
 // Allow makes a, which is valid, hold for all connections from the next frame on.
@@ -38,8 +39,9 @@ func (e *Edge) Allow(a Allowance) {
 		a.FramesPerSecond = 4*a.SendsPerSecond + 100
 	}
 	l := &allowance{
-		send: perSecond(a.SendsPerSecond, 2), user: perSecond(a.UserSendsPerSecond, 2),
-		bytes: perSecond(a.BytesPerSecond, 4), frames: perSecond(a.FramesPerSecond, 4), inflight: a.MaxInflight,
+		Allowance: a,
+		send:      perSecond(a.SendsPerSecond, 2), user: perSecond(a.UserSendsPerSecond, 2),
+		bytes: perSecond(a.BytesPerSecond, 4), frames: perSecond(a.FramesPerSecond, 4),
 	}
 	// One message of the largest size always fits.
 	l.bytes.burst = max(l.bytes.burst, l.bytes.each*int64(2*e.cfg.MaxFrame))

@@ -520,4 +520,10 @@ func TestLimitsAreAnnounced(t *testing.T) {
 	if *m.Limits != want {
 		t.Fatalf("limits %+v", m.Limits)
 	}
+	b.edge.Allow(conn.Allowance{SendsPerSecond: 8, UserSendsPerSecond: 8, BytesPerSecond: 5432, MaxInflight: 10})
+	want.SendsPerSecond, want.BytesPerSecond, want.MaxInflight = 8, 5432, 10
+	c = conntest.Client{W: b.open().Client()}
+	if m, err = c.Login("alice", "e"); err != nil || *m.Limits != want {
+		t.Fatalf("limits that were changed: %+v, %v", m.Limits, err)
+	}
 }

@@ -107,15 +107,16 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 		e.svc.Sessions.Unregister(user, c.origin.Conn)
 		return nil
 	}
+	allowed := e.allowed.Load()
 	ack := wire.Connack{
 		Version: Version, Features: m.Features & features, UserId: string(user), ServerTime: uint64(time.Now().UnixMilli()),
 		StoreEpoch: e.cfg.StoreEpoch, HeartbeatSeconds: e.heartbeat(m.HeartbeatSeconds),
 		HeartbeatMinSeconds: seconds(e.cfg.HeartbeatMin), HeartbeatMaxSeconds: seconds(e.cfg.HeartbeatMax),
 		Limits: &wire.Limits{
 			MaxFrame: uint32(e.cfg.MaxFrame), MaxContent: uint32(e.cfg.Packet.MaxContent), MaxExt: uint32(e.cfg.Packet.MaxExt),
-			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(e.allowed.Load().inflight),
-			SendsPerSecond: uint32(e.cfg.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
-			BytesPerSecond: uint32(min(int64(e.cfg.BytesPerSecond), math.MaxUint32)),
+			MaxMentions: uint32(e.cfg.Packet.MaxMentions), MaxInflight: uint32(allowed.MaxInflight),
+			SendsPerSecond: uint32(allowed.SendsPerSecond), MaxPage: uint32(e.cfg.MaxPage),
+			BytesPerSecond: uint32(min(int64(allowed.BytesPerSecond), math.MaxUint32)),
 		},
 		ResumeToken: resume, ResumeSeconds: seconds(e.cfg.Resume), Resumed: resumed, Server: e.cfg.Server,
 	}

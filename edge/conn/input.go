@@ -271,7 +271,7 @@ func (c *Conn) admit(run []packet.Pending, now int64, limited time.Duration) {
 		switch {
 		case !c.open(p):
 			err = errLaneBlocked
-		case int(c.inflight) >= e.allowed.Load().inflight:
+		case int(c.inflight) >= e.allowed.Load().MaxInflight:
 			err = code.New(code.Overloaded)
 		default:
 			if wait == 0 {
@@ -343,7 +343,7 @@ func (c *Conn) admitAll(n int, now int64) bool {
 	allowed := c.edge.allowed.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.lanes) > 0 || int(c.inflight)+n > allowed.inflight {
+	if len(c.lanes) > 0 || int(c.inflight)+n > allowed.MaxInflight {
 		return false
 	}
 	before := c.sent

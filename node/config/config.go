@@ -93,7 +93,7 @@ type Limits struct {
 	ConnectionsPerUser    int           `koanf:"connections_per_user" doc:"Devices of one user that may be connected at once. One more takes the place of the one that connected first."`
 	ConnectionsPerAddress int           `koanf:"connections_per_address" doc:"Connections from one address."`
 	ConnectsPerAddress    int           `koanf:"connects_per_address" doc:"New connections a second from one address, with bursts of ten times as many. Clients that come back with a resume token don't count."`
-	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet, nor shown a resume token that may be good; a quarter of them from one address."`
+	Unauthenticated       int           `koanf:"unauthenticated" doc:"Connections in all that haven't logged in yet, nor shown a resume token that may be good; half of them from one address."`
 	Handshake             time.Duration `koanf:"handshake" doc:"A connection that hasn't logged in after this is closed."`
 	Heartbeat             time.Duration `koanf:"heartbeat" doc:"A client is told to be heard at least this often."`
 	HeartbeatMin          time.Duration `koanf:"heartbeat_min" doc:"The shortest heartbeat that a client may ask for."`

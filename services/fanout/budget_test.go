@@ -253,3 +253,34 @@ func TestAudiencesAreBounded(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// three is a room that three listen in.
+type three struct{ frames int }
+
+func (r *three) Deliver(_ id.ConversationID, _ []byte, ends []int, _ []uint64) int {
+	r.frames += len(ends)
+	return 3
+}
+
+// What a room was brought while there was no budget isn't owed when there is one.
+func TestABudgetOfRoomsBeginsAnew(t *testing.T) {
+	w, r := newWorld(), &three{}
+	h := w.handler(t, func(c *Config) { c.Rooms = r })
+	conv := id.Named(id.KindRoom, "lobby")
+	for seq := uint64(1); seq <= 104; seq++ {
+		switch seq {
+		case 101:
+			if err := h.SetThresholds(Thresholds{LargeGroup: 2, RoomBudget: 6}); err != nil {
+				t.Fatal(err)
+			}
+		case 104:
+			w.now = w.now.Add(time.Second)
+		}
+		if err := h.Handle(t.Context(), []bus.Event{event(conv, seq, seq, 0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := h.Stats().LeftOut; r.frames != 103 || left != 1 {
+		t.Errorf("%d were delivered and %d left out, want 103 and 1", r.frames, left)
+	}
+}

@@ -103,7 +103,9 @@ func (h *Handler) roomEvent(ev *bus.Event) {
 		r.sent = first - 1
 	}
 	r.seen, r.used = ev.LastSeq, h.cfg.Now()
-	if budget := float64(h.thresholds.Load().RoomBudget); budget > 0 {
+	if budget := float64(h.thresholds.Load().RoomBudget); budget <= 0 {
+		r.left, r.at = 0, time.Time{} // it begins with a second's worth when there is one
+	} else {
 		if passed := r.used.Sub(r.at); passed > 0 {
 			r.left, r.at = min(budget, r.left+passed.Seconds()*budget), r.used
 		}

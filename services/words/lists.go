@@ -27,7 +27,7 @@ type Lists struct {
 	matcher *Matcher // nil: there is no word
 }
 
-// With returns the lists with this one in place of the one of its name: a word a line, without the space around it; empty lines and those
+// With returns the lists with this one in place of the one of its name, at most MaxLists beside the one without a name: a word a line, without the space around it; empty lines and those
 // that begin with # count for nothing. Its error doesn't quote words.
 func (l *Lists) With(name, text string) (*Lists, error) {
 	words, err := parse(text)
@@ -35,7 +35,11 @@ func (l *Lists) With(name, text string) (*Lists, error) {
 		return nil, err
 	}
 	next := l.without(name)
-	if len(next.words) >= MaxLists {
+	named := len(next.words)
+	if _, own := next.words[""]; own {
+		named--
+	}
+	if name != "" && named >= MaxLists {
 		return nil, fmt.Errorf("%w: there are %d lists already", ErrList, MaxLists)
 	}
 	next.words[name] = words

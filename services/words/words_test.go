@@ -162,6 +162,11 @@ func TestBadListsAreRefused(t *testing.T) {
 	if _, err := l.With("0", "v"); err != nil {
 		t.Errorf("one in place of another: %v", err)
 	}
+	if l, err := l.With("", "own"); err != nil {
+		t.Errorf("the one without a name is beside them: %v", err)
+	} else if _, err := l.With("0", "v"); err != nil {
+		t.Errorf("one in place of another, beside the one without a name: %v", err)
+	}
 	if (*Lists)(nil).Without("x").Matcher() != nil || lists(t, "# nothing\n").Matcher() != nil {
 		t.Error("no words, and a matcher")
 	}

@@ -107,8 +107,12 @@ func (s *Source) followLevel(ctx context.Context) error {
 	case r.level < s.level.Load():
 		known := s.level.Load()
 		put := clientv3.OpPut(s.key("level"), strconv.FormatUint(uint64(known), 10))
-		if _, err := s.cfg.Client.Txn(ctx).If(s.sameLevel(r)).Then(put).Commit(); err != nil {
+		done, err := s.cfg.Client.Txn(ctx).If(s.sameLevel(r)).Then(put).Commit()
+		if err != nil {
 			return fmt.Errorf("recording feature level %d again: %w", known, err)
+		}
+		if !done.Succeeded { // it was raised, or recorded again, since it was read
+			return nil
 		}
 		s.log.Warn("etcd had lost the feature level; it is recorded again", "level", known, "was", r.level)
 	default:
