@@ -110,13 +110,14 @@ func (a *Audiences) Deliver(conv id.ConversationID, last uint64, frames []byte, 
 
 // Close implements fanout.Audiences.
 func (a *Audiences) Close(conv id.ConversationID) {
-	a.mu.Lock()
-	delete(a.last, conv)
-	a.mu.Unlock()
 	if a.e.cfg.Seating != nil {
 		a.e.cfg.Seating.Close(conv)
 	}
+	// Known until then: a lane that begins anew meanwhile knows that it owes the audience something.
 	a.farewell(conv, aboutParcel, func(dst []byte) []byte { return appendAbout(dst, parcelEnd, conv) })
+	a.mu.Lock()
+	delete(a.last, conv)
+	a.mu.Unlock()
 }
 
 // Seats implements fanout.Audiences, by what edges told last.
@@ -154,13 +155,13 @@ func (a *Audiences) fillOne(ctx context.Context, l *lane, conv id.ConversationID
 	filled := false
 	err := a.fill(ctx, conv, func(users []id.UserID) {
 		filled = true
-		last, is := a.upTo(conv)
-		if !is {
+		if _, is := a.upTo(conv); !is {
 			return
 		}
 		l.must(func(dst []byte) []byte { return appendAbout(dst, parcelOpen, conv) })
 		l.must(func(dst []byte) []byte { return appendUsers(appendAbout(dst, parcelJoin, conv), users) })
-		if last > 0 {
+		// Only now: what was delivered before the audience was open on this lane is in the HINT.
+		if last, _ := a.upTo(conv); last > 0 {
 			hint := appendHint(nil, conv, last)
 			l.must(func(dst []byte) []byte {
 				return appendAudience(dst, conv, last, hint, []int{len(hint)}, []uint64{0}, true)

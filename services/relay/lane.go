@@ -41,6 +41,7 @@ type lane struct {
 	orders orderList
 
 	dropped loss
+	parted  bool                // somebody leaves an audience in what gathers
 	fill    bool                // audiences are to be filled anew
 	unfull  []id.ConversationID // of them, those that weren't yet
 
@@ -185,6 +186,8 @@ func (l *lane) farewell(conv id.ConversationID, n int, add func(dst []byte) []by
 	defer l.mu.Unlock()
 	if !l.closed && (l.fill || slices.Contains(l.unfull, conv)) {
 		l.dropped.everybody()
+	} else {
+		l.parted = true
 	}
 }
 
@@ -216,8 +219,12 @@ func (l *lane) must(add func(dst []byte) []byte) {
 }
 
 // refill has the lane begin its stream anew, because something of it is lost: the edge forgets the audiences, which are filled again.
-// What gathered so far comes first in it, which matters to connections alone. mu is held.
+// What gathered so far comes first in it, which matters to connections alone: who leaves an audience in that is told
+// nothing of what was for it any more, so everybody is. mu is held.
 func (l *lane) refill() {
+	if l.parted {
+		l.dropped.everybody()
+	}
 	l.fill = true
 	l.wake()
 }
@@ -301,7 +308,7 @@ func (l *lane) turn(ctx context.Context) bool {
 		node: l.e.cfg.Self, start: l.e.cfg.Start, stream: l.stream, first: l.next, count: l.count,
 		orders: l.orders.b[:len(l.orders.b):len(l.orders.b)], nOrder: uint64(len(l.orders.ends)), body: l.buf,
 	}
-	l.buf, l.spare, l.count, l.open, l.busy = l.spare[:0], nil, 0, nil, true
+	l.buf, l.spare, l.count, l.open, l.busy, l.parted = l.spare[:0], nil, 0, nil, true, false
 	l.mu.Unlock()
 
 	l.send(ctx, &o)
