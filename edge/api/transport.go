@@ -115,8 +115,9 @@ func (t *transport) accept(fd int, from netip.AddrPort) {
 	}
 	h := &holder{t: t, http: c}
 	c.holder = h
-	_ = nc.SetReadTimeout(t.cfg.ReadTimeout)
-	_ = nc.SetWriteTimeout(t.cfg.WriteTimeout)
+	// What is late the sweep ends. netpoll's own timeouts panic on a connection made of a descriptor, whose address it
+	// doesn't know: for reads there is none, for writes one that comes after the sweep's.
+	_ = nc.SetWriteTimeout(2*t.cfg.WriteTimeout + 2*time.Second)
 	c.enter(phaseRead, t.cfg.ReadTimeout)
 	// Neither fails. The order matters: a connection without a request callback that the
 	// peer closes is left for us to close, one that has it calls the close callbacks.
@@ -307,7 +308,7 @@ func (c *conn) Close() error {
 
 // SetReadTimeout is called by the engine when it begins to wait for another request,
 // and again when the first bytes of that have come: the only signs of it there are.
-func (c *conn) SetReadTimeout(d time.Duration) error {
+func (c *conn) SetReadTimeout(time.Duration) error {
 	if c.phase.Load() == phaseIdle {
 		c.enter(phaseRead, c.t.cfg.ReadTimeout)
 	} else {
@@ -316,7 +317,7 @@ func (c *conn) SetReadTimeout(d time.Duration) error {
 			_ = c.raw.Close()
 		}
 	}
-	return c.Conn.SetReadTimeout(d)
+	return nil
 }
 
 // WriteBinary holds back what the engine answers by itself to a request that it couldn't
@@ -386,12 +387,8 @@ func (c *conn) linger() {
 	if !ok || syscall.Shutdown(nc.Fd(), syscall.SHUT_WR) != nil {
 		return
 	}
-	until := time.Now().Add(lingerFor)
+	c.enter(phaseWrite, lingerFor) // the sweep's to end
 	for left := lingerBytes; left > 0; {
-		wait := time.Until(until)
-		if wait <= 0 || c.Conn.SetReadTimeout(wait) != nil {
-			return
-		}
 		if _, err := c.Peek(1); err != nil {
 			return
 		}
