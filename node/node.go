@@ -134,7 +134,10 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}()
 	n.overlay, n.badWords = n.newOverlay(cfg), map[string]bool{}
 	m := newMetrics(prometheus.NewRegistry())
-	if cfg.Cluster.On() {
+	if n.judges() { // before etcd's lists: what doesn't fit beside it is refused as it is while the node runs
+		n.words, err = n.readWords(cfg)
+	}
+	if err == nil && cfg.Cluster.On() {
 		if err = n.join(in); err == nil {
 			err = n.openSettings()
 		}

@@ -24,12 +24,7 @@ const settingsTime = 10 * time.Second
 func (n *Node) openSettings() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settingsTime)
 	defer cancel()
-	n.reloading.Lock()
-	err := n.ownWords(n.cfg) // first, so that what doesn't fit beside it is refused as it is while the node runs
-	n.reloading.Unlock()
-	if err != nil {
-		return err
-	}
+	var err error
 	if n.settings, err = n.peers.Settings(ctx, n.applySetting); err != nil {
 		return fmt.Errorf("reading the settings of all nodes in etcd: %w", err)
 	}
@@ -119,19 +114,6 @@ func (n *Node) built() error {
 		return err
 	}
 	n.overlay.Try = n.adopt
-	return n.ownWords(cfg)
-}
-
-// ownWords reads the file of words of cfg, where messages are stored. n.reloading is held.
-func (n *Node) ownWords(cfg Config) error {
-	if !n.judges() {
-		return nil
-	}
-	lists, err := n.readWords(cfg)
-	if err != nil {
-		return err
-	}
-	n.useWords(lists)
 	return nil
 }
 

@@ -283,8 +283,10 @@ func (s *shared) unset(ctx context.Context, out io.Writer, name string) error {
 	if _, ok := s.values[name]; !ok {
 		return usageError{fmt.Errorf("%q isn't set in etcd", name)}
 	}
-	if err := s.over.Unset(name); err != nil && !isWords(name) {
-		return usageError{fmt.Errorf("nothing was written, for nodes would refuse it: %w", err)}
+	if !isWords(name) { // lists are beside the settings, no other depends on them
+		if err := s.over.Unset(name); err != nil {
+			return usageError{fmt.Errorf("nothing was written, for nodes would refuse it: %w", err)}
+		}
 	}
 	if err := s.write(ctx, name, clientv3.OpDelete(settings.Key(s.prefix, name))); err != nil {
 		return err
