@@ -127,7 +127,7 @@ type groupRun struct {
 	holes                 uint64 // seqs that an answer left out
 	head                  uint64 // as the last SYNCED told
 
-	retries []groupRetry
+	retries groupRetries
 	awake   int // slow members that hold everything again
 	cut     int
 	walked  bool
@@ -154,6 +154,21 @@ type groupSend struct {
 type groupRetry struct {
 	at int64
 	do func()
+}
+
+// groupRetries are those that wait for their time.
+type groupRetries []groupRetry
+
+// due does what is due at now; what it does may add others.
+func (l *groupRetries) due(now int64) {
+	for i := 0; i < len(*l); {
+		if t := (*l)[i]; t.at <= now {
+			*l = append((*l)[:i], (*l)[i+1:]...)
+			t.do()
+			continue
+		}
+		i++
+	}
 }
 
 // reach is how far members may be from each other, in messages.

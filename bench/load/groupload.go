@@ -369,14 +369,7 @@ func (r *groupRun) poll(ctx context.Context, wait time.Duration) error {
 			})
 		}
 	}
-	for i := 0; i < len(r.retries); {
-		if t := r.retries[i]; t.at <= now {
-			r.retries = append(r.retries[:i], r.retries[i+1:]...)
-			t.do()
-			continue
-		}
-		i++
-	}
+	r.retries.due(now)
 	return ctx.Err()
 }
 

@@ -87,7 +87,7 @@ type roomRun struct {
 	limits  *wire.Limits
 	wallMS  int64
 	failed  error
-	retries []groupRetry
+	retries groupRetries
 
 	conv    id.ConversationID
 	base    uint64
@@ -411,14 +411,7 @@ func (r *roomRun) poll(ctx context.Context, wait time.Duration) error {
 			}
 		})
 	}
-	for i := 0; i < len(r.retries); {
-		if t := r.retries[i]; t.at <= now {
-			r.retries = append(r.retries[:i], r.retries[i+1:]...)
-			t.do()
-			continue
-		}
-		i++
-	}
+	r.retries.due(now)
 	if r.failed != nil {
 		return r.failed
 	}
