@@ -33,7 +33,7 @@ type Config struct {
 // programs and what they are built with.
 var programs = []struct{ name, tags string }{{"pdserver", "without_dashboard"}, {"tikvserver", ""}}
 
-// Build builds into bin what isn't there yet, from the repository in root, and says so on out.
+// Build brings the programs in bin up to date with the repository in root; where one is built for the first time it says so on out.
 func Build(ctx context.Context, root, bin string, out io.Writer) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
@@ -41,10 +41,9 @@ func Build(ctx context.Context, root, bin string, out io.Writer) error {
 	}
 	for _, p := range programs {
 		path := filepath.Join(bin, p.name)
-		if _, err := os.Stat(path); err == nil {
-			continue
+		if _, err := os.Stat(path); err != nil {
+			fmt.Fprintf(out, "building tools/%s (some minutes, and modules are fetched)\n", p.name)
 		}
-		fmt.Fprintf(out, "building tools/%s (some minutes, and modules are fetched)\n", p.name)
 		cmd := exec.CommandContext(ctx, "go", "build", "-tags", p.tags, "-o", path, ".")
 		cmd.Dir = filepath.Join(root, "tools", p.name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")

@@ -73,7 +73,33 @@ func (s *server) KvPrewrite(ctx context.Context, req *kvrpcpb.PrewriteRequest) (
 		l.Lock()
 		defer l.Unlock()
 	}
-	return s.Server.KvPrewrite(ctx, req)
+	res, err := s.Server.KvPrewrite(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range res.Errors {
+		if e.Conflict == nil {
+			continue
+		}
+		// A lost answer has the client ask again. The engine finds a conflict with what it committed itself then, or with
+		// what came after; TiKV says again that it is committed.
+		if req.TryOnePc || req.UseAsyncCommit {
+			status, err := s.Server.KvCheckTxnStatus(ctx, &kvrpcpb.CheckTxnStatusRequest{Context: req.Context, PrimaryKey: e.Conflict.Key, LockTs: req.StartVersion})
+			if err != nil {
+				return nil, err
+			}
+			if status.CommitVersion != 0 {
+				again := &kvrpcpb.PrewriteResponse{MinCommitTs: status.CommitVersion}
+				if req.TryOnePc {
+					again.OnePcCommitTs = again.MinCommitTs
+				}
+				return again, nil
+			}
+		}
+		// The engine leaves the primary key out, and a client with a keyspace takes an answer without it for a broken one.
+		e.Conflict.Primary = req.PrimaryLock
+	}
+	return res, nil
 }
 
 // BatchCommands answers each request of a stream by itself, through the methods above.

@@ -164,7 +164,7 @@ func TestThroughFaults(t *testing.T) {
 		kvtest.Run(t, func(t *testing.T) kv.Store {
 			c.proxy.Set(tikvproxy.Rates{})
 			s := c.wiped(t)
-			c.proxy.Set(tikvproxy.Rates{NotLeader: 0.0002, EpochNotMatch: 0.005, ServerBusy: 0.0002, LoseReply: 0.0002})
+			c.proxy.Set(tikvproxy.Rates{NotLeader: 0.0002, EpochNotMatch: 0.005, ServerBusy: 0.0002, LoseReply: 0.002})
 			return s
 		})
 		t.Logf("injected %+v", c.proxy.Counts())
