@@ -128,7 +128,7 @@ type Config struct {
 	MaxAttempts      int // runs of one append before its senders are told to come again. Default 8.
 
 	RebuildAfter   time.Duration // an append not committed for so long gets new times. Default 20 s, the most.
-	PublishTimeout time.Duration // of a bus apart from the store: as long as somebody may wait for a message when it goes away. Default 1.5 s.
+	PublishTimeout time.Duration // of a bus apart from the store: as long as somebody may wait for a message when it goes away. Default 1 s.
 	IdleAfter      time.Duration // a conversation unused for so long is dropped from memory. Default 10 min.
 }
 
@@ -210,7 +210,7 @@ func (c *Config) Validate() error {
 		def time.Duration
 	}{
 		{&c.RebuildAfter, maxRebuildAfter},
-		{&c.PublishTimeout, 1500 * time.Millisecond},
+		{&c.PublishTimeout, time.Second},
 		{&c.IdleAfter, 10 * time.Minute},
 	} {
 		if *d.v < 0 {

@@ -135,7 +135,7 @@ func (s *Sequencer) catchUp(ctx context.Context, c *conversation, h *msgstore.He
 		return nil, fmt.Errorf("read outbox mark of %s: %w", c.id, err)
 	}
 	c.marked = marked != nil
-	if s.away.Load() && !sweep { // a sweep tries whether it is back
+	if s.away.Load() { // tryBus finds out when it is back
 		return raw, s.ensureMark(ctx, c)
 	}
 	if err := s.republish(ctx, c.id, h.HandedSeq+1, h.LastSeq); err != nil {
@@ -235,7 +235,7 @@ func (s *Sequencer) runSweep(ctx context.Context) {
 }
 
 // sweep hands on behind the marks that there are. A slot is done with when none was found in it.
-// While the bus is away it stops at the first mark.
+// While the bus is away it tries whether it is back.
 func (s *Sequencer) sweep(ctx context.Context) error {
 	for slot := range id.Slot(id.SlotCount) {
 		if !s.due.remove(slot) { // before the look: a mark that is set meanwhile puts it back
@@ -249,10 +249,12 @@ func (s *Sequencer) sweep(ctx context.Context) error {
 			return err
 		}
 		for rest := marks; len(rest) > 0; {
-			n := min(len(rest), sweepAtOnce)
 			if s.away.Load() {
-				n = 1
+				if err := s.tryBus(ctx, rest[0]); err != nil || s.away.Load() {
+					return err
+				}
 			}
+			n := min(len(rest), sweepAtOnce)
 			s.sweepAll(ctx, rest[:n])
 			if s.away.Load() || ctx.Err() != nil {
 				return ctx.Err()
@@ -261,6 +263,22 @@ func (s *Sequencer) sweep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// tryBus gives the bus that is away the first message behind the mark of conv, and notes that it is back if it takes it.
+// The conversation goes on meanwhile: a bus that hangs is found out about at nobody's expense.
+func (s *Sequencer) tryBus(ctx context.Context, conv id.ConversationID) error {
+	h, _, err := s.timeline.Head(ctx, conv)
+	if err != nil {
+		return err
+	}
+	err = s.republish(ctx, conv, h.HandedSeq+1, min(h.HandedSeq+1, h.LastSeq))
+	if err == nil {
+		s.busBack()
+	} else if errors.Is(err, errPublish) {
+		err = nil
+	}
+	return err
 }
 
 // marksOf returns some of the conversations of slot that have an outbox mark.
