@@ -94,6 +94,13 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	if c.Pool, err = remote.NewPool(remote.PoolConfig{Self: c.Self.ID, Keys: c.Keys, Logger: cfg.Logger}); err != nil {
 		return nil, err
 	}
+	c.Router.Subscribe(func(old, new *router.Snapshot) {
+		for _, n := range old.View().Nodes() {
+			if !n.Same(new.View().ByID(n.ID)) {
+				c.Pool.Left(n.RPC)
+			}
+		}
+	})
 	return c, nil
 }
 

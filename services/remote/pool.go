@@ -110,8 +110,20 @@ type peer struct {
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	used    atomic.Int64 // Unix seconds of the last call
 	heard   atomic.Int64 // Unix nanoseconds of the last answer; at first: of the first call
+	life    atomic.Pointer[life]
 
 	calls, failed, shed atomic.Uint64
+}
+
+// life lasts from a node's coming until a while after its leaving; calls end with it.
+type life struct {
+	context.Context
+	end context.CancelFunc
+}
+
+func newLife() *life {
+	ctx, end := context.WithCancel(context.Background())
+	return &life{ctx, end}
 }
 
 // NewPool returns a Pool. One goroutine of it closes unused connections, until Close.
@@ -198,6 +210,7 @@ func (p *Pool) peer(addr string) *peer {
 	n = &peer{addr: addr, opts: []callopt.Option{callopt.WithHostPort(addr)}, slots: make(chan struct{}, p.cfg.MaxCalls)}
 	n.used.Store(time.Now().Unix())
 	n.heard.Store(time.Now().UnixNano())
+	n.life.Store(newLife())
 	log := p.cfg.Logger
 	n.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: addr, MaxRequests: 1, Timeout: p.cfg.Open,
@@ -212,6 +225,21 @@ func (p *Pool) peer(addr string) *peer {
 	})
 	p.peers[addr] = n
 	return n
+}
+
+// lastAnswers is for how long a node that left may still answer the calls that it has: one that leaves in order does.
+const lastAnswers = time.Second
+
+// Left tells that the node at addr is no longer one of the cluster. Calls of it that are under way a second later end with
+// Undetermined: one that is frozen, or cut off, would hold up what has another owner by now until their time is over.
+// Calls that begin later are not concerned. It does not block.
+func (p *Pool) Left(addr string) {
+	p.mu.RLock()
+	n := p.peers[addr]
+	p.mu.RUnlock()
+	if n != nil {
+		time.AfterFunc(lastAnswers, n.life.Swap(newLife()).end)
+	}
 }
 
 // shut reports whether calls to the node at addr are kept back now, because the last ones failed.
@@ -266,6 +294,8 @@ func invoke[Q any, R replied](ctx context.Context, p *Pool, addr string, c *node
 	c.TimeoutMs = ms
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
+	life := n.life.Load()
+	defer context.AfterFunc(life, cancel)()
 	select {
 	case n.slots <- struct{}{}:
 	default:
@@ -293,6 +323,8 @@ func invoke[Q any, R replied](ctx context.Context, p *Pool, addr string, c *node
 		case errors.As(err, &told) && (told.TypeID() == kitex.UnknownService || told.TypeID() == kitex.UnknownMethod):
 			failure = unsent(code.Unavailable, err)
 			err = nil
+		case life.Err() != nil:
+			err = fmt.Errorf("%w: %w", errLeft, err)
 		case errors.Is(context.Cause(ctx), context.Canceled):
 			err = fmt.Errorf("calling %s: %w: %w", addr, context.Canceled, err)
 		}
@@ -316,6 +348,8 @@ func invoke[Q any, R replied](ctx context.Context, p *Pool, addr string, c *node
 	}
 	return reply, code.Wrap(code.Undetermined, fmt.Errorf("calling %s: %w", addr, err))
 }
+
+var errLeft = errors.New("the node has left the cluster")
 
 func unsent(c code.Code, cause error) *code.Error {
 	return code.Wrap(c, fmt.Errorf("%w: %w", errUnsent, cause))

@@ -151,3 +151,35 @@ func TestSilence(t *testing.T) {
 		t.Errorf("calls of a silent node: %+v", peers)
 	}
 }
+
+// Calls of a node that hangs end when it has left, and what may be repeated goes to who took its place.
+func TestLeft(t *testing.T) {
+	a, b := start(t, 1, nil), start(t, 2, nil)
+	front := newProxy(t, a.RPC)
+	a.RPC = front.ln.Addr().String()
+	v := newView(t, edgeNode)
+	agree(t, []view{v, a.view, b.view}, a, b)
+	p := pool(t, func(c *remote.PoolConfig) { c.Timeout = time.Hour })
+	l := logicOf(t, v, p)
+	_, _, conv := between(v, a)
+	if _, err := l.State(soon(t), alice, conv); err != nil {
+		t.Fatal(err)
+	}
+	front.hold(true)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := l.State(context.Background(), alice, conv)
+		answered <- err
+	}()
+	for peers, _ := p.Stats(); peers[0].Busy == 0; peers, _ = p.Stats() {
+		time.Sleep(time.Millisecond)
+	}
+	agree(t, []view{v, b.view}, b)
+	p.Left(a.RPC)
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if b.Stats().Total != 1 {
+		t.Errorf("its successor was called %d times, want once", b.Stats().Total)
+	}
+}
