@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,7 @@ import (
 
 var (
 	faultStores = flag.String("fault-stores", local.StoresReal, "what the nodes of the fault tests keep everything in: real or test")
+	faultOnly   = flag.String("fault-only", "", "a regular expression of what fails, \"broker\" say; all of it unless given")
 	faultDir    = flag.String("fault-dir", "", "where their clusters lie, logs above all; default: somewhere that is removed")
 )
 
@@ -268,6 +270,10 @@ func TestFaults(t *testing.T) {
 	a.rate = max(50, reached/5)
 	t.Logf("%.0f messages/s reached, %.0f/s from here on: %d lanes, the group's messages to 11", reached, a.rate, len(a.load.lanes))
 
+	only, err := regexp.Compile(*faultOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
 	type victim struct {
 		name               string
 		who                func() *local.Process
@@ -290,7 +296,7 @@ func TestFaults(t *testing.T) {
 		{name: "PD leader", who: a.leader, kill: true, freeze: true, part: true, hold: 6 * time.Second, back: 15 * time.Second, real: true},
 		{name: "TiKV's API", who: node(local.TiKV), freeze: true, part: true, hold: 5 * time.Second, back: 15 * time.Second, real: true},
 	} {
-		if v.real && *faultStores != local.StoresReal {
+		if v.real && *faultStores != local.StoresReal || !only.MatchString(v.name) {
 			continue
 		}
 		for _, way := range []struct {
