@@ -228,9 +228,9 @@ func (p *Pool) peer(addr string) *peer {
 }
 
 // lastAnswers is for how long a node that left may still answer the calls that it has: one that leaves in order does.
-const lastAnswers = time.Second
+const lastAnswers = 500 * time.Millisecond
 
-// Left tells that the node at addr is no longer one of the cluster. Calls of it that are under way a second later end with
+// Left tells that the node at addr is no longer one of the cluster. Calls of it that are under way half a second later end with
 // Undetermined: one that is frozen, or cut off, would hold up what has another owner by now until their time is over.
 // Calls that begin later are not concerned. It does not block.
 func (p *Pool) Left(addr string) {

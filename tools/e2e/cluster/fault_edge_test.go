@@ -33,27 +33,44 @@ func (a *afflicted) cutFromLogic() {
 		a.Error("edge without logic nodes: the service wasn't full before it")
 	}
 	raw := a.dialRaw(l.edges[0], "raw")
-	if e := raw.send(1, l.people[0].name); e != nil {
+	if e := raw.send(1, l.people[0].name)[0]; e != nil {
 		a.Errorf("a message before the cut: %v", e)
 	}
 	var logic []string
+	var with [][]id.UserID // whose conversations with raw each of them owns
 	for _, p := range a.nodes.Nodes("logic") {
-		logic = append(logic, p.Name)
+		var some []id.UserID
+		for _, x := range l.people {
+			if a.ownerOf(id.Direct("raw", x.name)) == p {
+				some = append(some, x.name)
+			}
+		}
+		if len(some) > 0 {
+			logic, with = append(logic, p.Name), append(with, some)
+		}
+	}
+	if len(logic) < 2 {
+		a.Fatalf("all conversations with raw belong to %v", logic)
 	}
 	began := time.Now()
 	a.net.part("edge-1", logic...)
 	opened := map[string]bool{} // breakers
-	for n, got := uint32(2), map[code.Code]int{}; time.Since(began) < 8*time.Second || len(opened) < len(logic) && time.Since(began) < 15*time.Second; n++ {
-		e := raw.send(n, l.people[0].name)
-		switch {
-		case e == nil:
-			a.Errorf("message %d, %v after the cut, was acked", n, time.Since(began).Round(time.Millisecond))
-		case e.Code.Class() == code.Terminal:
-			a.Errorf("message %d was refused with %v, after which a client doesn't try again", n, e)
-		case got[e.Code] == 0:
-			a.Logf("edge without logic nodes: %v after %v", e, time.Since(began).Round(time.Millisecond))
+	got := map[code.Code]int{}
+	for n := 1; time.Since(began) < 8*time.Second || len(opened) < len(logic) && time.Since(began) < 15*time.Second; n++ {
+		var to []id.UserID
+		for _, some := range with {
+			to = append(to, some[n%len(some)])
 		}
-		if e != nil {
+		for _, e := range raw.send(uint32(100*n), to...) {
+			switch {
+			case e == nil:
+				a.Errorf("a message, %v after the cut, was acked", time.Since(began).Round(time.Millisecond))
+				continue
+			case e.Code.Class() == code.Terminal:
+				a.Errorf("a message was refused with %v, after which a client doesn't try again", e)
+			case got[e.Code] == 0:
+				a.Logf("edge without logic nodes: %v after %v", e, time.Since(began).Round(time.Millisecond))
+			}
 			got[e.Code]++
 		}
 		a.openBreakers(opened)
@@ -169,20 +186,26 @@ func (r *raw) until(want func(*frame.Frame) bool) *frame.Frame {
 	}
 }
 
-// send sends a message and returns how it was refused; nil: it was acked.
-func (r *raw) send(number uint32, to id.UserID) *code.Error {
+// send sends a message to each, numbered from first on, and returns how they were refused; nil: it was acked.
+func (r *raw) send(first uint32, to ...id.UserID) []*code.Error {
 	r.a.Helper()
-	mid := id.NewClientMsgID(time.Now().UnixMilli())
-	r.write(packet.AppendBody(nil, frame.Send, frame.FlagRequestID, number, &wire.Send{ToUserId: string(to), ClientMsgId: mid[:], MsgType: packet.TypeText, Content: "raw"}))
-	f := r.until(func(f *frame.Frame) bool { return f.HasReqID() && f.ReqID == number })
-	if f.Type == frame.SendAck {
-		return nil
+	for i, who := range to {
+		mid := id.NewClientMsgID(time.Now().UnixMilli())
+		r.write(packet.AppendBody(nil, frame.Send, frame.FlagRequestID, first+uint32(i), &wire.Send{ToUserId: string(who), ClientMsgId: mid[:], MsgType: packet.TypeText, Content: "raw"}))
 	}
-	e, _, err := packet.DecodeError(f.Body)
-	if err != nil {
-		r.a.Fatalf("%s: %s: %v", r.user, f.Type, err)
+	refused := make([]*code.Error, len(to))
+	for range to {
+		f := r.until(func(f *frame.Frame) bool { return f.HasReqID() && f.ReqID-first < uint32(len(to)) })
+		if f.Type == frame.SendAck {
+			continue
+		}
+		e, _, err := packet.DecodeError(f.Body)
+		if err != nil {
+			r.a.Fatalf("%s: %s: %v", r.user, f.Type, err)
+		}
+		refused[f.ReqID-first] = e
 	}
-	return e
+	return refused
 }
 
 // Ten thousand clients are on an edge that is told to end while they talk: all of them are elsewhere before it closes a single
