@@ -47,7 +47,8 @@ type person struct {
 	home int // the edge that they start at
 
 	mu   sync.Mutex
-	at   int
+	at   int // the edge that is tried next
+	on   int // the edge that conn leads to
 	conn net.Conn
 
 	// Guarded by load.mu.
@@ -77,6 +78,7 @@ type said struct {
 	n     int // in its lane, from 1
 	due   time.Time
 	acked time.Time
+	by    int       // the edge that acked it
 	done  time.Time // everybody has it
 	seq   uint64
 	left  int // who haven't
@@ -178,7 +180,7 @@ func (p *person) dial(ctx context.Context, address string) (net.Conn, error) {
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err == nil {
 		p.mu.Lock()
-		p.conn = c
+		p.conn, p.on = c, slices.Index(p.load.edges, address)
 		p.mu.Unlock()
 	}
 	return c, err
@@ -216,7 +218,9 @@ func (p *person) handle(e gochat.Event) {
 		case s.seq != 0 && s.seq != e.Ack.Seq:
 			l.complain("%s: message %d was acked as seq %d and %d", p.name, s.n, s.seq, e.Ack.Seq)
 		default:
-			s.seq, s.acked = e.Ack.Seq, now
+			p.mu.Lock()
+			s.seq, s.acked, s.by = e.Ack.Seq, now, p.on
+			p.mu.Unlock()
 		}
 	case gochat.SendFailed:
 		l.mu.Lock()
