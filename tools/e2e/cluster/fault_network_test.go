@@ -154,7 +154,7 @@ func (n *network) drop(c net.Conn) {
 type source struct {
 	conn net.Conn
 	once sync.Once
-	pid  int // set by once
+	pid  int // set by once; 0: the connection has ended
 }
 
 // pass waits while the cable is cut. It reports whether there is anything to go on for.
@@ -209,23 +209,26 @@ type sockets struct {
 	pid   map[string]int       // by inode
 }
 
-// owner is the process at the other end; 0: none that this one has started.
+// owner is the process at the other end: one that this one has started, or this one.
 func (s *sockets) owner(c net.Conn) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := [2]string{kernelAddr(c.RemoteAddr()), kernelAddr(c.LocalAddr())}
-	pid := s.pid[s.inode[key]]
-	if pid == 0 && time.Since(s.at) > 20*time.Millisecond {
+	for range 10 {
+		if pid := s.pid[s.inode[key]]; pid != 0 {
+			return pid
+		}
+		// The table may be older than the connection, or have been made while that was.
+		time.Sleep(time.Until(s.at.Add(20 * time.Millisecond)))
 		s.look()
-		pid = s.pid[s.inode[key]]
 	}
-	return pid
+	return 0 // it has ended
 }
 
 // look asks the kernel.
 func (s *sockets) look() {
 	s.inode, s.pid = map[[2]string]string{}, map[string]int{}
-	for _, pid := range children() {
+	for _, pid := range processes() {
 		dir := "/proc/" + pid + "/fd"
 		list, err := os.ReadDir(dir)
 		if err != nil {
@@ -247,13 +250,14 @@ func (s *sockets) look() {
 	s.at = time.Now()
 }
 
-// children are the processes that this one has started.
-func children() (pids []string) {
+// processes are this one and those that it has started.
+func processes() (pids []string) {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	parent := strconv.Itoa(os.Getpid())
+	pids = append(pids, parent)
 	for _, e := range all {
 		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
 		if err != nil {

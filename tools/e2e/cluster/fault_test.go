@@ -26,7 +26,7 @@ import (
 
 var (
 	faultStores = flag.String("fault-stores", local.StoresReal, "what the nodes of the fault tests keep everything in: real or test")
-	faultOnly   = flag.String("fault-only", "", "a regular expression of what fails, \"broker\" say; all of it unless given")
+	faultOnly   = flag.String("fault-only", "", "a regular expression of which faults, \"broker|cut off\" say; all of them unless given")
 	faultDir    = flag.String("fault-dir", "", "where their clusters lie, logs above all; default: somewhere that is removed")
 )
 
@@ -296,7 +296,7 @@ func TestFaults(t *testing.T) {
 		{name: "PD leader", who: a.leader, kill: true, freeze: true, part: true, hold: 6 * time.Second, back: 15 * time.Second, real: true},
 		{name: "TiKV's API", who: node(local.TiKV), freeze: true, part: true, hold: 5 * time.Second, back: 15 * time.Second, real: true},
 	} {
-		if v.real && *faultStores != local.StoresReal || !only.MatchString(v.name) {
+		if v.real && *faultStores != local.StoresReal {
 			continue
 		}
 		for _, way := range []struct {
@@ -304,7 +304,7 @@ func TestFaults(t *testing.T) {
 			does string
 			of   func(*local.Process) (func(), func())
 		}{{v.kill, "killed", a.kill}, {v.freeze, "frozen", a.freeze}, {v.part, "cut off", a.part}} {
-			if !way.on {
+			if !way.on || !only.MatchString(v.name+" "+way.does) {
 				continue
 			}
 			inject, heal := way.of(v.who())
