@@ -73,7 +73,8 @@ func (c *Config) Validate() error {
 }
 
 // Dial returns a client, which whoever called closes. Unless it has to sign in it returns at
-// once, whether etcd is there or not, and connects by itself as often as is needed.
+// once, whether etcd is there or not, and connects by itself as often as is needed. Its requests fail at once, with ErrAway, when
+// the last ones brought no answer, but for one now and then: see Breaker.
 func Dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -112,6 +113,7 @@ func Dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err)
 	}
+	guard(client, cfg.Logger)
 	return client, nil
 }
 

@@ -16,6 +16,7 @@ type lanes struct {
 	mu    sync.Mutex
 	lanes map[laneID]*lane
 	wide  uint64        // the last number given to a lane for one transaction
+	shut  bool          // nothing is taken: the store's breaker isn't closed
 	slots chan struct{} // one for each group that is being committed
 }
 
@@ -63,11 +64,21 @@ func (s *Store) Commit(ctx context.Context, txs ...*kv.Tx) {
 	defer s.inside.leave()
 
 	c := &call{ctx: ctx}
+	tried := false
 	waiting := make([]*pending, 0, len(txs))
 	var order overlaps
 	for _, tx := range txs {
 		tx.Err, tx.Stamp = nil, 0
 		if tx.Err = tx.Check(false); tx.Err != nil || len(tx.Ops()) == 0 {
+			continue
+		}
+		if s.breaker.shut() {
+			if tried || len(waiting) > 0 {
+				s.refuse(tx)
+			} else {
+				tried = true
+				s.try(ctx, tx)
+			}
 			continue
 		}
 		id, err := s.locate(ctx, tx)
@@ -81,9 +92,50 @@ func (s *Store) Commit(ctx context.Context, txs ...*kv.Tx) {
 			order.reset()
 			order.elsewhere(tx, id)
 		}
-		waiting = append(waiting, s.enqueue(c, id, tx))
+		if p := s.enqueue(c, id, tx); p != nil {
+			waiting = append(waiting, p)
+		} else {
+			s.refuse(tx)
+		}
 	}
 	s.wait(ctx, c, waiting)
+}
+
+// try commits a transaction by itself, if the breaker lets it find out whether the store is back: lanes, and places to
+// commit in, may be taken for another while by those who found out that it is away.
+func (s *Store) try(ctx context.Context, tx *kv.Tx) {
+	if err := ctx.Err(); err != nil {
+		tx.Err = fmt.Errorf("commit: %w: %w", kv.ErrUnavailable, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.CommitTimeout)
+	defer cancel()
+	s.attempt(ctx, []*kv.Tx{tx})
+}
+
+// refuse refuses a transaction because of the breaker.
+func (s *Store) refuse(tx *kv.Tx) {
+	s.totals.unavailable.Add(1)
+	tx.Err = fmt.Errorf("commit: %w", s.breaker.refusal(1))
+}
+
+// shut is called when the breaker opens, and when it has closed again. What waits for its turn then would wait as long as what
+// is being committed, and isn't going to fare better.
+func (s *Store) shut(shut bool) {
+	l := &s.lanes
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shut = shut; !shut {
+		return
+	}
+	for _, ln := range l.lanes {
+		for i, p := range ln.queue {
+			ln.queue[i], p.lane = nil, nil
+			s.refuse(p.tx)
+			p.call.left.Done()
+		}
+		ln.queue = ln.queue[:0]
+	}
 }
 
 func refuse(txs []*kv.Tx, err error) {
@@ -121,10 +173,15 @@ func (s *Store) locate(ctx context.Context, tx *kv.Tx) (laneID, error) {
 	cache := s.client.GetRegionCache()
 	where := cache.TryLocateKey(ops[0].Key)
 	if where == nil {
-		var err error
+		p, err := s.breaker.enter(1)
+		if err != nil {
+			return laneID{}, err
+		}
 		if where, err = cache.LocateKey(clienttikv.NewBackofferWithVars(ctx, locateBackoff, nil), ops[0].Key); err != nil {
+			p.end(readJudgement(ctx, err))
 			return laneID{}, fmt.Errorf("find region of key %x: %w", ops[0].Key, err)
 		}
+		p.end(nothing) // it is PD that knows
 	}
 	for i := 1; i < len(ops); i++ {
 		if !where.Contains(ops[i].Key) {
@@ -140,12 +197,15 @@ func (s *Store) locate(ctx context.Context, tx *kv.Tx) (laneID, error) {
 // locateBackoff bounds the asking of PD for a region, in ms of pauses.
 const locateBackoff = 10_000
 
-// enqueue puts a transaction into its lane and sees to it that somebody works there.
+// enqueue puts a transaction into its lane and sees to it that somebody works there; nil: lanes are shut.
 func (s *Store) enqueue(c *call, id laneID, tx *kv.Tx) *pending {
 	l := &s.lanes
-	c.left.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.shut {
+		return nil
+	}
+	c.left.Add(1)
 	ln := l.lanes[id]
 	if ln == nil {
 		ln = &lane{id: id}

@@ -42,6 +42,9 @@ type Config struct {
 	// smaller groups. 0: 4.
 	RegionsPerStore int
 
+	// Breaker says when operations are refused because the store doesn't answer.
+	Breaker Breaker
+
 	// Observe is told what happens; nil functions are not called.
 	Observe Observe
 }
@@ -111,6 +114,8 @@ func (c *Config) validateLimits() error {
 		return fmt.Errorf("tikv: CommitTimeout is negative: %v", c.CommitTimeout)
 	case c.RegionsPerStore < 0 || c.RegionsPerStore > 64:
 		return fmt.Errorf("tikv: RegionsPerStore must be at most 64: %d", c.RegionsPerStore)
+	case c.Breaker.Patience < 0 || c.Breaker.Open < 0:
+		return fmt.Errorf("tikv: Breaker has a negative time: %+v", c.Breaker)
 	}
 	return nil
 }
@@ -134,5 +139,6 @@ func (c Config) withDefaults() Config {
 	if c.RegionsPerStore == 0 {
 		c.RegionsPerStore = 4
 	}
+	c.Breaker = c.Breaker.withDefaults()
 	return c
 }

@@ -22,3 +22,6 @@ func (s *Store) Queued() int {
 	}
 	return n
 }
+
+// State is what the breaker is in: closed, half-open or open.
+func (s *Store) State() string { return s.breaker.steps.State().String() }

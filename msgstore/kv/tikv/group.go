@@ -10,6 +10,7 @@ import (
 	"time"
 
 	tikverr "github.com/tikv/client-go/v2/error"
+	clientkv "github.com/tikv/client-go/v2/kv"
 	clienttikv "github.com/tikv/client-go/v2/tikv"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
@@ -42,9 +43,16 @@ func (s *Store) commitGroup(group []*pending) {
 // attempt commits the transactions as one and sets their errors. It returns true if
 // TiKV refused them for a conflict.
 func (s *Store) attempt(ctx context.Context, txs []*kv.Tx) (conflict bool) {
+	p, err := s.breaker.enter(len(txs))
+	if err != nil {
+		s.totals.unavailable.Add(uint64(len(txs)))
+		refuse(txs, fmt.Errorf("commit: %w", err))
+		return false
+	}
 	began := time.Now()
 	j, err := s.judge(ctx, txs)
 	if err != nil {
+		p.end(judgement(err))
 		err = fmt.Errorf("commit: %w: %w", kv.ErrUnavailable, err)
 		s.totals.unavailable.Add(uint64(len(txs)))
 		refuse(txs, err)
@@ -53,6 +61,7 @@ func (s *Store) attempt(ctx context.Context, txs []*kv.Tx) (conflict bool) {
 	read := time.Since(began)
 	var mode Mode
 	err = j.commit(ctx, &mode)
+	p.end(j.judgement(err))
 	kind := outcome(err)
 	g := Group{Mode: mode, Read: read, Commit: time.Since(began) - read}
 	for i, tx := range txs {
@@ -108,6 +117,7 @@ func outcome(err error) error {
 // judged are transactions at one moment, those whose requirements hold written into one transaction of TiKV's.
 type judged struct {
 	txn    *clienttikv.KVTxn
+	read   bool // something was read, and answered
 	held   []bool
 	failed [][]byte // the key whose requirement didn't hold
 }
@@ -136,11 +146,14 @@ func (s *Store) judge(ctx context.Context, txs []*kv.Tx) (*judged, error) {
 			}
 		}
 	}
-	stored, err := multiGet(ctx, txn.GetSnapshot(), keys)
-	if err != nil {
-		return nil, fmt.Errorf("read what is required: %w", err)
+	var stored map[string]clientkv.ValueEntry
+	if keys = distinct(keys); len(keys) > 0 {
+		if stored, err = txn.GetSnapshot().BatchGet(ctx, keys); err != nil {
+			return nil, fmt.Errorf("read what is required: %w", err)
+		}
+		s.breaker.hear()
 	}
-	j := &judged{txn: txn, held: make([]bool, len(txs)), failed: make([][]byte, len(txs))}
+	j := &judged{txn: txn, read: len(keys) > 0, held: make([]bool, len(txs)), failed: make([][]byte, len(txs))}
 	written := map[string][]byte(nil) // by the group, nil: deleted
 	if len(txs) > 1 {
 		written = make(map[string][]byte)
@@ -192,6 +205,14 @@ func unmet(tx *kv.Tx, value func(key []byte) []byte) []byte {
 		}
 	}
 	return nil
+}
+
+// judgement is what the outcome of commit says of the servers: without anything read or written it's PD alone that was there.
+func (j *judged) judgement(err error) verdict {
+	if err == nil && !j.read && j.txn.Len() == 0 {
+		return nothing
+	}
+	return judgement(err)
 }
 
 // commit commits what was written, and sets how. Without anything written there is nothing to do.

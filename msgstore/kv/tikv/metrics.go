@@ -62,6 +62,9 @@ type Metrics struct {
 	Unavailable  uint64
 	Refused      uint64 // too large, or the servers' disks are full
 
+	Breaker  string // closed, half-open or open
+	KeptBack uint64 // reads and transactions that it refused; the latter are among the unavailable
+
 	OnePhase    uint64 // groups by the way they were committed
 	Async       uint64
 	TwoPhase    uint64
@@ -80,6 +83,7 @@ func (s *Store) Metrics() Metrics {
 		Groups: t.groups.Load(), Txs: t.txs.Load(), Bytes: t.bytes.Load(),
 		Conflicts: t.conflicts.Load(), Reruns: t.reruns.Load(), Undetermined: t.undetermined.Load(),
 		Unavailable: t.unavailable.Load(), Refused: t.refused.Load(),
+		Breaker: s.breaker.steps.State().String(), KeptBack: s.breaker.keptBack.Load(),
 		OnePhase: t.onePhase.Load(), Async: t.async.Load(), TwoPhase: t.twoPhase.Load(),
 		OnePhaseTxs: t.onePhaseTxs.Load(), TwoPhaseTxs: t.twoPhaseTxs.Load(),
 		GarbageRuns: t.garbageRuns.Load(), GarbageFailures: t.garbageFailures.Load(), SafePoint: t.safePoint.Load(),

@@ -1,14 +1,11 @@
 package tikv
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"time"
-
-	"github.com/tikv/client-go/v2/txnkv/txnsnapshot"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
 )
@@ -75,56 +72,44 @@ type past struct {
 	ts    uint64
 }
 
-// snapshot returns one for a single call: it keeps what it read, and isn't safe for concurrent use.
-func (p past) snapshot(ctx context.Context, what string) (*txnsnapshot.KVSnapshot, error) {
+// reading returns what is read from for a single call: it keeps what it read, and isn't safe for concurrent use.
+func (p past) reading(ctx context.Context, what string) (*reading, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	snap := p.store.client.GetSnapshot(p.ts)
-	snap.SetIsolationLevel(txnsnapshot.SI)
-	return snap, nil
+	return p.store.at(ctx, p.ts), nil
 }
 
 func (p past) Get(ctx context.Context, key []byte) ([]byte, error) {
-	snap, err := p.snapshot(ctx, "get")
+	r, err := p.reading(ctx, "get")
 	if err != nil {
 		return nil, err
 	}
-	return get(ctx, snap, key)
+	return r.get(key)
 }
 
 func (p past) MultiGet(ctx context.Context, keys [][]byte) ([][]byte, error) {
-	snap, err := p.snapshot(ctx, "multi-get")
+	r, err := p.reading(ctx, "multi-get")
 	if err != nil {
 		return nil, err
 	}
-	found, err := multiGet(ctx, snap, keys)
-	if err != nil {
-		return nil, readError(ctx, "multi-get", err)
-	}
-	values := make([][]byte, len(keys))
-	for i, k := range keys {
-		if entry, ok := found[string(k)]; ok {
-			values[i] = owned(entry.Value)
-		}
-	}
-	return values, nil
+	return r.multiGet(keys)
 }
 
 func (p past) Scan(ctx context.Context, span kv.Span, fn func(key, value []byte) (bool, error)) error {
-	snap, err := p.snapshot(ctx, "scan")
+	r, err := p.reading(ctx, "scan")
 	if err != nil {
 		return err
 	}
-	return scan(ctx, snap, span, fn)
+	return r.scan(span, fn)
 }
 
 func (p past) View(ctx context.Context, start, end []byte, fn func(v kv.View) error) error {
-	snap, err := p.snapshot(ctx, "view")
+	r, err := p.reading(ctx, "view")
 	if err != nil {
 		return err
 	}
-	return fn(&view{ctx: ctx, snap: snap, start: bytes.Clone(start), end: bytes.Clone(end)})
+	return fn(r.view(start, end))
 }
 
 // Commit refuses.

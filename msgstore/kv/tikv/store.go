@@ -40,11 +40,12 @@ type Store struct {
 	pd     pd.Client
 	encode func(key []byte) []byte // as regions' bounds are written
 
-	ctx    context.Context // ends with the store
-	cancel context.CancelFunc
-	inside inside
-	lanes  lanes
-	totals totals
+	ctx     context.Context // ends with the store
+	cancel  context.CancelFunc
+	inside  inside
+	lanes   lanes
+	breaker *breaker
+	totals  totals
 }
 
 // inside counts the calls that use the client, so that Close can wait for them.
@@ -160,6 +161,7 @@ func New(client *clienttikv.KVStore, c Config) *Store {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.lanes.init(c.Parallel)
+	s.breaker = newBreaker(c.Breaker, s.log, s.shut)
 	return s
 }
 
@@ -188,8 +190,37 @@ func (s *Store) timestamp(ctx context.Context) (uint64, error) {
 	return ts, nil
 }
 
+// reading is what is committed as of one moment.
+type reading struct {
+	s    *Store
+	ctx  context.Context
+	snap *txnsnapshot.KVSnapshot
+	pass *passage // for the next request; nil: it needs one of its own
+}
+
+// ask makes one request for r, unless the breaker refuses it.
+func ask[T any](r *reading, request func() (T, error)) (reply T, err error) {
+	p := r.pass
+	if r.pass = nil; p == nil {
+		if p, err = r.s.breaker.enter(1); err != nil {
+			return reply, err
+		}
+	}
+	reply, err = request()
+	p.end(readJudgement(r.ctx, err))
+	return reply, err
+}
+
+// release gives up the passage that wasn't used.
+func (r *reading) release() {
+	if r.pass != nil {
+		r.pass.end(nothing)
+		r.pass = nil
+	}
+}
+
 // read runs fn on what is committed now.
-func (s *Store) read(ctx context.Context, what string, fn func(snap *txnsnapshot.KVSnapshot) error) error {
+func (s *Store) read(ctx context.Context, what string, fn func(r *reading) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -197,13 +228,26 @@ func (s *Store) read(ctx context.Context, what string, fn func(snap *txnsnapshot
 		return fmt.Errorf("%s: %w", what, kv.ErrClosed)
 	}
 	defer s.inside.leave()
+	p, err := s.breaker.enter(1)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	ts, err := s.timestamp(ctx)
 	if err != nil {
+		p.end(readJudgement(ctx, err))
 		return readError(ctx, what, err)
 	}
+	r := s.at(ctx, ts)
+	r.pass = p
+	defer r.release()
+	return fn(r)
+}
+
+// at returns what is committed as of a timestamp.
+func (s *Store) at(ctx context.Context, ts uint64) *reading {
 	snap := s.client.GetSnapshot(ts)
 	snap.SetIsolationLevel(txnsnapshot.SI)
-	return fn(snap)
+	return &reading{s: s, ctx: ctx, snap: snap}
 }
 
 // readError wraps what the client returned for a read.
@@ -211,13 +255,16 @@ func readError(ctx context.Context, what string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("%s: %w: %w", what, ctxErr, err)
 	}
+	if errors.Is(err, kv.ErrUnavailable) { // the breaker's
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	return fmt.Errorf("%s: %w: %w", what, kv.ErrUnavailable, err)
 }
 
 // Get returns key's value, nil if it has none.
 func (s *Store) Get(ctx context.Context, key []byte) (value []byte, err error) {
-	err = s.read(ctx, "get", func(snap *txnsnapshot.KVSnapshot) error {
-		value, err = get(ctx, snap, key)
+	err = s.read(ctx, "get", func(r *reading) error {
+		value, err = r.get(key)
 		return err
 	})
 	return value, err
@@ -228,43 +275,52 @@ func storable(key []byte) bool {
 	return len(key) > 0 && len(key) <= kv.MaxKey && !kv.Reserved(key)
 }
 
-func get(ctx context.Context, snap *txnsnapshot.KVSnapshot, key []byte) ([]byte, error) {
+func (r *reading) get(key []byte) ([]byte, error) {
 	if !storable(key) {
 		return nil, nil
 	}
-	entry, err := snap.Get(ctx, key)
-	if tikverr.IsErrNotFound(err) {
-		return nil, nil
-	}
+	entry, err := ask(r, func() (clientkv.ValueEntry, error) {
+		entry, err := r.snap.Get(r.ctx, key)
+		if tikverr.IsErrNotFound(err) {
+			return clientkv.ValueEntry{}, nil
+		}
+		return entry, err
+	})
 	if err != nil {
-		return nil, readError(ctx, fmt.Sprintf("get %x", key), err)
+		return nil, readError(r.ctx, fmt.Sprintf("get %x", key), err)
 	}
 	return owned(entry.Value), nil
 }
 
 // MultiGet returns the values of keys as of one moment.
-func (s *Store) MultiGet(ctx context.Context, keys [][]byte) ([][]byte, error) {
-	values := make([][]byte, len(keys))
-	err := s.read(ctx, "multi-get", func(snap *txnsnapshot.KVSnapshot) error {
-		found, err := multiGet(ctx, snap, keys)
-		if err != nil {
-			return readError(ctx, "multi-get", err)
-		}
-		for i, k := range keys {
-			if v, ok := found[string(k)]; ok {
-				values[i] = owned(v.Value)
-			}
-		}
-		return nil
+func (s *Store) MultiGet(ctx context.Context, keys [][]byte) (values [][]byte, err error) {
+	err = s.read(ctx, "multi-get", func(r *reading) error {
+		values, err = r.multiGet(keys)
+		return err
 	})
+	return values, err
+}
+
+func (r *reading) multiGet(keys [][]byte) ([][]byte, error) {
+	values := make([][]byte, len(keys))
+	some := distinct(keys)
+	if len(some) == 0 {
+		return values, nil
+	}
+	found, err := ask(r, func() (map[string]clientkv.ValueEntry, error) { return r.snap.BatchGet(r.ctx, some) })
 	if err != nil {
-		return nil, err
+		return nil, readError(r.ctx, "multi-get", err)
+	}
+	for i, k := range keys {
+		if v, ok := found[string(k)]; ok {
+			values[i] = owned(v.Value)
+		}
 	}
 	return values, nil
 }
 
-// multiGet reads the keys that can have values, each once.
-func multiGet(ctx context.Context, snap *txnsnapshot.KVSnapshot, keys [][]byte) (map[string]clientkv.ValueEntry, error) {
+// distinct returns the keys that can have values, each once.
+func distinct(keys [][]byte) [][]byte {
 	ask := make([][]byte, 0, len(keys))
 	asked := make(map[string]struct{}, len(keys))
 	for _, k := range keys {
@@ -273,10 +329,7 @@ func multiGet(ctx context.Context, snap *txnsnapshot.KVSnapshot, keys [][]byte) 
 			ask = append(ask, k)
 		}
 	}
-	if len(ask) == 0 {
-		return nil, nil
-	}
-	return snap.BatchGet(ctx, ask)
+	return ask
 }
 
 // owned returns a value that shares memory with nothing; the client's snapshots keep theirs.
