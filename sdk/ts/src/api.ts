@@ -209,6 +209,65 @@ export interface GroupMember {
   nickname: string;
 }
 
+/** A live conversation in which nobody is a member: who is in it hears what is said, as long as they are connected. */
+export interface Room {
+  conversation: string;
+  name: string;
+  title: string;
+  /** Users who are in it. */
+  count: number;
+  /** Between two messages of one user; 0: no slow mode. */
+  slowSeconds: number;
+  /** Of what is kept: history reads it. */
+  firstSeq: bigint;
+  lastSeq: bigint;
+  /** This user is one. */
+  moderator: boolean;
+  /** This user may not write before; 0: may. */
+  mutedUntil: number;
+  moderators: string[];
+  createdBy: string;
+  created: number;
+}
+
+export interface NewRoom {
+  /** 1 to 120 bytes, without spaces around it. The room's id follows from it. */
+  name: string;
+  title?: string;
+  slowSeconds?: number;
+}
+
+export interface RoomUpdate {
+  title?: string;
+  slowSeconds?: number;
+}
+
+/** What moderators do in a room. Who is banned is put out at once. Who made the room makes moderators. */
+export const Moderation = { Mute: 1, Unmute: 2, Ban: 3, Unban: 4, MakeModerator: 5, UnmakeModerator: 6 } as const;
+
+/** Who is in a room has changed, within the last second or so, or the client has entered it, for the first time or again. */
+export interface RoomChanged {
+  conversation: string;
+  /** Users who are in it. */
+  count: number;
+  /** Some of those who came and went. */
+  joined: string[];
+  left: string[];
+  joinedCount: number;
+  leftCount: number;
+  /** What was said up to here was told, or won't be. */
+  lastSeq: bigint;
+}
+
+/** The operator of the installation tells everybody who is connected something. It is told once, and nowhere kept. */
+export interface Announcement {
+  id: string;
+  title: string;
+  text: string;
+  ext: Uint8Array;
+  time: number;
+}
+
 export interface Settings {
   pinned?: boolean;
   muted?: boolean;
@@ -275,7 +334,10 @@ export interface AccountChanged {
 
 /** The events of a client, by name. */
 export interface Events {
-  /** The next message of its conversation, once and in order; the user's own too, those of this device included, in their place. */
+  /**
+   * The next message of its conversation, once and in order; the user's own too, those of this device included, in their place. Of a room: what is said while the
+   * client is in it, in the order in which it comes.
+   */
   message: Message;
   /** The server has stored a message of this device. */
   sent: { id: string; ack: Ack };
@@ -293,6 +355,15 @@ export interface Events {
   /** A profile has changed: the user's own on another device, or that of somebody with a direct conversation. */
   profile: Profile;
   account: AccountChanged;
+  room: RoomChanged;
+  /**
+   * So many messages of a room, all of them up to `upTo`, didn't come: there were too many for everybody, or for this client, or it was away. They aren't fetched;
+   * history has them for a while.
+   */
+  leftOut: { conversation: string; count: number; upTo: bigint };
+  /** The client is in a room no longer: because of error (banned_here, or it is gone), or because it left. */
+  roomLeft: { conversation: string; error: Error | undefined };
+  announcement: Announcement;
   /** The device was away for so long that the server holds no messages below firstSeq any more, some of which it never got. */
   gone: { conversation: string; firstSeq: bigint };
   /** The server's store was restored from a backup: seqs that the application knows mean nothing any more, all messages come again. */

@@ -1,10 +1,10 @@
 // What an application does with a client, whether it has a connection of its own or shares that of another tab.
 
 import type {
-  AnyEvent, Ack, ConnectionState, Content, Conversation, Device, EventName, Group, GroupChange, GroupMember, GroupUpdate, HistoryPage, Listener, Message, NewGroup, Profile,
-  ProfileChange, Receipt, Settings, Target, Waiting,
+  AnyEvent, Ack, ConnectionState, Content, Conversation, Device, EventName, Group, GroupChange, GroupMember, GroupUpdate, HistoryPage, Listener, Message, NewGroup, NewRoom,
+  Profile, ProfileChange, Receipt, Room, RoomUpdate, Settings, Target, Waiting,
 } from "./api.js";
-import { conversationBytes, conversationOf, messageOf, peerOf, profileOf } from "./convert.js";
+import { conversationBytes, conversationOf, messageOf, peerOf, profileOf, roomOf } from "./convert.js";
 import { Draft } from "./draft.js";
 import type { Emitter } from "./events.js";
 import { GoChatError } from "./errors.js";
@@ -39,6 +39,9 @@ export abstract class Chat {
   abstract get serverTime(): number;
   /** How many bytes a message's text, data and encryption may have here, together; 0 before the first connection of this run. */
   abstract get maxContent(): number;
+
+  /** The rooms that the client is in, while it is connected. */
+  abstract get rooms(): string[];
 
   /** Connects, and goes on connecting, until close: once your listeners are there. */
   abstract start(): this;
@@ -295,6 +298,47 @@ export abstract class Chat {
       yield* page.members;
       if (!(cursor = page.cursor)) return;
     }
+  }
+
+  /** Makes the room of that name, whose moderator the user is, or returns the one that there is. Who may is the installation's to say. */
+  async createRoom(r: NewRoom, options?: CallOptions): Promise<Room> {
+    return roomOf(await this.call(methods.roomCreate, { name: r.name, title: r.title, slowSeconds: r.slowSeconds }, options));
+  }
+
+  /**
+   * Enters a room (see roomConversation): from now on `message` comes for what is said in it, and `room` for who comes and goes. The client stays in it over lost
+   * connections, until leaveRoom, `roomLeft` or close; what is said while it isn't connected doesn't come, and is told as `leftOut`. A room that isn't there is
+   * no_such_conversation.
+   */
+  async joinRoom(conversation: string, options?: CallOptions): Promise<Room> {
+    return roomOf(await this.call(methods.roomJoin, { conversationId: conversationBytes(conversation) }, options));
+  }
+
+  /** Leaves a room. */
+  async leaveRoom(conversation: string, options?: CallOptions): Promise<void> {
+    await this.call(methods.roomLeave, { conversationId: conversationBytes(conversation) }, options);
+  }
+
+  /** How a room stands at the server. */
+  async room(conversation: string, options?: CallOptions): Promise<Room> {
+    return roomOf(await this.call(methods.room, { conversationId: conversationBytes(conversation) }, options));
+  }
+
+  /** A page of who is in a room now, in the order of their ids' bytes. `cursor` as in members. */
+  async roomMembers(conversation: string, cursor = "", limit = 0, options?: CallOptions): Promise<{ users: string[]; cursor: string; count: number }> {
+    const a = await this.call(methods.roomMembers, { conversationId: conversationBytes(conversation), cursor, limit }, options);
+    return { users: a.userIds, cursor: a.cursor, count: a.count };
+  }
+
+  /** Sets what a room is, which the user moderates. */
+  async updateRoom(conversation: string, u: RoomUpdate, options?: CallOptions): Promise<Room> {
+    const fields = (u.title === undefined ? 0 : 1) | (u.slowSeconds === undefined ? 0 : 2);
+    return roomOf(await this.call(methods.roomUpdate, { conversationId: conversationBytes(conversation), fields, title: u.title, slowSeconds: u.slowSeconds }, options));
+  }
+
+  /** Does one of Moderation to a user in a room. `seconds`: how long a mute or ban holds; 0: until it is taken back. */
+  async moderate(conversation: string, user: string, action: number, seconds = 0, options?: CallOptions): Promise<Room> {
+    return roomOf(await this.call(methods.roomModerate, { conversationId: conversationBytes(conversation), userId: user, action, seconds }, options));
   }
 
   /** The profiles of users, however many, by their ids; who has none is left out. */

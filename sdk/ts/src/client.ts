@@ -8,6 +8,7 @@ import { fromUuid, sameTail } from "./ids.js";
 import { followPage } from "./page.js";
 import { Receipts } from "./receipts.js";
 import { Engine } from "./session/engine.js";
+import type { RoomPlace } from "./session/rooms.js";
 import type { Init } from "./wire/proto.js";
 import type { Method, Synced } from "./wire/wire.gen.js";
 
@@ -81,6 +82,15 @@ export class Client extends Chat {
 
   override get conversations() {
     return this.engine.list;
+  }
+
+  override get rooms(): string[] {
+    return this.engine.rooms.list();
+  }
+
+  /** Has it enter the rooms that another client of the device was in; before start. */
+  resumeRooms(places: RoomPlace[]): void {
+    this.engine.rooms.resume(places);
   }
 
   override get user(): string {

@@ -1,11 +1,13 @@
 // The wire's messages as the application's.
 
-import type { Content, Conversation, Message, Profile } from "./api.js";
+import type { Announcement, Content, Conversation, Message, Profile, Room } from "./api.js";
 import { GoChatError } from "./errors.js";
 import { fromHex, messageTime, toHex, toUuid, validClientMsgId, validId, conversationKind } from "./ids.js";
 import { Code } from "./wire/codes.gen.js";
 import { encode, utf8, type Init } from "./wire/proto.js";
-import { Encryption as EncryptionSchema, type ConversationState, type Encryption, type Message as WireMessage, type Profile as WireProfile, type Send } from "./wire/wire.gen.js";
+import {
+  Encryption as EncryptionSchema, type Broadcast, type ConversationState, type Encryption, type Message as WireMessage, type Profile as WireProfile, type Room as WireRoom, type Send,
+} from "./wire/wire.gen.js";
 
 /** The other of two users, "" if users isn't me and another. */
 export function peerOf(me: string, users: string[]): string {
@@ -52,6 +54,14 @@ export function contentOf(w: Omit<Send, "conversationId" | "toUserId" | "seenSeq
 export const storedSend = (s: Send, seq: bigint, messageId: bigint, sender: string): WireMessage => ({ ...s, seq, messageId, senderId: sender, lastChangeSeq: 0n, targetSeq: 0n });
 
 export const profileOf = (w: WireProfile): Profile => ({ user: w.userId, name: w.name, avatar: w.avatar, ext: w.ext, version: w.version });
+
+/** ROOM's answer. */
+export const roomOf = (w: WireRoom): Room => ({
+  conversation: toHex(w.conversationId), name: w.name, title: w.title, count: w.count, slowSeconds: w.slowSeconds, firstSeq: w.firstSeq, lastSeq: w.lastSeq,
+  moderator: w.role === 2, mutedUntil: Number(w.mutedUntil), moderators: w.moderators, createdBy: w.createdBy, created: Number(w.createdTime),
+});
+
+export const announcementOf = (w: Broadcast): Announcement => ({ id: w.id, title: w.title, text: w.text, ext: w.ext, time: Number(w.time) });
 
 /** What a message may be: of CONNACK, or what no server goes beyond. */
 export interface ContentLimits {

@@ -7,7 +7,7 @@ export { Client, type Taps } from "./client.js";
 export type { Config } from "./config.js";
 export { Draft } from "./draft.js";
 export { ClosedError, Code, ConnectionError, GoChatError, StoppedError, TimeoutError } from "./errors.js";
-export { ConversationKind, conversationKind, directConversation, groupConversation, newDeviceId, selfConversation, validId } from "./ids.js";
+export { ConversationKind, conversationKind, directConversation, groupConversation, newDeviceId, roomConversation, selfConversation, validId } from "./ids.js";
 export { ConversationList, groupChangeOf, membershipOf, nicknameOf, unreadCap, type ListedState } from "./list.js";
 export { IndexedDBStore, type IndexedDBOptions } from "./store/indexeddb.js";
 export { MemoryStore } from "./store/memory.js";

@@ -136,7 +136,7 @@ export class ConversationList {
       case "conversation":
         return this.changed(e.data);
       case "message":
-        return this.received(e.data);
+        return conversationKind(e.data.conversation) === ConversationKind.Room ? undefined : this.received(e.data); // rooms are in no list
       case "cursors":
         return this.moved(e.data);
       default:

@@ -1,50 +1,18 @@
 // Transcripts: what a client says to a server, and what it tells the application.
 
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
-import { Client, Code, directConversation, groupConversation, GoChatError, MemoryStore, StoppedError, type AnyEvent, type Config } from "../src/index.js";
-import { Drain, Hint, Kick, methods, Signal } from "../src/wire/wire.gen.js";
+import { Client, Code, directConversation, groupConversation, GoChatError, MemoryStore, StoppedError } from "../src/index.js";
+import { Drain, Error as ErrorBody, Hint, Kick, methods, Signal } from "../src/wire/wire.gen.js";
 import { encodeChunk } from "../src/draft.js";
 import { fromHex, fromUuid, toUuid, uuidTime } from "../src/ids.js";
-import { FrameType } from "../src/wire/frame.js";
-import { utf8 } from "../src/wire/proto.js";
+import { encodeFrame, FrameType } from "../src/wire/frame.js";
+import { encode, utf8 } from "../src/wire/proto.js";
+import { actor, clients } from "./actor.js";
 import { Fake, message, type Peer } from "./fake.js";
 
 const conv = directConversation("me", "you");
-const clients: Client[] = [];
-after(() => Promise.all(clients.map((c) => c.close())));
-
-interface Actor {
-  fake: Fake;
-  client: Client;
-  events: AnyEvent[];
-  /** What the application was told of messages. */
-  texts(): string[];
-  until(holds: () => boolean): Promise<void>;
-}
-
-async function actor(more: Partial<Config> = {}): Promise<Actor> {
-  const fake = new Fake();
-  const client = await Client.open({ url: "fake", token: "token", device: "device", transport: fake.transport, minBackoffMs: 1, maxBackoffMs: 2, gapWaitMs: 1, ackIntervalMs: 1, backlog: Infinity, ...more });
-  clients.push(client);
-  const events: AnyEvent[] = [];
-  let woken: (() => void) | undefined;
-  void (async () => {
-    for await (const e of client.events()) {
-      events.push(e);
-      woken?.();
-    }
-  })();
-  client.start();
-  return {
-    fake, client, events,
-    texts: () => events.flatMap((e) => (e.type === "message" ? [e.data.text] : [])),
-    until: async (holds) => {
-      while (!holds()) await new Promise<void>((resolve) => (woken = resolve));
-    },
-  };
-}
 
 test("messages come once and in order, holes are pulled, RECVACK tells what was had", async () => {
   const a = await actor();
@@ -338,6 +306,26 @@ test("a server that is leaving and takes nobody names others: the client goes th
   await p.welcome();
   await a.client.connected();
   assert.deepEqual(a.fake.addresses, ["fake", "second:1", "third:1"]);
+});
+
+test("what a server says before it closes counts, though the close comes first to whom it matters", async () => {
+  const fake = new Fake();
+  let tries = 0;
+  const a = await actor({
+    fake,
+    transport: async (address, handler, signal) => {
+      if (tries++ > 0) return fake.transport(address, handler, signal);
+      fake.addresses.push(address);
+      handler.data(encodeFrame(FrameType.Drain, encode(Drain, { alternatives: ["second:1"] }))); // before the client could say a word
+      handler.data(encodeFrame(FrameType.Error, encode(ErrorBody, { code: Code.Draining, retryAfterMs: 3_600_000 })));
+      handler.closed(new Error("closed"), 1012);
+      return { send: () => {}, buffered: 0, close: () => {} };
+    },
+  });
+  const p = await fake.peer();
+  await p.welcome();
+  await a.client.connected();
+  assert.deepEqual(fake.addresses, ["fake", "second:1"]);
 });
 
 test("DRAIN without: what is under way is answered, then the client comes back", async () => {

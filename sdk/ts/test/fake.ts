@@ -90,6 +90,11 @@ export class Peer {
     this.send(FrameType.Deliver, Deliver, { conversationId: fromHex(conversation), users: ["me", "you"], messages });
   }
 
+  /** A DELIVER of a room. */
+  live(room: string, ...messages: Init<Message>[]): void {
+    this.send(FrameType.Deliver, Deliver, { conversationId: fromHex(room), messages }, undefined, Flag.NeverPull);
+  }
+
   async sync(): Promise<{ f: Frame; ranges: Sync["ranges"] }> {
     const f = await this.next(FrameType.Sync);
     return { f, ranges: decode(Sync, f.body).ranges };

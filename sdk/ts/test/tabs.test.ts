@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { directConversation, MemoryStore, open, type Chat, type Message, type Store } from "../src/index.js";
+import { directConversation, MemoryStore, open, roomConversation, type Chat, type Message, type Store } from "../src/index.js";
 import { fromHex } from "../src/ids.js";
 import { methods } from "../src/wire/wire.gen.js";
 import { Fake, message } from "./fake.js";
@@ -162,4 +162,50 @@ test("a tab that comes later has the list at once; calls wait for the tab that i
   await Promise.all([first.until(1), second.until(1)]);
   await Promise.all([first.chat.close(), second.chat.close()]);
   await assert.rejects(second.chat.devices(), { name: "ClosedError" });
+});
+
+test("a room is the device's: all tabs hear it, who takes over enters it again and counts what was missed", async () => {
+  const b = browser();
+  const first = await b.tab();
+  let p = await b.fake.peer();
+  await p.welcome();
+  await first.chat.connected();
+  const second = await b.tab();
+  await second.chat.connected();
+  const room = roomConversation("lobby");
+  const joining = second.chat.joinRoom(room);
+  let asked = await p.request(methods.roomJoin);
+  p.answer(asked.f, methods.roomJoin, { conversationId: fromHex(room), name: "lobby", lastSeq: 7n, count: 2 });
+  assert.equal((await joining).count, 2);
+  p.live(room, message(8n, "hi"));
+  const told: string[] = [];
+  const sent = await second.chat.send({ conversation: room }, "mine");
+  const { f } = await p.sendFrame();
+  p.ack(f, 10n);
+  await sent.stored;
+  p.live(room, message(9n, "late"));
+  await Promise.all([first.until(3), second.until(3)]);
+  for (const t of [first, second]) assert.deepEqual([t.got.map((m) => m.text), t.chat.rooms, t.chat.conversations.all()], [["hi", "mine", "late"], [room], []]);
+  const third = await b.tab();
+  await third.chat.connected();
+  assert.deepEqual(third.chat.rooms, [room]);
+
+  second.chat.on("leftOut", (l) => void told.push(`${l.count} up to ${l.upTo}`));
+  const gone = new Promise((resolve) => third.chat.on("roomLeft", resolve));
+  await first.chat.close();
+  p = await b.fake.peer();
+  await p.welcome();
+  asked = await p.request(methods.roomJoin);
+  assert.deepEqual(asked.q.conversationId, fromHex(room));
+  p.answer(asked.f, methods.roomJoin, { conversationId: fromHex(room), lastSeq: 12n, count: 2 });
+  p.live(room, message(13n, "again"));
+  await Promise.all([second.until(4), third.until(1)]);
+  assert.deepEqual(told, ["2 up to 12"]);
+  const leaving = second.chat.leaveRoom(room);
+  const left = await p.request(methods.roomLeave);
+  p.answer(left.f, methods.roomLeave, {});
+  await leaving;
+  assert.deepEqual(await gone, { conversation: room, error: undefined });
+  assert.deepEqual([second.chat.rooms, third.chat.rooms], [[], []]);
+  await Promise.all([second.chat.close(), third.chat.close()]);
 });

@@ -9,6 +9,8 @@ interface Item {
   /** Moves this timeline's `done` to seq when the application has had the event. */
   timeline: Timeline | undefined;
   seq: bigint;
+  /** Counts among those that wait. */
+  message: boolean;
 }
 
 export class Dispatch {
@@ -32,18 +34,24 @@ export class Dispatch {
   }
 
   push<K extends EventName>(type: K, data: Events[K]): void {
-    this.put({ event: { type, data } as AnyEvent, timeline: undefined, seq: 0n });
+    this.put({ event: { type, data } as AnyEvent, timeline: undefined, seq: 0n, message: false });
   }
 
   /** Queues what a message of a timeline is told as. */
   message(timeline: Timeline, seq: bigint, event: AnyEvent): void {
     this.waiting++;
-    this.put({ event, timeline, seq });
+    this.put({ event, timeline, seq, message: true });
+  }
+
+  /** Queues a message of a room, of which nothing is kept. */
+  live(event: AnyEvent): void {
+    this.waiting++;
+    this.put({ event, timeline: undefined, seq: 0n, message: true });
   }
 
   /** Queues that nothing of a timeline will come up to seq. */
   skip(timeline: Timeline, seq: bigint): void {
-    this.put({ event: undefined, timeline, seq });
+    this.put({ event: undefined, timeline, seq, message: false });
   }
 
   /** Resolves when the application has had all. */
@@ -77,12 +85,10 @@ export class Dispatch {
           await p;
         }
       }
+      if (it.message) this.waiting--;
       if (it.timeline) {
         done.set(it.timeline, it.seq);
-        if (it.event) {
-          this.waiting--;
-          if (it.event.type === "message") this.engine.saver.keep(it.event.data);
-        }
+        if (it.event?.type === "message") this.engine.saver.keep(it.event.data);
       }
       if (n % 64 === 63) this.handled(done);
     }

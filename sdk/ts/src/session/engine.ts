@@ -19,8 +19,9 @@ import { Dismissal, errorOf, farewell, Link, type Waiter } from "./link.js";
 import { leave, leaveDue, open, Strays, type Opened } from "./move.js";
 import { Outbox } from "./outbox.js";
 import { jitter } from "./pace.js";
+import { Rooms } from "./rooms.js";
 import { Saver } from "./saver.js";
-import { Timelines } from "./timelines.js";
+import { Timelines, wireConversation } from "./timelines.js";
 
 /** How much may wait for the transport before signals are dropped, in bytes. */
 const maxUnwritten = 1 << 20;
@@ -49,6 +50,7 @@ export class Engine {
   readonly outbox: Outbox;
   readonly timelines = new Timelines(this);
   readonly inbox = new Inbox(this);
+  readonly rooms = new Rooms(this);
   readonly dispatch: Dispatch;
   readonly saver: Saver;
   readonly drafts: Drafts;
@@ -108,6 +110,7 @@ export class Engine {
     }
     await this.running;
     this.inbox.close();
+    this.rooms.close();
     this.drafts.close();
     await this.dispatch.idle();
     await this.saver.idle();
@@ -271,6 +274,7 @@ export class Engine {
         this.log.warn("the server's store was restored, everything is synced anew");
         this.timelines.forget();
         this.outbox.forget();
+        this.rooms.forget();
         this.saver.forget();
         this.dispatch.push("resynced", { storeEpoch: ack.storeEpoch.toString() });
       }
@@ -279,6 +283,7 @@ export class Engine {
     this.setSession({ user: this.user, resumeToken: ack.resumeToken, storeEpoch: ack.storeEpoch, syncMark });
     this.link = l;
     this.inbox.page(l, ack.conversations, ack.inboxCursor, ack.syncMark);
+    this.rooms.rejoin(l);
     o.wire.listen((f) => this.frame(l, f));
     for (const w of this.waiters.splice(0)) w.resolve(l);
     this.wake();
@@ -311,6 +316,7 @@ export class Engine {
         return;
       }
       case FrameType.Deliver:
+        if (f.flags & Flag.NeverPull) return this.rooms.delivered(f.body);
         return this.timelines.delivered(f.body);
       case FrameType.Synced:
         return this.timelines.synced(l, f);
@@ -379,6 +385,7 @@ export class Engine {
       l.silent = l.probeBy === 0;
       return l.giveUp(`nothing heard for ${now - l.lastRead} ms`);
     }
+    this.rooms.due();
     let next = deadAt;
     const leaving = leaveDue(this, l, now);
     next = Math.min(next, leaving.next);
@@ -428,10 +435,19 @@ export class Engine {
   }
 
   call<Q, A>(method: Method<Q, A>, request: Init<Q>, options?: CallOptions): Promise<A> {
+    const n = method.number;
+    const room = () => wireConversation((request as unknown as { conversationId: Uint8Array }).conversationId);
+    if (n === methods.roomLeave.number) this.rooms.left(room());
+    if (n === methods.roomJoin.number) {
+      return this.rooms.join(room(), (entered) => this.over(options, async (l) => {
+        const w = await this.ask(l, methods.roomJoin, request as never, options?.signal);
+        entered(l, w);
+        return w;
+      })) as Promise<never>;
+    }
     return this.over(options, async (l) => {
       const a = await this.ask(l, method, request, options?.signal);
       // These tell how a conversation stands.
-      const n = method.number;
       if (n === methods.settings.number || n === methods.conversation.number) this.inbox.heard(a as never);
       else if (n === methods.openDirect.number && (a as { conversation?: never }).conversation) this.inbox.heard((a as { conversation: never }).conversation);
       return a;

@@ -1,16 +1,16 @@
 // The conversations that moved since the sync mark, and signals of the server's own.
 
-import { conversationOf, profileOf } from "../convert.js";
+import { announcementOf, conversationOf, profileOf } from "../convert.js";
 import { GoChatError } from "../errors.js";
 import { ConversationKind, conversationKind, fromHex } from "../ids.js";
 import { decode } from "../wire/proto.js";
-import { ConversationState, Cursors, methods, Profile, type Hint, type Signal } from "../wire/wire.gen.js";
+import { Broadcast, ConversationState, Cursors, methods, Profile, type Hint, type Signal } from "../wire/wire.gen.js";
 import type { Engine } from "./engine.js";
 import type { Link } from "./link.js";
 import { jitter } from "./pace.js";
 import { wireConversation } from "./timelines.js";
 
-const Kind = { Typing: 1, Stopped: 2, Cursors: 3, Chunk: 4, State: 5, Profile: 6 } as const;
+const Kind = { Typing: 1, Stopped: 2, Cursors: 3, Chunk: 4, State: 5, Profile: 6, Room: 7, Broadcast: 8 } as const;
 
 /** "Typing" lapses without another. */
 const typingLapse = 6000;
@@ -113,8 +113,10 @@ export class Inbox {
   /** Acts on a SIGNAL. Those that can't be read are left out, and so are all while too many events wait. */
   signalled(m: Signal): void {
     const e = this.e;
-    if (e.dispatch.length >= e.cfg.queue) return;
+    if (e.dispatch.length >= e.cfg.queue && m.kind !== Kind.Room) return;
     try {
+      if (m.kind === Kind.Room) return e.rooms.news(wireConversation(m.conversationId), m.data);
+      if (m.kind === Kind.Broadcast) return e.dispatch.push("announcement", announcementOf(decode(Broadcast, m.data)));
       if (m.kind === Kind.Profile) return e.dispatch.push("profile", profileOf(decode(Profile, m.data)));
       if (m.kind === Kind.State) return this.heard(decode(ConversationState, m.data));
       const conversation = wireConversation(m.conversationId);

@@ -49,6 +49,8 @@ export class Wire implements ConnectionHandler {
   private listener: ((f: Frame) => void) | undefined;
   private connection: Connection | undefined;
   private over = false;
+  /** How the transport says that it ended, while frames that came before wait. */
+  private ending: Error | undefined;
   private resolve!: (why: Error) => void;
   /** Resolves when the connection has ended, with why. */
   readonly ended: Promise<Error> = new Promise((resolve) => (this.resolve = resolve));
@@ -70,7 +72,9 @@ export class Wire implements ConnectionHandler {
 
   closed(why: Error, code?: number): void {
     const t = byCloseCode(code);
-    this.end(t ? new Dismissal(t) : why);
+    const error = t ? new Dismissal(t) : why;
+    if (this.listener) this.end(error);
+    else this.ending ??= error; // what came before is read first: it may say why
   }
 
   /** Hands frames over from now on. What fn throws ends the connection. */
@@ -87,12 +91,13 @@ export class Wire implements ConnectionHandler {
     try {
       while (this.listener && !this.over) {
         const f = this.reader.next();
-        if (!f) return;
+        if (!f) break;
         this.listener(f);
       }
     } catch (e) {
       this.end(asError(e));
     }
+    if (this.listener && this.ending) this.end(this.ending);
   }
 
   write(frame: Uint8Array): void {

@@ -3,7 +3,7 @@
 import type { Ack, Content, Target, Waiting } from "../api.js";
 import { anySize, checkSend, contentOf, conversationBytes, sendOf, storedSend } from "../convert.js";
 import { GoChatError } from "../errors.js";
-import { directConversation, fromHex, fromUuid, IdSource, sameTail, toUuid, uuidTime } from "../ids.js";
+import { ConversationKind, conversationKind, directConversation, fromHex, fromUuid, IdSource, sameTail, toUuid, uuidTime } from "../ids.js";
 import type { Outgoing as Stored } from "../store/store.js";
 import { Code } from "../wire/codes.gen.js";
 import { Flag, FrameType } from "../wire/frame.js";
@@ -93,6 +93,11 @@ export class Outbox {
   has(id: string): boolean {
     for (const o of this.waiting.values()) if (o.first === id) return true;
     return false;
+  }
+
+  /** How many of the messages that wait for a conversation may be stored. */
+  tried(conversation: string): number {
+    return this.lanes.get(conversation)?.queue.filter((o) => o.tried).length ?? 0;
   }
 
   /** The waiting message whose id has this tail (see add), if there is one. */
@@ -232,10 +237,12 @@ export class Outbox {
     if (this.waiting.get(o.s.id) !== o) return;
     const conversation = a.conversationId.length > 0 ? wireConversation(a.conversationId) : o.s.conversation;
     this.stored(o, { conversation, seq: a.seq, messageId: a.messageId.toString(), duplicate: a.duplicate });
+    const m = storedSend(decode(Send, o.s.body), a.seq, a.messageId, this.e.user);
+    if (conversationKind(conversation) === ConversationKind.Room) return this.e.rooms.own(conversation, m);
     const t = this.e.timelines.get(conversation);
     if (!t.known) this.e.timelines.meet(t, a.seq);
     t.peer ||= o.s.user;
-    this.e.timelines.arrive(t, storedSend(decode(Send, o.s.body), a.seq, a.messageId, this.e.user));
+    this.e.timelines.arrive(t, m);
   }
 
   /** Ends the own message that this one is, if it waits for its ack: what is in the timeline is stored. */
@@ -255,6 +262,7 @@ export class Outbox {
     this.remove(o);
     this.settled(o.first, undefined, error);
     this.e.dispatch.push("failed", { id: o.first, error });
+    this.e.rooms.settled(o.s.conversation);
   }
 
   private remove(o: Outgoing): void {

@@ -3,6 +3,7 @@
 import type { Ack, AnyEvent, ConnectionState, Content, Message, Target, Waiting } from "../api.js";
 import { ClosedError, ConnectionError, GoChatError, StoppedError } from "../errors.js";
 import type { ListedState } from "../list.js";
+import type { RoomPlace } from "../session/rooms.js";
 import type { Synced } from "../wire/wire.gen.js";
 
 /** An error on its way to another tab: the browser's copies of errors lose what they are. */
@@ -69,7 +70,7 @@ export interface Standing {
 export type PackedEvent = { type: AnyEvent["type"]; data: unknown };
 
 export function packEvent(e: AnyEvent): PackedEvent {
-  if ("error" in e.data) return { type: e.type, data: { ...e.data, error: packError(e.data.error) } };
+  if ("error" in e.data && e.data.error) return { type: e.type, data: { ...e.data, error: packError(e.data.error) } };
   return e;
 }
 
@@ -84,7 +85,7 @@ export type TabMessage =
   | { t: "leader" }
   | { t: "hello"; from: string; visible: boolean }
   | { t: "bye"; from: string }
-  | { t: "welcome"; to: string; standing: Standing; list: ListedState[]; told: Map<string, bigint> }
+  | { t: "welcome"; to: string; standing: Standing; list: ListedState[]; told: Map<string, bigint>; rooms: RoomPlace[] }
   | { t: "standing"; standing: Standing }
   | { t: "event"; event: PackedEvent }
   | { t: "settled"; id: string; ack?: Ack; error?: PackedError }

@@ -7,10 +7,11 @@ import { Client } from "../client.js";
 import { fill, type Config, type Filled } from "../config.js";
 import { asError, ClosedError, StoppedError } from "../errors.js";
 import { Emitter } from "../events.js";
-import { random, toHex } from "../ids.js";
+import { ConversationKind, conversationKind, random, toHex } from "../ids.js";
 import { ConversationList } from "../list.js";
 import { followPage } from "../page.js";
 import { Receipts } from "../receipts.js";
+import type { RoomPlace } from "../session/rooms.js";
 import type { Store } from "../store/store.js";
 import type { Init } from "../wire/proto.js";
 import { methods, type Method, type Synced } from "../wire/wire.gen.js";
@@ -42,6 +43,9 @@ export async function open(config: SharedConfig): Promise<Chat> {
   return new SharedChat(config);
 }
 
+/** Own messages of a room whose repetition is known. */
+const maxOwn = 256;
+
 type Pending = { ask: Ask; resolve: (value: never) => void; reject: (e: Error) => void };
 
 const byNumber = new Map<number, Method<unknown, unknown>>(Object.values(methods).map((m) => [m.number, m as Method<unknown, unknown>]));
@@ -58,6 +62,8 @@ class SharedChat extends Chat {
   private standing: Standing = { user: "", state: "idle", offset: 0, maxContent: 0 };
   /** The last seq told of each conversation: after a change of tabs some come again. */
   private readonly told = new Map<string, bigint>();
+  /** The rooms that the device is in, and how far each was told. */
+  private readonly halls = new Map<string, { applied: bigint; own: Set<bigint> }>();
   private heard: Promise<void> = Promise.resolve();
   /** Asked of another tab, and to be asked again if that goes. */
   private readonly pending = new Map<number, Pending>();
@@ -118,6 +124,7 @@ class SharedChat extends Chat {
       this.conversations.user(client.user);
       if (this.told.size === 0 && this.conversations.all().length === 0) this.conversations.restore(client.conversations.snapshot());
       await this.catchUp(client);
+      client.resumeRooms(this.places());
       this.client = client;
       if (this.ending.signal.aborted) return await client.close();
       this.tellStanding();
@@ -154,15 +161,43 @@ class SharedChat extends Chat {
 
   /** Takes in an event, and hands it to the listeners. */
   private hear(e: AnyEvent): void | Promise<void> {
-    if (e.type === "message") {
+    if (this.halls.size > 0 && this.repeated(e)) return;
+    if (e.type === "room" && !this.halls.has(e.data.conversation)) this.halls.set(e.data.conversation, { applied: e.data.lastSeq, own: new Set() });
+    else if (e.type === "message" && conversationKind(e.data.conversation) !== ConversationKind.Room) {
       const { conversation, seq } = e.data;
       if (seq <= (this.told.get(conversation) ?? 0n)) return;
       this.told.set(conversation, seq);
-    } else if (e.type === "resynced") this.told.clear();
-    else if (e.type === "connected") this.standing.user = e.data.user;
+    } else if (e.type === "resynced") {
+      this.told.clear();
+      for (const h of this.halls.values()) {
+        h.applied = 0n;
+        h.own.clear();
+      }
+    } else if (e.type === "connected") this.standing.user = e.data.user;
     else if (e.type === "state") this.standing.state = e.data.state;
     this.conversations.apply(e);
     return this.emitter.emit(e);
+  }
+
+  /** Notes what an event tells of a room. Returns whether it is an own message that was told before. */
+  private repeated(e: AnyEvent): boolean {
+    const h = "conversation" in e.data ? this.halls.get(e.data.conversation) : undefined;
+    if (!h) return false;
+    const reach = (seq: bigint) => (h.applied = seq > h.applied ? seq : h.applied);
+    if (e.type === "room") reach(e.data.lastSeq);
+    else if (e.type === "leftOut") reach(e.data.upTo);
+    else if (e.type === "roomLeft") this.halls.delete(e.data.conversation);
+    else if (e.type === "message" && !e.data.own) reach(e.data.seq);
+    else if (e.type === "message") { // it may come before others, and again if its ack was lost with the tab that had the connection
+      if (h.own.has(e.data.seq)) return true;
+      h.own.add(e.data.seq);
+      if (h.own.size > maxOwn) h.own.delete(h.own.values().next().value!);
+    }
+    return false;
+  }
+
+  private places(): RoomPlace[] {
+    return [...this.halls].map(([conversation, h]) => ({ conversation, applied: h.applied, own: [...h.own].filter((seq) => seq > h.applied) }));
   }
 
   /** Does something behind the events that another tab has told before. */
@@ -186,6 +221,7 @@ class SharedChat extends Chat {
           this.conversations.user(m.standing.user);
           this.conversations.restore(m.list);
           for (const [id, seq] of m.told) if (seq > (this.told.get(id) ?? 0n)) this.told.set(id, seq);
+          for (const p of m.rooms) if (!this.halls.has(p.conversation)) this.halls.set(p.conversation, { applied: p.applied, own: new Set(p.own) });
           await this.stand(m.standing);
         });
       case "answer": {
@@ -207,7 +243,7 @@ class SharedChat extends Chat {
       case "hello":
         this.visibleTabs.set(m.from, m.visible);
         this.showBackground();
-        this.say({ t: "welcome", to: m.from, standing: this.now(), list: client.conversations.snapshot(), told: this.told });
+        this.say({ t: "welcome", to: m.from, standing: this.now(), list: client.conversations.snapshot(), told: this.told, rooms: this.places() });
         return;
       case "visible":
         this.visibleTabs.set(m.from, m.visible);
@@ -281,6 +317,10 @@ class SharedChat extends Chat {
       this.pending.set(id, { ask, resolve: resolve as (v: never) => void, reject });
       this.say({ t: "ask", from: this.tab, id, ask });
     });
+  }
+
+  override get rooms(): string[] {
+    return this.client?.rooms ?? [...this.halls.keys()];
   }
 
   override get user(): string {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { Account, Client, DeviceKind, GoChatError, membershipOf, Role, type AnyEvent, type EventName, type Message } from "../../src/index.js";
+import { Account, Client, DeviceKind, GoChatError, membershipOf, Moderation, Role, roomConversation, type AnyEvent, type EventName, type Message } from "../../src/index.js";
 import { FileStore, tcp } from "../../src/node/index.js";
 import { Server } from "./server.js";
 
@@ -119,6 +119,47 @@ test("groups, history both ways, mentions, settings, profiles, blocks, devices, 
   assert.deepEqual(await b.blocked(), ["alice"]);
   assert.deepEqual((await a.devices()).map((x) => [x.id, x.current, x.online]), [["alice-1", true, true]]);
   await Promise.all([a.close(), b.close()]);
+});
+
+test("rooms: coming in, what is said, who is there, coming back, being put out", async () => {
+  const [ann, ben] = [await connected(await signedIn("ann-in-rooms")), await connected(await signedIn("ben-in-rooms"))];
+  const room = roomConversation("lobby");
+  await assert.rejects(ben.joinRoom(room), { name: "no_such_conversation" });
+  const made = await ann.createRoom({ name: "lobby", title: "The lobby" });
+  assert.deepEqual([made.conversation, made.moderator, made.moderators], [room, true, ["ann-in-rooms"]]);
+  await ann.joinRoom(room);
+  const two = event(ann, "room", (r) => r.count === 2);
+  assert.equal((await ben.joinRoom(room)).title, "The lobby");
+  await two;
+  assert.deepEqual((await ann.roomMembers(room)).users, ["ann-in-rooms", "ben-in-rooms"]);
+
+  const mine = event(ben, "message", (m: Message) => m.text === "hello");
+  const hers = event(ann, "message", (m: Message) => m.text === "hello");
+  assert.equal((await ben.deliver({ conversation: room }, "hello")).seq, 1n);
+  assert.deepEqual([(await mine).own, (await hers).own, (await hers).sender, (await hers).conversation], [true, false, "ben-in-rooms", room]);
+  assert.deepEqual((await ann.history(room)).messages.map((m) => m.text), ["hello"]);
+  assert.deepEqual([ann.conversations.get(room), ben.conversations.get(room), await ann.cached(room)], [undefined, undefined, []]);
+
+  // Both enter again by themselves. Nothing is missed: nobody was there to say anything.
+  const back = [event(ann, "room", () => true), event(ben, "room", () => true)];
+  await server.down();
+  await server.up();
+  await Promise.all(back);
+  const again = event(ben, "message", (m: Message) => m.text === "again");
+  await ann.deliver({ conversation: room }, "again");
+  assert.equal((await again).seq, 2n);
+
+  assert.equal((await ann.updateRoom(room, { slowSeconds: 60 })).slowSeconds, 60);
+  await ben.deliver({ conversation: room }, "once");
+  await assert.rejects(ben.deliver({ conversation: room }, "and at once again"), (e) => e instanceof GoChatError && e.name === "slow_mode" && e.retryAfterMs > 0);
+  const out = event(ben, "roomLeft", (r) => r.conversation === room);
+  await ann.moderate(room, "ben-in-rooms", Moderation.Ban);
+  assert.equal((await out).error?.name, "banned_here");
+  await assert.rejects(ben.joinRoom(room), { name: "banned_here" });
+  assert.deepEqual([ann.rooms, ben.rooms], [[room], []]);
+  await ann.leaveRoom(room);
+  assert.deepEqual(ann.rooms, []);
+  await Promise.all([ann.close(), ben.close()]);
 });
 
 test("a client in a file goes on where it was, though process and server were gone", async () => {

@@ -36,7 +36,9 @@ export class Server {
   async up(): Promise<void> {
     const binary = process.env.GOCHAT;
     if (!binary) throw new Error("GOCHAT doesn't name the server's binary");
-    const p = spawn(binary, ["serve", "--data", this.data, "--tcp", this.tcp, "--http", this.http], { stdio: ["ignore", "pipe", "pipe"] });
+    const p = spawn(binary, ["serve", "--data", this.data, "--tcp", this.tcp, "--http", this.http], {
+      stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, GOCHAT_ROOMS__CREATE: "anyone" },
+    });
     this.process = p;
     for (const out of [p.stdout!, p.stderr!]) out.on("data", (b: Buffer) => (this.said += b.toString()));
     for (const until = Date.now() + 20_000; ; ) {
