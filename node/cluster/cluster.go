@@ -205,6 +205,14 @@ func (c *Cluster) WorkerHeld() bool { return c.registry == nil || c.registry.Val
 // EtcdAway reports whether etcd can't be reached, so that the last view is in force.
 func (c *Cluster) EtcdAway() bool { return c.away.Load() }
 
+// EtcdBreaker returns the state of the breaker of requests to etcd, and how many it has kept back. See etcd.Breaker.
+func (c *Cluster) EtcdBreaker() (state string, keptBack uint64) {
+	if c.etcd == nil {
+		return "closed", 0
+	}
+	return etcd.Breaker(c.etcd)
+}
+
 // Lost is closed when the number is lost for good, and the process has to end; nil where that can't be.
 func (c *Cluster) Lost() <-chan struct{} {
 	if c.registry == nil {

@@ -1,5 +1,7 @@
 package tikv
 
+import "time"
+
 // Hold keeps the store from committing until release is called: what is given to it gathers.
 func (s *Store) Hold() (release func()) {
 	for range cap(s.lanes.slots) {
@@ -25,3 +27,6 @@ func (s *Store) Queued() int {
 
 // State is what the breaker is in: closed, half-open or open.
 func (s *Store) State() string { return s.breaker.steps.State().String() }
+
+// Silent has the store not have been answered for a day.
+func (s *Store) Silent() { s.breaker.heard.Store(-int64(24 * time.Hour)) }

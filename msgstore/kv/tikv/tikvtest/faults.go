@@ -10,6 +10,8 @@ import (
 	"github.com/pingcap/kvproto/pkg/errorpb"
 	clienttikv "github.com/tikv/client-go/v2/tikv"
 	"github.com/tikv/client-go/v2/tikvrpc"
+	pd "github.com/tikv/pd/client"
+	"github.com/tikv/pd/client/clients/tso"
 )
 
 // Fault is what becomes of a request.
@@ -59,6 +61,54 @@ type Faults struct {
 	mu     sync.Mutex
 	decide func(req *tikvrpc.Request) Fault
 	count  map[Fault]int
+	frozen chan struct{} // closed when the servers say something again; nil: they do
+	pd     chan struct{} // the same for PD
+	held   int           // requests that were held up
+}
+
+// Freeze has the servers say nothing until thaw is called; then they do what they were asked meanwhile.
+func (f *Faults) Freeze() (thaw func()) { return f.freeze(&f.frozen) }
+
+// FreezePD has PD give no timestamps until thaw is called.
+func (f *Faults) FreezePD() (thaw func()) { return f.freeze(&f.pd) }
+
+func (f *Faults) freeze(which *chan struct{}) (thaw func()) {
+	ch := make(chan struct{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	*which = ch
+	return sync.OnceFunc(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		*which = nil
+		close(ch)
+	})
+}
+
+// Held returns how many requests were held up. The client asks PD for timestamps now and then by itself.
+func (f *Faults) Held() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
+}
+
+// hold returns when whoever *which belongs to isn't frozen, or ctx ended.
+func (f *Faults) hold(ctx context.Context, which *chan struct{}) error {
+	f.mu.Lock()
+	ch := *which
+	if ch != nil {
+		f.held++
+	}
+	f.mu.Unlock()
+	if ch == nil {
+		return nil
+	}
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Set has decide called for each request from now on, one at a time; nil: no faults.
@@ -118,6 +168,11 @@ var errLost = errors.New("injected: connection lost")
 
 // SendRequest implements the client's seam to the servers.
 func (c *faultClient) SendRequest(ctx context.Context, addr string, req *tikvrpc.Request, timeout time.Duration) (*tikvrpc.Response, error) {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := c.faults.hold(bounded, &c.faults.frozen); err != nil {
+		return nil, err
+	}
 	switch fault := c.faults.draw(req); fault {
 	case None:
 		return c.Client.SendRequest(ctx, addr, req, timeout)
@@ -132,3 +187,25 @@ func (c *faultClient) SendRequest(ctx context.Context, addr string, req *tikvrpc
 		return tikvrpc.GenRegionErrorResp(req, fault.Region())
 	}
 }
+
+type faultPD struct {
+	pd.Client
+	faults *Faults
+}
+
+// GetTS implements the client's seam to PD.
+func (p *faultPD) GetTS(ctx context.Context) (physical, logical int64, err error) {
+	if err := p.faults.hold(ctx, &p.faults.pd); err != nil {
+		return 0, 0, err
+	}
+	return p.Client.GetTS(ctx)
+}
+
+func (p *faultPD) GetTSAsync(ctx context.Context) tso.TSFuture { return &future{ctx, p} }
+
+type future struct {
+	ctx context.Context
+	pd  *faultPD
+}
+
+func (f *future) Wait() (physical, logical int64, err error) { return f.pd.GetTS(f.ctx) }

@@ -62,10 +62,11 @@ func healthy(t testing.TB) string {
 func (c *Cluster) Open(t testing.TB, cfg tikv.Config, faults *Faults) *tikv.Store {
 	t.Helper()
 	var client clienttikv.Client = shared{c.rpc}
+	placement := c.pd
 	if faults != nil {
-		client = &faultClient{Client: client, faults: faults}
+		client, placement = &faultClient{Client: client, faults: faults}, &faultPD{Client: placement, faults: faults}
 	}
-	store, err := clienttikv.NewTestTiKVStore(client, c.pd, nil, nil, 0)
+	store, err := clienttikv.NewTestTiKVStore(client, placement, nil, nil, 0)
 	if err != nil {
 		t.Fatalf("client of the mock cluster: %v", err)
 	}
