@@ -112,13 +112,44 @@ func (h *Hub) Stay() {
 }
 
 // Farewell is what a client is written that was not admitted: why, and before that where else it may go, if this edge
-// is leaving and there is somewhere.
-func (h *Hub) Farewell(refused *code.Error) []byte {
+// is leaving and there is somewhere. web: it came by HTTP.
+func (h *Hub) Farewell(refused *code.Error, web bool) []byte {
 	var out []byte
-	if to := h.elsewhere.Load(); to != nil && refused.Code == code.Draining && len(to.Sockets) > 0 {
-		out, _ = drainFrame(0, 0, to.Sockets) // without it the client still learns the reason
+	if to := h.elsewhere.Load(); to != nil && refused.Code == code.Draining {
+		places := to.Sockets
+		if web {
+			places = to.Web
+		}
+		if len(places) > 0 {
+			out, _ = drainFrame(0, 0, places) // without it the client still learns the reason
+		}
 	}
 	return packet.AppendError(out, 0, false, refused, id.ConversationID{})
+}
+
+// How many clients are seen out at the same time, and how long one may take to go.
+const (
+	maxSeenOut = 1024
+	seeOutTime = time.Second
+)
+
+// SeeOut begins to tell a client that was not admitted why, where that takes until it has gone: over a connection that isn't counted, and
+// that nobody waits for when this edge leaves. It reports false if that isn't for this client: it was refused for another reason than that this edge
+// leaves, or too many are seen out at the moment. Else end is called when the client has taken too long, by a goroutine of its own, unless gone was called before:
+// once, when the connection has ended.
+func (h *Hub) SeeOut(refused *code.Error, end func()) (gone func(), ok bool) {
+	if refused.Code != code.Draining {
+		return nil, false
+	}
+	if h.seenOut.Add(1) > maxSeenOut {
+		h.seenOut.Add(-1)
+		return nil, false
+	}
+	late := time.AfterFunc(seeOutTime, end)
+	return func() {
+		late.Stop()
+		h.seenOut.Add(-1)
+	}, true
 }
 
 // drainFrame returns the DRAIN for clients who have the time left.

@@ -73,7 +73,7 @@ type Server struct {
 // Stats are counts since New.
 type Stats struct {
 	Opened  uint64
-	Refused uint64 // requests that became no stream
+	Refused uint64 // requests that became no stream, or one that only told the client to go elsewhere
 	Lost    uint64 // bodies for streams that there are none of, any more or ever
 
 	Comments uint64 // sent to keep ways open
@@ -163,15 +163,29 @@ func accepted(header string) bool {
 // Link carries the bytes of the response. Writable is called for it by its incarnation.
 type Link = conn.Transport
 
+// Upper is behind an answer that doesn't end: a Stream, or what only sends the client elsewhere.
+type Upper interface {
+	Head() []byte // begins the answer's body
+	Start()       // the request was answered
+	Incarnation() uint64
+	Input(b []byte)
+	Closed()
+	Panicked(v any, stack []byte)
+}
+
 // Open admits a stream over link, for a request that Check found good, or says why not. The
-// caller answers the request with Head and then calls Start; until then nothing is written.
-func (s *Server) Open(link Link, w *Wish) (*Stream, *code.Error) {
+// caller answers the request with Head and then calls Start; until then nothing is written. While this edge leaves nobody is admitted, but
+// clients are told by a stream where else to go.
+func (s *Server) Open(link Link, w *Wish) (Upper, *code.Error) {
 	t := &Stream{s: s, link: link, json: w.json, token: w.token, turn: make(chan struct{}, 1)}
 	t.turn <- struct{}{}          // until Start: a body may come before the one who sent the answer is back
 	_, _ = rand.Read(t.secret[:]) // never fails
 	c, refused := s.cfg.Hub.Open(t, link.RemoteAddr().Addr())
 	if refused != nil {
 		s.refused.Add(1)
+		if gone, ok := s.cfg.Hub.SeeOut(refused, link.Close); ok {
+			return &turned{t: t, refused: refused, gone: gone}, nil
+		}
 		return nil, refused
 	}
 	t.c = c
@@ -183,9 +197,9 @@ func (s *Server) Open(link Link, w *Wish) (*Stream, *code.Error) {
 // keyBytes is a key before base64: which stream, and the 16 random bytes that only its client knows.
 const keyBytes = 8 + 16
 
-// key is what its client names the stream by.
-func (t *Stream) key() string {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, keyBytes), t.c.Incarnation())
+// key is what its client names the stream of an incarnation by.
+func (t *Stream) key(incarnation uint64) string {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, keyBytes), incarnation)
 	return base64.RawURLEncoding.EncodeToString(append(b, t.secret[:]...))
 }
 

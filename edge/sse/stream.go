@@ -55,7 +55,11 @@ type Stream struct {
 
 // Head is what the answer's body begins with: the event that tells the key.
 func (t *Stream) Head() []byte {
-	return fmt.Appendf(nil, "event: open\ndata: {\"key\": %q}\n\n", t.key())
+	return openEvent(t.key(t.c.Incarnation()))
+}
+
+func openEvent(key string) []byte {
+	return fmt.Appendf(nil, "event: open\ndata: {\"key\": %q}\n\n", key)
 }
 
 // Start lets the Conn write, and bodies in: the request was answered.
@@ -236,12 +240,17 @@ func (t *Stream) comment(before int64) {
 // closeNormal is the close code of a WebSocket for reasons that have none.
 const closeNormal = 1000
 
-// CloseWrite implements conn.Transport: the last event says why, and the response ends.
-func (t *Stream) CloseWrite(reason code.Code) {
+// appendClose appends the last event.
+func appendClose(dst []byte, reason code.Code) []byte {
 	status := reason.WS()
 	if status == 0 {
 		status = closeNormal
 	}
+	return fmt.Appendf(dst, "event: close\ndata: {\"code\": %d, \"reason\": %q}\n\n", status, reason.String())
+}
+
+// CloseWrite implements conn.Transport: the last event says why, and the response ends.
+func (t *Stream) CloseWrite(reason code.Code) {
 	t.mu.Lock()
 	if t.closed || t.ended {
 		t.mu.Unlock()
@@ -249,7 +258,7 @@ func (t *Stream) CloseWrite(reason code.Code) {
 	}
 	t.closed = true
 	err := net.ErrClosed
-	b := fmt.Appendf(nil, "event: close\ndata: {\"code\": %d, \"reason\": %q}\n\n", status, reason.String())
+	b := appendClose(nil, reason)
 	switch {
 	case !t.open:
 	case len(t.rest) > 0:

@@ -287,9 +287,39 @@ func TestDrain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if q, resp := s.ask(""); q != nil || resp.StatusCode != 503 {
-		t.Fatalf("%s", resp.Status)
+}
+
+// Who comes to an edge that leaves is told where else to go, in whatever form, and holds nobody up.
+func TestTurnedAway(t *testing.T) {
+	s := start(t, hub.Config{Alternatives: []string{"10.0.0.2:8080"}})
+	leave := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if err := s.hub.Leave(ctx, hub.Elsewhere{Sockets: []string{"10.0.0.3:7070"}, Web: []string{"10.0.0.3:8080"}}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	leave()
+	p := s.open("")
+	if text := p.says("drain"); !strings.Contains(text, `"deadline_ms":0,"alternatives":["10.0.0.2:8080","10.0.0.3:8080"]`) {
+		t.Fatalf("got %s", text)
+	}
+	if text := p.says("error"); !strings.Contains(text, `"draining"`) || !strings.Contains(text, `"retry_after_ms"`) {
+		t.Fatalf("got %s", text)
+	}
+	p.ends(`{"code": 1012, "reason": "draining"}`)
+	p.wants(410, p.key, 1, fmt.Sprintf(connectText, "alice"))
+	c, q := s.client()
+	s.expect(c, "DRAIN", "ERROR draining", "end: EOF")
+	if q.closing != `{"code": 1012, "reason": "draining"}` {
+		t.Fatalf("closed with %s", q.closing)
+	}
+	leave() // they are nobody's to wait for
+	if n, st := s.hub.Count(), s.sse.Stats(); n != 0 || st.Opened != 0 || st.Refused != 2 {
+		t.Fatalf("%d connections, %+v", n, st)
+	}
+	s.hub.Stay()
+	s.login("alice")
 }
 
 // The stream that is cut ends the connection, whatever its bodies do.

@@ -157,7 +157,7 @@ func (s *Server) serve(fd int, addr netip.AddrPort) {
 	if refused != nil {
 		// One try: the socket is new, so its buffer has room. A TLS client isn't worth a handshake to be told.
 		if s.cfg.TLS == nil {
-			_, _ = syscall.Write(fd, s.hub.Farewell(refused))
+			_, _ = syscall.Write(fd, s.hub.Farewell(refused, false))
 		}
 		_ = syscall.Close(fd)
 		return

@@ -73,7 +73,7 @@ func attach(t testing.TB, s *ws.Server, protocol string) (*ws.Socket, *link) {
 	}
 	l.up = up
 	up.Start()
-	return up, l
+	return up.(*ws.Socket), l
 }
 
 // local is a server without a listener.

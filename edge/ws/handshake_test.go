@@ -1,6 +1,8 @@
 package ws_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
@@ -8,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/certs"
@@ -17,6 +20,7 @@ import (
 	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/auth"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 )
 
@@ -141,6 +145,92 @@ func TestForwardedAddresses(t *testing.T) {
 	s.open(from("203.0.113.8"))
 	if _, resp := s.dial(from("203.0.113.7")); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Fatalf("%s, %v", resp.Status, resp.Header)
+	}
+}
+
+// Who comes to an edge that leaves is told where else to go, in whatever form: a browser's script wouldn't see a request refused.
+func TestTurnedAway(t *testing.T) {
+	cert, key, trust := certtest.Write(t, t.TempDir(), "ws")
+	source, err := certs.Open(certs.Config{CertFile: cert, KeyFile: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*api.Config){"plain": func(*api.Config) {}, "TLS": func(c *api.Config) { c.TLS = source.TLS() }} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, hub.Config{Alternatives: []string{"10.0.0.2:8080"}}, ws.Config{}, change)
+			var u upgrade
+			if name == "TLS" {
+				u.tls = trust
+			}
+			leave := func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+				defer cancel()
+				if err := s.hub.Leave(ctx, hub.Elsewhere{Sockets: []string{"10.0.0.3:7070"}, Web: []string{"10.0.0.3:8080"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leave()
+			for _, protocol := range []string{ws.JSON, ws.Binary} {
+				u.protocols = protocol
+				p := s.open(u)
+				if protocol == ws.JSON {
+					for _, want := range []string{`"alternatives":["10.0.0.2:8080","10.0.0.3:8080"]`, `"name":"draining"`} {
+						if text, err := p.message(); err != nil || !strings.Contains(string(text), want) {
+							t.Fatalf("%s, %v, want %s", text, err, want)
+						}
+					}
+					if _, err := p.message(); err != io.EOF {
+						t.Fatalf("after the reason: %v", err)
+					}
+				} else {
+					s.expect(&conntest.Client{W: p}, "DRAIN", "ERROR draining", "end: EOF")
+				}
+				if p.status != 1012 || p.reason != "draining" {
+					t.Fatalf("closed with %d %q", p.status, p.reason)
+				}
+			}
+			// Its CONNECT, and much else, right behind the request.
+			u.behind = bytes.Repeat(raw(0x82, conntest.Connect("alice", "d")), 100)
+			s.expect(&conntest.Client{W: s.open(u)}, "DRAIN", "ERROR draining")
+			u.behind = nil
+			leave() // they are nobody's to wait for
+			if n, st := s.hub.Count(), s.ws.Stats(); n != 0 || st.Upgrades != 0 || st.Refused != 3 {
+				t.Fatalf("%d connections, %+v", n, st)
+			}
+			// Who doesn't go is cut off; who goes on talking, too.
+			stays := s.open(u)
+			for err = nil; err == nil; _, err = stays.r.ReadByte() {
+			}
+			eventually(t, "the end", func() bool { _, err := stays.nc.Write(raw(0x89, nil)); return err != nil })
+			s.hub.Stay()
+			s.expect(&conntest.Client{W: s.open(upgrade{tls: u.tls, behind: raw(0x82, conntest.Connect("alice", "d"))})}, "CONNACK")
+		})
+	}
+}
+
+// No more than so many are told at the same time: the others are refused as ever.
+func TestTurnedAwayAreBounded(t *testing.T) {
+	s := start(t, hub.Config{}, ws.Config{})
+	if err := s.hub.Leave(t.Context(), hub.Elsewhere{}); err != nil {
+		t.Fatal(err)
+	}
+	var gone []func()
+	for {
+		done, ok := s.hub.SeeOut(code.New(code.Draining), func() {})
+		if !ok {
+			break
+		}
+		gone = append(gone, done)
+	}
+	if _, resp := s.dial(upgrade{}); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Fatalf("%s, %v", resp.Status, resp.Header)
+	}
+	for _, done := range gone {
+		done()
+	}
+	s.expect(s.client(upgrade{}), "ERROR draining", "end: EOF")
+	if len(gone) != 1024 {
+		t.Errorf("%d were told at the same time", len(gone))
 	}
 }
 

@@ -73,7 +73,7 @@ type Server struct {
 // Stats are counts since New.
 type Stats struct {
 	Upgrades  uint64
-	Refused   uint64 // requests that became no WebSocket
+	Refused   uint64 // requests that became no WebSocket, or one that only told the client to go elsewhere
 	Malformed uint64 // WebSockets closed for what RFC 6455 forbids
 }
 
@@ -109,13 +109,26 @@ const textFactor = 2
 // Link carries the bytes below a WebSocket. Writable is called for it by its incarnation.
 type Link = conn.Transport
 
+// Upper takes the bytes of a WebSocket: a Socket, or what only sends the client elsewhere.
+type Upper interface {
+	Start() // the request was answered
+	Incarnation() uint64
+	Input(b []byte)
+	Closed()
+	Panicked(v any, stack []byte)
+}
+
 // Open admits a WebSocket over link, for a request that Check found good, or says why not. The
-// caller answers the request and then calls Start; until then nothing is written.
-func (s *Server) Open(link Link, a *Answer) (*Socket, *code.Error) {
+// caller answers the request and then calls Start; until then nothing is written. While this edge leaves nobody is admitted, but
+// clients whose scripts wouldn't see a refusal are told by a WebSocket where else to go.
+func (s *Server) Open(link Link, a *Answer) (Upper, *code.Error) {
 	t := &Socket{s: s, link: link, json: a.Protocol == JSON, token: a.token}
 	c, refused := s.cfg.Hub.Open(t, link.RemoteAddr().Addr())
 	if refused != nil {
 		s.refused.Add(1)
+		if gone, ok := s.cfg.Hub.SeeOut(refused, link.Close); ok {
+			return &turned{s: s, link: link, json: t.json, refused: refused, gone: gone}, nil
+		}
 		return nil, refused
 	}
 	t.c = c
