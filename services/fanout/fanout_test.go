@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -374,10 +375,17 @@ func TestMembersAway(t *testing.T) {
 	if !slices.Equal(got, []uint64{3, 4, 1, 2, 5}) {
 		t.Fatalf("%v delivered", got)
 	}
-	w.fail = errors.New("no members")
+	w.fail = fmt.Errorf("no members: %w", kv.ErrUnavailable)
 	if err := h.Handle(t.Context(), []bus.Event{event(group, 6, 6, 0)}); err != nil {
 		t.Fatal(err)
 	}
+	for range maxTries + 1 {
+		h.Heal(t.Context())
+	}
+	if s := h.Stats(); s.GivenUp != 0 || len(h.retry) != 1 {
+		t.Fatalf("while the store is away: %+v, %d wait", s, len(h.retry))
+	}
+	w.fail = errors.New("no members")
 	for range maxTries + 1 {
 		h.Heal(t.Context())
 	}

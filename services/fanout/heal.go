@@ -2,10 +2,12 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
+	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/protocol/id"
 )
 
@@ -21,7 +23,7 @@ type missing struct {
 
 const (
 	maxRetry = 1024 // appends kept for another try
-	maxTries = 10
+	maxTries = 10   // while the store is there
 )
 
 // later keeps ev, whose recipients could not be found because of err, for Run.
@@ -131,7 +133,10 @@ func (h *Handler) failed(ctx context.Context, g *missing, from uint64, err error
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if g.tries++; g.tries >= maxTries || len(h.retry) >= maxRetry {
+	if !errors.Is(err, kv.ErrUnavailable) { // a store that is away says so at once, ten times in as many seconds
+		g.tries++
+	}
+	if g.tries >= maxTries || len(h.retry) >= maxRetry {
 		h.givenUp.Add(1)
 		h.log.Error("fan-out: append given up", "conversation", g.conv.String(), "first", from, "last", g.to, "tries", g.tries, "err", err)
 		return
