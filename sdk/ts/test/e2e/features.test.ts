@@ -15,7 +15,7 @@ import { Server } from "./server.js";
 let server: Server;
 let folder: string;
 before(async () => {
-  server = await Server.start();
+  server = await Server.start({ GOCHAT_ROOMS__CREATE: "anyone" });
   folder = await mkdtemp(join(tmpdir(), "gochat-ts-stores-"));
 });
 after(async () => {

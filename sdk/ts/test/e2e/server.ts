@@ -24,10 +24,12 @@ export class Server {
     private readonly data: string,
     readonly tcp: string,
     readonly http: string,
+    private readonly settings: Record<string, string>,
   ) {}
 
-  static async start(): Promise<Server> {
-    const s = new Server(await mkdtemp(join(tmpdir(), "gochat-ts-")), `127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`);
+  /** @param settings of its configuration, by the names of environment variables */
+  static async start(settings: Record<string, string> = {}): Promise<Server> {
+    const s = new Server(await mkdtemp(join(tmpdir(), "gochat-ts-")), `127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`, settings);
     await s.up();
     return s;
   }
@@ -37,7 +39,7 @@ export class Server {
     const binary = process.env.GOCHAT;
     if (!binary) throw new Error("GOCHAT doesn't name the server's binary");
     const p = spawn(binary, ["serve", "--data", this.data, "--tcp", this.tcp, "--http", this.http], {
-      stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, GOCHAT_ROOMS__CREATE: "anyone" },
+      stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...this.settings },
     });
     this.process = p;
     for (const out of [p.stdout!, p.stderr!]) out.on("data", (b: Buffer) => (this.said += b.toString()));
@@ -59,6 +61,11 @@ export class Server {
     const ended = once(p, "exit");
     p.kill(signal);
     await ended;
+  }
+
+  /** Tells it to end (SIGTERM), and waits for nothing. */
+  leave(): void {
+    this.process?.kill("SIGTERM");
   }
 
   async remove(): Promise<void> {
