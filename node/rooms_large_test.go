@@ -40,7 +40,7 @@ func TestARoomOfTwoThousand(t *testing.T) {
 	if r := run("calm", 40, 3); r.Book.Delivered != r.Book.Due {
 		t.Errorf("some was left out: %+v", r.Book)
 	}
-	if samples, _ := scrape(t, w.node); samples["gochat_rooms"] == "0" || samples["gochat_room_copies_total"] == "0" || samples["gochat_room_left_out_total"] != "0" {
+	if samples, _ := scrape(t, w.node); samples["gochat_rooms_spoken_in"] == "0" || samples["gochat_room_copies_total"] == "0" || samples["gochat_room_left_out_total"] != "0" {
 		t.Errorf("metrics: %v", roomSamples(samples))
 	}
 

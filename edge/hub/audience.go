@@ -61,13 +61,13 @@ type audience struct {
 	closed atomic.Bool // written with mu held
 
 	changes uint64 // of a room, the stamp of the last one; guarded by mu
-	live    bool   // of a room: what can't be taken at once is left out
-	passing sync.Mutex
+	round   *round // of a room
 }
 
 type place struct {
-	c *conn.Conn // nil: a hole
-	s *seat
+	c    *conn.Conn // nil: a hole
+	s    *seat
+	upTo uint64 // of a room's news, those before this number were handed to it
 }
 
 // seat is a connection's part of an audience. Those of one connection are linked from
@@ -101,6 +101,9 @@ func (a *Audiences) Close(conv id.ConversationID) {
 	au.closed.Store(true)
 	a.seats.Add(int64(len(au.holes) - len(au.places)))
 	au.places, au.holes = nil, nil
+	if au.round != nil {
+		au.round.forget(0)
+	}
 	au.mu.Unlock()
 }
 
@@ -211,17 +214,17 @@ func (au *audience) add(c *conn.Conn, s *seat) bool {
 	if n := len(au.holes); n > 0 {
 		s.at = au.holes[n-1]
 		au.holes = au.holes[:n-1]
-		au.places[s.at] = place{c, s}
+		au.places[s.at] = place{c, s, au.last()}
 		return true
 	}
 	s.at = uint32(len(au.places))
-	au.places = append(au.places, place{c, s})
+	au.places = append(au.places, place{c, s, au.last()})
 	return true
 }
 
 // change notes that somebody comes or goes. mu is held.
 func (au *audience) change() {
-	if au.live {
+	if au.round != nil {
 		au.changes = au.home.stamp.Add(1)
 	}
 }
@@ -246,6 +249,12 @@ const manyHoles = 64
 func (au *audience) begin() int {
 	au.mu.Lock()
 	defer au.mu.Unlock()
+	au.compact()
+	return len(au.places)
+}
+
+// compact moves the places together if there are many holes. mu is held, and nobody goes over them.
+func (au *audience) compact() {
 	if n := len(au.holes); n >= manyHoles && n > len(au.places)/2 {
 		places := make([]place, 0, len(au.places)-n)
 		for _, p := range au.places {
@@ -256,7 +265,6 @@ func (au *audience) begin() int {
 		}
 		au.places, au.holes = places, nil
 	}
-	return len(au.places)
 }
 
 // group is how many connections are written to before the next ones are looked at: few
@@ -306,12 +314,6 @@ func (p *pass) run() {
 		write := cs[:0]
 		for _, c := range cs[:n] {
 			own, touch := c.Incarnation(), false
-			if p.au.live {
-				if c.PushLive(p.frame, p.ends, p.but) {
-					write = append(write, c)
-				}
-				continue
-			}
 			if own == p.single || p.several && slices.Contains(p.but, own) {
 				touch = p.pushOthers(c)
 			} else {
@@ -331,12 +333,6 @@ func (p *pass) run() {
 		runtime.Gosched()
 	}
 }
-
-// Passes over many connections are made by several goroutines: nearly all of it is time in the kernel.
-const (
-	manyPlaces = 1024
-	maxRunners = 4
-)
 
 // Deliver hands frames to every connection in the audience of conv and returns how many
 // connections that were, whether they could take it or not. frames are whole frames that tell of messages up to

@@ -45,7 +45,7 @@ func (r *Rooms) Seat(conv id.ConversationID, incarnation uint64) (entered bool, 
 		}
 		n := 0
 		for at := *list; at != nil; at = at.next {
-			if at.of.live {
+			if at.of.round != nil {
 				n++
 			}
 		}
@@ -87,7 +87,8 @@ func (r *Rooms) open(conv id.ConversationID) *audience {
 	defer a.mu.Unlock()
 	au := a.byConv[conv]
 	if au == nil {
-		au = &audience{home: a, live: true}
+		au = &audience{home: a, round: new(round)}
+		au.round.changed.L = &au.mu
 		a.byConv[conv] = au
 	}
 	return au
@@ -118,16 +119,15 @@ func (r *Rooms) Unseat(conv id.ConversationID, incarnation uint64) {
 // Eject takes all connections of a user out of the room conv.
 func (r *Rooms) Eject(conv id.ConversationID, user id.UserID) { r.a.Leave(conv, []id.UserID{user}) }
 
-// Deliver hands whole frames to every connection in the room conv and returns how many connections that were. The i-th frame
-// ends at ends[i] and isn't for connection but[i]. It keeps nothing of its arguments.
+// Deliver has every connection in the room conv handed whole frames, in the order of the calls, and returns how many connections
+// that are. The i-th frame ends at ends[i] and isn't for connection but[i]. It keeps nothing of its arguments. It does not wait
+// for the connections, but while as much is on its way as the room may hold.
 func (r *Rooms) Deliver(conv id.ConversationID, frames []byte, ends []int, but []uint64) (connections int) {
 	au := r.a.of(conv)
 	if au == nil {
 		return 0
 	}
-	au.passing.Lock() // several nodes may deliver
-	defer au.passing.Unlock()
-	n := r.a.Deliver(conv, 0, frames, ends, but, true)
+	n := au.deliver(frames, ends, but)
 	r.delivered.Add(uint64(n) * uint64(len(ends)))
 	return n
 }
