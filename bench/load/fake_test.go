@@ -32,6 +32,8 @@ type fake struct {
 	mute        func(seq uint64) bool                     // no answer
 	parts       bool                                      // SYNCED in several parts
 	lanes       bool                                      // what follows a refused SEND is refused, too, until one comes again
+	replaces    bool                                      // whoever connects again has lost the connection before by then
+	door        func() code.Code                          // how logins at another address end; 0: well
 	answers     func(*fakeConn, *frame.Frame)             // REQUESTs, in the place of the fake
 	group       groupFaults
 	room        roomFaults
@@ -46,7 +48,9 @@ type fake struct {
 
 type fakeConn struct {
 	net.Conn
-	mu sync.Mutex
+	mu        sync.Mutex
+	elsewhere bool // at another address
+	ended     chan struct{}
 }
 
 type fakeConv struct {
@@ -67,6 +71,11 @@ func startFake(t *testing.T, wrong func(*fake)) (*fake, Target) {
 	if wrong != nil {
 		wrong(f)
 	}
+	f.accept(t, ln, false)
+	return f, Target{Addr: f.addr, Users: "u", Token: func(user string) (string, error) { return user, nil }}
+}
+
+func (f *fake) accept(t *testing.T, ln net.Listener, elsewhere bool) {
 	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
@@ -74,10 +83,19 @@ func startFake(t *testing.T, wrong func(*fake)) (*fake, Target) {
 			if err != nil {
 				return
 			}
-			go f.serve(&fakeConn{Conn: nc})
+			go f.serve(&fakeConn{Conn: nc, elsewhere: elsewhere, ended: make(chan struct{})})
 		}
 	}()
-	return f, Target{Addr: f.addr, Users: "u", Token: func(user string) (string, error) { return user, nil }}
+}
+
+// another is another address under which the fake is reached.
+func (f *fake) another(t *testing.T) string {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.accept(t, ln, true)
+	return ln.Addr().String()
 }
 
 func (c *fakeConn) send(b []byte) {
@@ -87,6 +105,7 @@ func (c *fakeConn) send(b []byte) {
 }
 
 func (f *fake) serve(c *fakeConn) {
+	defer close(c.ended)
 	defer c.Close()
 	var user id.UserID
 	buf, in := make([]byte, 64<<10), []byte(nil)
@@ -150,12 +169,24 @@ func (f *fake) login(c *fakeConn, fr *frame.Frame) id.UserID {
 	beat := max(m.HeartbeatSeconds, 1)
 	ack := &wire.Connack{Version: 1, UserId: m.Token, ServerTime: uint64(time.Now().UnixMilli()), HeartbeatSeconds: beat, HeartbeatMinSeconds: 1,
 		Limits: &wire.Limits{MaxFrame: frame.DefaultMax, MaxContent: 12 << 10, MaxInflight: 64, SendsPerSecond: 100}}
+	f.mu.Lock()
+	old := f.users[id.UserID(m.Token)]
+	f.users[id.UserID(m.Token)] = c
+	f.mu.Unlock()
 	if f.connack != nil {
 		f.connack(ack)
 	}
-	f.mu.Lock()
-	f.users[id.UserID(m.Token)] = c
-	f.mu.Unlock()
+	if old != nil && f.replaces {
+		old.send(packet.AppendError(nil, 0, false, code.New(code.Replaced), id.ConversationID{}))
+		_ = old.Conn.(*net.TCPConn).CloseWrite()
+		<-old.ended
+	}
+	if c.elsewhere && f.door != nil {
+		if k := f.door(); k != 0 {
+			c.send(packet.AppendError(nil, 0, false, code.New(k), id.ConversationID{}))
+			return ""
+		}
+	}
 	out, _ := packet.AppendBody(nil, frame.Connack, frame.FlagRequestID, fr.ReqID, ack)
 	c.send(out)
 	return id.UserID(m.Token)
@@ -204,6 +235,12 @@ func (f *fake) store(c *fakeConn, user id.UserID, fr *frame.Frame) bool {
 				cv.blocked = fr.ReqID
 			}
 			c.send(packet.AppendError(nil, fr.ReqID, true, code.New(k), s.Conversation))
+			return true
+		}
+	}
+	for _, m := range cv.messages { // what was sent again may overtake what was sent on a connection that is gone
+		if v, _, err := packet.NextMessage(m); err == nil && v.ClientMsgID == s.ClientMsgID {
+			c.send(packet.AppendSendAck(nil, fr.ReqID, packet.Ack{Conversation: s.Conversation, Seq: v.Seq, MessageID: v.ID, Duplicate: true}, named))
 			return true
 		}
 	}

@@ -3,6 +3,8 @@ package load
 import (
 	"context"
 	"errors"
+	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -216,5 +218,134 @@ func TestRestart(t *testing.T) {
 	}
 	if _, err := (Restart{Clients: 3, Rate: 1, Body: 1}).Run(t.Context()); err == nil {
 		t.Error("half a pair")
+	}
+}
+
+// nobody is an address at which connections are refused, one after which they are closed at once.
+func nobody(t *testing.T) (refusing, closing string) {
+	var addr [2]string
+	for i := range addr {
+		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr[i] = ln.Addr().String()
+		if i == 0 {
+			ln.Close()
+			continue
+		}
+		t.Cleanup(func() { ln.Close() })
+		go func() {
+			for c, err := ln.Accept(); err == nil; c, err = ln.Accept() {
+				c.Close()
+			}
+		}()
+	}
+	return addr[0], addr[1]
+}
+
+func TestClientsMoveBeforeTheyLeave(t *testing.T) {
+	refusing, closing := nobody(t)
+	for _, c := range []struct {
+		name      string
+		wrong     func(*fake)
+		others    []string // that DRAIN names beside, or with stay in the place of, the one that takes them
+		stay      bool
+		deadline  uint32
+		moved     int
+		missed    bool
+		replaced  int
+		refusedAs string
+	}{
+		{name: "to another server", deadline: 60_000, moved: 6},
+		{name: "the old one closes first", wrong: func(f *fake) { f.replaces = true }, deadline: 60_000, moved: 6, replaced: 6},
+		{name: "to the one that answers", others: []string{refusing, closing}, deadline: 60_000, moved: 6},
+		{name: "nobody answers", others: []string{refusing, closing}, stay: true, deadline: 300, missed: true},
+		{name: "refused at first", wrong: func(f *fake) {
+			var n atomic.Int32
+			f.door = func() code.Code {
+				if n.Add(1) <= 6 {
+					return code.Overloaded
+				}
+				return 0
+			}
+		}, deadline: 60_000, moved: 6, missed: true, refusedAs: "overloaded"},
+	} {
+		f, target := startFake(t, func(f *fake) {
+			withInbox(f)
+			if c.wrong != nil {
+				c.wrong(f)
+			}
+		})
+		drain := wire.Drain{DeadlineMs: c.deadline, JitterMs: 100, Alternatives: c.others}
+		if !c.stay {
+			drain.Alternatives = append(slices.Clip(c.others), f.another(t))
+		}
+		out, err := packet.AppendBody(nil, frame.Drain, 0, 0, &drain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Restart{Target: target, Clients: 6, Rate: 300, Body: 30, Before: 100 * time.Millisecond, After: 100 * time.Millisecond,
+			Again: func(ctx context.Context) (down, up time.Duration, err error) {
+				began := time.Now()
+				var old []*fakeConn
+				f.mu.Lock()
+				for _, c := range f.users {
+					old = append(old, c)
+				}
+				f.mu.Unlock()
+				for _, c := range old {
+					c.send(out)
+					c.send(out) // once more does no harm
+				}
+				for _, c := range old {
+					<-c.ended
+				}
+				return time.Since(began), 0, nil
+			},
+		}.Run(t.Context())
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if r.Drained != 6 || r.Lost != 6 || r.Back != 6 || r.Moved != c.moved || r.InTime != c.moved || r.Replaced != c.replaced || r.Closed != 0 || r.Unresumed != 0 ||
+			c.missed && r.Missed < 6 || c.refusedAs != "" && r.Refusals[c.refusedAs] != 6 {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+		if v := &r.Verify; !v.Sound() || v.Missing+v.Unacked != 0 || v.Stored == 0 {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+	}
+}
+
+// The server is gone before anybody has moved, since the other one took them and then had no answer for them.
+func TestMovesThatFailHalfway(t *testing.T) {
+	var n atomic.Int32
+	f, target := startFake(t, func(f *fake) {
+		withInbox(f)
+		f.replaces = true
+		f.door = func() code.Code {
+			if n.Add(1) <= 6 {
+				return code.Internal
+			}
+			return 0
+		}
+	})
+	out, err := packet.AppendBody(nil, frame.Drain, 0, 0, &wire.Drain{DeadlineMs: 60_000, JitterMs: 100, Alternatives: []string{f.another(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Restart{Target: target, Clients: 6, Rate: 300, Body: 30, Before: 100 * time.Millisecond, After: 100 * time.Millisecond,
+		Again: func(context.Context) (down, up time.Duration, err error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			for _, c := range f.users {
+				c.send(out)
+			}
+			return 0, 0, nil
+		},
+	}.Run(t.Context())
+	if err != nil || r.Back != 6 || r.Moved != 0 || r.Closed != 6 || r.Missed != 6 || r.Refusals["internal"] != 6 || !r.Verify.Sound() || r.Verify.Missing+r.Verify.Unacked != 0 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

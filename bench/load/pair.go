@@ -297,3 +297,42 @@ func (p *pair) refusal(c *end, f *frame.Frame, now int64) {
 	r.again++
 	r.retries = append(r.retries, retry{now + int64(max(e.RetryAfter, 50*time.Millisecond)), p})
 }
+
+// template is the body of a sender's SENDs, in which only id and content change. Both have
+// a fixed length and stand where the generated codec puts them.
+type template struct {
+	body          []byte
+	idAt, content int
+	salt          uint16
+	sender        int
+}
+
+// newTemplate makes one for contents of so many bytes; sender is the number in ids and contents.
+func newTemplate(content int, salt uint16, sender int, address func(*wire.Send)) (template, error) {
+	text := make([]byte, content)
+	verify.FillBody(text, sender, 0)
+	var mid [16]byte
+	verify.PutID(&mid, 0, salt, sender, 0)
+	m := wire.Send{ClientMsgId: mid[:], MsgType: 1, Content: string(text)}
+	address(&m)
+	body, err := m.Marshal(nil)
+	if err != nil {
+		return template{}, fmt.Errorf("encode a SEND: %w", err)
+	}
+	m.MsgType, m.Content = 0, ""
+	before, err := m.Marshal(nil) // address and id alone: the id is its end
+	if err != nil {
+		return template{}, fmt.Errorf("encode a SEND: %w", err)
+	}
+	return template{body: body, idAt: len(before) - 16, content: len(body) - len(text), salt: salt, sender: sender}, nil
+}
+
+// append puts the SEND of a number, with an id of that Unix millisecond, behind out.
+func (t *template) append(out []byte, reqID uint32, ms int64, number uint64) []byte {
+	out = frame.AppendHeader(out, frame.Send, frame.FlagRequestID, reqID, len(t.body))
+	i := len(out)
+	out = append(out, t.body...)
+	verify.PutID((*[16]byte)(out[i+t.idAt:]), ms, t.salt, t.sender, number)
+	verify.FillBody(out[i+t.content:], t.sender, number)
+	return out
+}

@@ -11,8 +11,8 @@ import (
 	"github.com/gochat-im/gochat/bench/verify"
 )
 
-// Restart is a load of pairs whose server is restarted under them. Each client comes back by
-// itself, the way that SPEC.md asks for: to where the server's DRAIN sends it, if that says so.
+// Restart is a load of pairs whose server is restarted under them, or sends them elsewhere and ends. Each client goes and
+// comes back by itself, the way that SPEC.md asks for.
 type Restart struct {
 	Target  Target
 	Clients int     // two for each pair
@@ -41,7 +41,11 @@ type RestartResult struct {
 	PerSecond  []int            `json:"per_second"` // that came back in each second after the signal
 	Attempts   []int            `json:"attempts"`   // that were made in each second
 	Drained    int64            `json:"drained"`    // clients that were told DRAIN
-	Closed     int64            `json:"closed"`     // clients that the server closed, or lost, before they had left
+	Moved      int              `json:"moved"`      // clients that had a session elsewhere before their connection ended
+	Replaced   int              `json:"replaced"`   // of them, heard so from the server that they left, before the other one's answer
+	InTime     int              `json:"in_time"`    // of those that moved, had that session before the server had ended
+	Missed     int64            `json:"missed"`     // attempts to move that failed
+	Closed     int64            `json:"closed"`     // clients that the server closed, or lost, before they had left or moved
 	Unresumed  int64            `json:"unresumed"`  // resume tokens that weren't taken
 	Resent     int64            `json:"resent"`     // messages that were sent again
 	Refusals   map[string]int64 `json:"refusals,omitempty"`
@@ -70,14 +74,14 @@ type restartRun struct {
 	silence time.Duration
 	failed  error
 
-	began           int64 // when the server was told to end; 0: not yet
+	began, ended    int64 // when the server was told to end, and had; 0: not yet
 	up, returned    int
 	walked          int
 	attempts        []int
 	progress, pulls int64
 	drained, resent int64
 	unresumed       int64
-	closed          int64
+	missed, closed  int64
 	refusals        map[string]int64
 	plan            loop.Schedule
 	writing         bool
@@ -121,9 +125,11 @@ func (cfg Restart) Run(ctx context.Context) (*RestartResult, error) {
 	defer lp.Close()
 	r := &restartRun{Restart: cfg, loop: lp, clients: make([]returning, cfg.Clients), salt: uint16(rand.Uint32()), refusals: map[string]int64{}}
 	list := sources((cfg.Clients + perAddress - 1) / perAddress)
+	lines := make([]line, cfg.Clients)
 	for i := range r.clients {
 		c := &r.clients[i]
-		c.r, c.index, c.user, c.source, c.addr = r, i, r.Target.user(i+1), list[i%len(list)], r.Target.Addr
+		c.line, lines[i] = &lines[i], line{session: session{user: r.Target.user(i + 1)}, c: c}
+		c.r, c.index, c.source, c.addr = r, i, list[i%len(list)], r.Target.Addr
 	}
 	for i := range r.clients {
 		c := &r.clients[i]
@@ -180,8 +186,8 @@ func (r *restartRun) connect(ctx context.Context) error {
 
 // until goes on writing for d, or until done.
 func (r *restartRun) until(ctx context.Context, d time.Duration, done func() bool) error {
-	for end := r.loop.Now() + int64(d); r.loop.Now() < end && !done(); {
-		now := r.loop.Now()
+	now := r.loop.Now()
+	for end := now + int64(d); now < end && !done(); now = r.loop.Now() {
 		wait := min(time.Duration(end-now), 20*time.Millisecond)
 		for r.writing {
 			event, at, ok := r.plan.Due(now)
@@ -202,6 +208,7 @@ func (r *restartRun) until(ctx context.Context, d time.Duration, done func() boo
 func (r *restartRun) restart(ctx context.Context, res *RestartResult) error {
 	type outcome struct {
 		down, up time.Duration
+		ended    int64
 		err      error
 	}
 	done := make(chan outcome, 1)
@@ -209,6 +216,7 @@ func (r *restartRun) restart(ctx context.Context, res *RestartResult) error {
 	go func() {
 		var o outcome
 		o.down, o.up, o.err = r.Again(ctx)
+		o.ended = r.loop.Now() - int64(o.up)
 		done <- o
 	}()
 	var o outcome
@@ -229,7 +237,7 @@ func (r *restartRun) restart(ctx context.Context, res *RestartResult) error {
 	case !served:
 		return failure("the server isn't back after %v", backPatience)
 	}
-	res.Ended, res.Started = o.down.Seconds(), o.up.Seconds()
+	res.Ended, res.Started, r.ended = o.down.Seconds(), o.up.Seconds(), o.ended
 	return nil
 }
 
@@ -288,6 +296,15 @@ func (r *restartRun) report(res *RestartResult) {
 		if c.gone != 0 {
 			res.Lost++
 		}
+		if c.stood != 0 {
+			res.Moved++
+			if c.stood < c.back { // the old server lived to say so
+				res.Replaced++
+				res.InTime++
+			} else if c.stood <= r.ended {
+				res.InTime++
+			}
+		}
 		if c.back != 0 {
 			took = append(took, float64(c.back-r.began)/1e9)
 		}
@@ -310,7 +327,7 @@ func (r *restartRun) report(res *RestartResult) {
 		res.PerSecond[int(t)]++
 	}
 	res.Attempts, res.Drained, res.Unresumed, res.Resent = r.attempts, r.drained, r.unresumed, r.resent
-	res.Closed = r.closed
+	res.Missed, res.Closed = r.missed, r.closed
 	res.Verify.Pulls = uint64(r.pulls)
 	if len(r.refusals) > 0 {
 		res.Refusals = r.refusals

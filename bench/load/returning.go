@@ -27,7 +27,7 @@ const (
 // returning is the client of one user of a pair, who keeps coming back: with the resume token
 // and the sync mark of the last CONNACK, after a random time, and with an outbox of what isn't acked.
 type returning struct {
-	session
+	*line  // that serves the client, or is about to
 	r      *restartRun
 	index  int
 	source netip.Addr
@@ -36,14 +36,11 @@ type returning struct {
 	resume   string
 	mark     uint64
 	failures int
-	dialed   int64         // when the connection under way was begun
-	leaving  bool          // told DRAIN: nothing new, then away
-	moving   bool          // told DRAIN and where to go: in the queue for that, and all goes on until then
-	jitter   time.Duration // of the DRAIN
 	retry    time.Duration // at least, as the server's last ERROR said
-	due      bool          // a reconnect is in the queue
+	due      bool          // it is in the queue
+	departure
 
-	gone, back int64 // in the loop's time: when the connection ended, and stood again, first
+	gone, stood, back int64 // in the loop's time: when the connection ended, a session stood elsewhere, the client was connected again; first
 
 	// Of the sender.
 	peer   string
@@ -92,7 +89,7 @@ func (q *queue) Pop() any {
 	return x
 }
 
-// dialAt connects at the time.
+// dialAt connects, or begins to move, at the time.
 func (c *returning) dialAt(at int64) {
 	if !c.due {
 		c.due = true
@@ -100,45 +97,66 @@ func (c *returning) dialAt(at int64) {
 	}
 }
 
-// dial connects now.
+// dial connects now: where the client was, and while that fails to those that its server named, in turn.
 func (c *returning) dial(now int64) {
-	r := c.r
-	c.due, c.ready, c.leaving, c.moving, c.dialed = false, false, false, false, now
-	r.attempt(now)
-	c.token = ""
-	if c.resume == "" {
-		token, err := r.Target.Token(c.user)
-		if err != nil {
-			r.fail(fmt.Errorf("token of %s: %w", c.user, err))
-			return
-		}
-		c.token = token
+	c.leaving, c.moving = false, false
+	addr := c.addr
+	if n := len(c.places); n > 0 && c.failures%2 == 1 {
+		addr = c.places[c.failures/2%n]
 	}
-	if err := r.loop.Dial(&c.Conn, r.Target.over(&c.Conn, c), c.addr, c.source); err != nil {
+	if err := c.dialLine(c.line, addr, now); err != nil {
 		c.lost(now) // refused at once, most likely
 	}
 }
 
-// lost plans the way back after a connection ended, or didn't come about.
-func (c *returning) lost(now int64) {
+// dialLine begins to connect l.
+func (c *returning) dialLine(l *line, addr netip.AddrPort, now int64) error {
 	r := c.r
+	r.attempt(now)
+	l.ready, l.dialed, l.addr, l.token = false, now, addr, ""
+	if c.resume == "" {
+		token, err := r.Target.Token(c.user)
+		if err != nil {
+			r.fail(fmt.Errorf("token of %s: %w", c.user, err))
+			return nil
+		}
+		l.token = token
+	}
+	return r.loop.Dial(&l.Conn, r.Target.over(&l.Conn, l), addr, c.source)
+}
+
+// lost plans the way back after a connection ended, or didn't come about. A client on its way elsewhere is on it.
+func (c *returning) lost(now int64) {
+	c.cutOff(now)
+	if c.next != nil {
+		return
+	}
+	wait := time.Duration(0)
+	if c.leaving {
+		wait = randomly(c.jitter)
+	} else {
+		wait = max(c.backoff(), c.retry)
+		c.failures++
+	}
+	c.leaving, c.moving, c.retry = false, false, 0
+	c.dialAt(now + int64(wait))
+}
+
+// backoff is a random time below a bound that doubles.
+func (c *returning) backoff() time.Duration {
+	return randomly(min(firstBackoff<<min(c.failures, 16), mostBackoff))
+}
+
+// cutOff notes that the client isn't served any more.
+func (c *returning) cutOff(now int64) {
 	if c.ready {
-		r.up--
-		if c.gone == 0 && r.began != 0 {
+		c.r.up--
+		if c.gone == 0 && c.r.began != 0 {
 			c.gone = now
 		}
 	}
 	c.ready, c.asking, c.more, c.again = false, nothing, false, 0
 	c.fresh = 0 // what was under way goes again
-	wait := time.Duration(0)
-	if c.leaving {
-		wait = randomly(c.jitter)
-	} else {
-		wait = max(randomly(min(firstBackoff<<min(c.failures, 16), mostBackoff)), c.retry)
-		c.failures++
-	}
-	c.leaving, c.retry = false, 0
-	c.dialAt(now + int64(wait))
 }
 
 func randomly(bound time.Duration) time.Duration {
@@ -146,108 +164,6 @@ func randomly(bound time.Duration) time.Duration {
 		return 0
 	}
 	return rand.N(bound)
-}
-
-// Connected implements loop.Handler.
-func (c *returning) Connected() {
-	out, err := packet.AppendBody(c.Out, frame.Connect, frame.FlagRequestID, 1, &wire.Connect{
-		Version: 1, Token: c.token, ResumeToken: c.resume, DeviceId: "bench", DeviceKind: wire.DeviceKind_DEVICE_KIND_BOT, Client: "gochat-bench",
-		StoreEpoch: c.r.epoch, SyncMark: c.mark, InboxLimit: 2,
-	})
-	if err != nil {
-		c.r.fail(fmt.Errorf("CONNECT: %w", err))
-		return
-	}
-	c.Out, c.token = out, ""
-}
-
-// Closed implements loop.Handler.
-func (c *returning) Closed(error) {
-	if c.ready && c.r.began != 0 {
-		c.r.closed++
-	}
-	c.lost(c.r.loop.Now())
-}
-
-// Input implements loop.Handler.
-func (c *returning) Input(b []byte) int {
-	r := c.r
-	now := r.loop.Now()
-	used := 0
-	for c.Alive() {
-		f, n, err := frame.Parse(b[used:], maxFrame)
-		if err != nil {
-			r.fail(fmt.Errorf("a frame to %s: %w", c.user, err))
-			return len(b)
-		}
-		if n == 0 {
-			break
-		}
-		used += n
-		switch f.Type {
-		case frame.Connack:
-			c.connected(&f, now)
-		case frame.SendAck:
-			c.acked(&f)
-		case frame.Deliver:
-			c.delivered(&f)
-		case frame.Synced:
-			c.synced(&f)
-		case frame.Hint:
-			c.pull()
-		case frame.Drain:
-			m, err := packet.DecodeDrain(f.Body)
-			if err != nil {
-				r.fail(fmt.Errorf("DRAIN to %s: %w", c.user, err))
-				return len(b)
-			}
-			r.drained++
-			if err := c.drain(m, now); err != nil {
-				r.fail(fmt.Errorf("DRAIN to %s: %w", c.user, err))
-				return len(b)
-			}
-		case frame.Kick:
-			r.fail(c.ended(&f))
-		case frame.Error:
-			c.refused(&f, now)
-		}
-	}
-	if c.leaving && c.Alive() && c.fresh == 0 && c.asking == nothing {
-		c.leave(now)
-	}
-	return used
-}
-
-// drain acts on a DRAIN: the client goes elsewhere at a random moment, or, if there is nowhere else, now and comes back.
-func (c *returning) drain(m *wire.Drain, now int64) error {
-	jitter := time.Duration(m.JitterMs) * time.Millisecond
-	if len(m.Alternatives) == 0 {
-		c.leaving, c.jitter = true, jitter
-		return nil
-	}
-	var err error
-	if c.addr, err = netip.ParseAddrPort(m.Alternatives[rand.IntN(len(m.Alternatives))]); err != nil {
-		return err
-	}
-	c.moving = true
-	c.dialAt(now + int64(randomly(min(jitter, time.Duration(m.DeadlineMs)*time.Millisecond))))
-	return nil
-}
-
-// move begins to leave for elsewhere, at the moment that drain chose.
-func (c *returning) move(now int64) {
-	c.due, c.moving, c.leaving, c.jitter = false, false, true, 0
-	if c.fresh == 0 && c.asking == nothing {
-		c.leave(now)
-	}
-}
-
-// leave closes the connection of a client that was told DRAIN and has its answers.
-func (c *returning) leave(now int64) {
-	c.confirm()
-	c.Flush()
-	c.Close()
-	c.lost(now)
 }
 
 func (c *returning) connected(f *frame.Frame, now int64) {
@@ -269,7 +185,8 @@ func (c *returning) connected(f *frame.Frame, now int64) {
 	if c.resume != "" && !ack.Resumed {
 		r.unresumed++
 	}
-	c.resume, c.mark, c.failures = ack.ResumeToken, ack.SyncMark, 0
+	c.resume, c.mark, c.failures, c.retry = ack.ResumeToken, ack.SyncMark, 0, 0
+	c.addr, c.departure = c.line.addr, departure{}
 	r.up++
 	if c.gone != 0 && c.back == 0 {
 		c.back = now
@@ -355,6 +272,10 @@ func (c *returning) acked(f *frame.Frame) {
 func (c *returning) refused(f *frame.Frame, now int64) {
 	r := c.r
 	e := c.refusal(f)
+	if e.Code == code.Replaced && len(c.places) > 0 {
+		c.replaced = true // by itself
+		return
+	}
 	wait := max(e.RetryAfter, e.Code.RetryAfter(), 10*time.Millisecond)
 	r.refusals[e.Code.String()]++
 	if e.Code.Class() == code.Terminal {
@@ -362,7 +283,9 @@ func (c *returning) refused(f *frame.Frame, now int64) {
 		return
 	}
 	if !f.HasReqID() || !c.ready {
-		c.retry = e.RetryAfter
+		if e.Code != code.Draining || len(c.places) == 0 {
+			c.retry = e.RetryAfter
+		}
 		return // and closes
 	}
 	if c.sender() {
@@ -522,7 +445,8 @@ func (r *restartRun) poll(ctx context.Context, wait time.Duration) error {
 	}
 	now := r.loop.Now()
 	for len(r.waiting) > 0 && r.waiting[0].at <= now {
-		if c := heap.Pop(&r.waiting).(later).c; c.moving && c.ready {
+		c := heap.Pop(&r.waiting).(later).c
+		if c.due = false; c.moving && c.ready {
 			c.move(now)
 		} else {
 			c.dial(now)
@@ -538,6 +462,10 @@ func (r *restartRun) poll(ctx context.Context, wait time.Duration) error {
 			c.lost(now)
 		case c.ready:
 			c.confirm()
+		}
+		if c.next != nil && now-c.next.dialed > int64(dialPatience) {
+			c.next.Close()
+			c.notMoved(now)
 		}
 	})
 	if r.silence > 0 {

@@ -192,6 +192,24 @@ func (s *session) ended(f *frame.Frame) error {
 
 var ping = frame.Append(nil, frame.Ping, 0, 0, nil)
 
+// permitted compares what is to be sent with what the server's CONNACK allows: bodies, SENDs
+// without an answer on a connection, and, unless rate is 0, SENDs a second of a connection.
+func permitted(l *wire.Limits, body, underway int, rate float64) error {
+	if l == nil {
+		return failure("the server's CONNACK has no limits")
+	}
+	if l.MaxContent > 0 && body > int(l.MaxContent) {
+		return &Refused{fmt.Sprintf("bodies of %d bytes: the server allows %d", body, l.MaxContent)}
+	}
+	if l.MaxInflight > 0 && underway > int(l.MaxInflight) {
+		return &Refused{fmt.Sprintf("%d messages under way a connection: the server allows %d (limits.inflight)", underway, l.MaxInflight)}
+	}
+	if rate > 0 && l.SendsPerSecond > 0 && rate > float64(l.SendsPerSecond) {
+		return &Refused{fmt.Sprintf("%.0f messages a second a connection: the server allows %d (limits.sends_per_second)", rate, l.SendsPerSecond)}
+	}
+	return nil
+}
+
 // dialer opens connections, a limited number at a time, since a server's accept
 // queue and its limit on unauthenticated connections are limited, too.
 type dialer struct {

@@ -22,7 +22,7 @@ func TestPartsAreJudged(t *testing.T) {
 		{"visits", Run{Churn: []*Churn{{load.ChurnResult{Visits: 3}}}}, ""},
 		{"a lost message", Run{Churn: []*Churn{{load.ChurnResult{Lost: 1}}}}, "lost"},
 		{"a visit that was ended", Run{Churn: []*Churn{{load.ChurnResult{Ended: 1, Said: "EOF"}}}}, "EOF"},
-		{"a restart", Run{Restart: []*Restart{{load.RestartResult{Clients: 4, Back: 4, PerSecond: []int{1, 3}, Refusals: map[string]int64{"draining": 2}}}}}, ""},
+		{"a restart", Run{Restart: []*Restart{{load.RestartResult{Clients: 4, Back: 4, Moved: 3, InTime: 3, PerSecond: []int{1, 3}, Refusals: map[string]int64{"draining": 2}}}}}, ""},
 		{"somebody who stays away", Run{Restart: []*Restart{{load.RestartResult{Clients: 4, Back: 3}}}}, "3 of 4"},
 		{"a doubled message", Run{Restart: []*Restart{{load.RestartResult{Verify: verify.Result{Doubled: 1}}}}}, "doubled"},
 		{"a message without ack", Run{Restart: []*Restart{{load.RestartResult{Verify: verify.Result{Unacked: 1}}}}}, "never acked"},

@@ -18,6 +18,7 @@ func (r *Restart) metrics() map[string]float64 {
 	return map[string]float64{
 		"clients": float64(r.Clients), "back": float64(r.Back), "away": float64(r.Clients - r.Back),
 		"ended": 1e3 * r.Ended, "started": 1e3 * r.Started, "back50": 1e3 * r.Back50, "back99": 1e3 * r.Back99, "back100": 1e3 * r.Back100,
+		"moved": float64(r.Moved), "in_time": float64(r.InTime), "missed": float64(r.Missed), "closed": float64(r.Closed),
 		"back_per_s": float64(r.MaxPerSecond()), "settled": 1e3 * r.AnswerTime, "resent": float64(r.Resent), "unresumed": float64(r.Unresumed),
 		"loss": float64(v.Lost), "doubled": float64(v.Doubled), "corrupt": float64(v.Corrupt), "missing": float64(v.Missing),
 		"unacked": float64(v.Unacked), "repeats": float64(v.Repeats), "pulls": float64(v.Pulls),
@@ -42,6 +43,10 @@ func (r *Restart) write(w io.Writer) {
 		count(float64(r.Clients)), r.Sources, count(r.Rate), r.Ended, r.Started)
 	fmt.Fprintf(w, "  back       %s of %s: half after %.1f s, 99 %% after %.1f s, all after %.1f s; %s were told DRAIN, %d resume tokens not taken\n",
 		count(float64(r.Back)), count(float64(r.Lost)), r.Back50, r.Back99, r.Back100, count(float64(r.Drained)), r.Unresumed)
+	if r.Moved > 0 {
+		fmt.Fprintf(w, "  moved      %s had a session elsewhere before their connection ended (%s heard so by its end), %s of them before the server ended; %d attempts failed, %d clients were closed\n",
+			count(float64(r.Moved)), count(float64(r.Replaced)), count(float64(r.InTime)), r.Missed, r.Closed)
+	}
 	fmt.Fprintf(w, "  a second   at most %s connected again: %s; tried: %s\n", count(float64(r.MaxPerSecond())), counts(r.PerSecond), counts(r.Attempts))
 	v := &r.Verify
 	fmt.Fprintf(w, "  verified   %s messages of %d conversations: %d lost, %d doubled, %d changed, %d never came, %d unacked; settled %.1f s after the last was written\n",
