@@ -26,7 +26,7 @@ e2e: ## drive the real binary, the web app in Chromium, and clusters on PD, TiKV
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./tools/e2e/...
 	@tools/ts.sh e2e
 
-faults: ## kill, freeze and cut off the nodes of a cluster under load, and drain an edge of 10,000 clients (a quarter of an hour, on a quiet machine; docs/BENCHMARKS.md says what it shows so far)
+faults: ## kill, freeze and cut off the nodes of a cluster under load, and drain an edge of 10,000 clients (a quarter of an hour, on a machine with nothing else to do; docs/BENCHMARKS.md has the table)
 	$(GO) test -tags e2e,faults -count=1 -timeout 25m -v -run 'TestFaults|TestTenThousand' ./tools/e2e/cluster
 
 ts: ## types, unit tests and build of the TypeScript SDK (needs Node 20 and npm)
