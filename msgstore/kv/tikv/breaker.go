@@ -17,7 +17,7 @@ import (
 
 // Breaker says when operations are refused at once, because neither TiKV nor PD answers. Zero values mean the defaults.
 type Breaker struct {
-	// Failures is after how many operations in a row that brought no answer; 0: 5.
+	// Failures is after how many operations in a row that brought no answer; 0: 2.
 	Failures uint32
 
 	// Patience is how long an operation may take before it counts as one of those, however it ends, and for how long no other one may have
@@ -32,7 +32,7 @@ type Breaker struct {
 
 func (c Breaker) withDefaults() Breaker {
 	if c.Failures == 0 {
-		c.Failures = 5
+		c.Failures = 2
 	}
 	if c.Patience == 0 {
 		c.Patience = 3 * time.Second
@@ -51,14 +51,18 @@ func (c Breaker) withDefaults() Breaker {
 type breaker struct {
 	cfg     Breaker
 	log     *slog.Logger
-	base    time.Time // monotonic times are counted from here
-	steps   *gobreaker.TwoStepCircuitBreaker[struct{}]
-	changed func(shut bool) // under gobreaker's lock: it must not come back here
+	base    time.Time       // monotonic times are counted from here
+	changed func(shut bool) // under locks: it must not come back here
 
-	state    atomic.Int32 // gobreaker.State; what was told last
+	steps atomic.Pointer[steps]
+	mu    sync.Mutex   // taken under gobreaker's lock
+	state atomic.Int32 // gobreaker.State: what steps told last; written under mu
+
 	heard    atomic.Int64 // when a TiKV server last answered, since base
 	keptBack atomic.Uint64
 }
+
+type steps = gobreaker.TwoStepCircuitBreaker[struct{}]
 
 // What an operation that ended says of the servers.
 type verdict int
@@ -76,17 +80,30 @@ var (
 
 func newBreaker(cfg Breaker, log *slog.Logger, changed func(shut bool)) *breaker {
 	b := &breaker{cfg: cfg, log: log, base: time.Now(), changed: changed}
-	b.steps = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Name: "tikv", MaxRequests: 1, Timeout: cfg.Open,
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.ConsecutiveFailures >= cfg.Failures && b.silence() >= cfg.Patience
-		},
-		IsExcluded:    func(err error) bool { return errors.Is(err, errNothing) },
-		OnStateChange: func(_ string, from, to gobreaker.State) { b.change(from, to) },
-	})
+	b.steps.Store(b.closed())
 	return b
 }
 
+// closed returns a breaker that is.
+func (b *breaker) closed() (s *steps) {
+	s = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: "tikv", MaxRequests: 1, Timeout: b.cfg.Open,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.ConsecutiveFailures >= b.cfg.Failures && b.silence() >= b.cfg.Patience
+		},
+		IsExcluded: func(err error) bool { return errors.Is(err, errNothing) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.steps.Load() == s {
+				b.change(from, to)
+			}
+		},
+	})
+	return s
+}
+
+// change takes note of another state. b.mu is held.
 func (b *breaker) change(from, to gobreaker.State) {
 	b.state.Store(int32(to))
 	level := slog.LevelDebug // while they are away it is tried again and again
@@ -97,8 +114,21 @@ func (b *breaker) change(from, to gobreaker.State) {
 	b.log.Log(context.Background(), level, "the store's breaker has changed", "breaker", to.String(), "was", from.String(), "last_answer_ms", b.silence().Milliseconds())
 }
 
-// hear notes that a TiKV server answered.
-func (b *breaker) hear() { b.heard.Store(int64(time.Since(b.base))) }
+// hear notes that a TiKV server answered, which closes the breaker. Gobreaker itself listens to the one that tries alone, and for so long
+// as nobody else is let through: but those who were under way when it opened, and those who have been trying for a while, are as likely to be
+// the first whom servers answer.
+func (b *breaker) hear() {
+	b.heard.Store(int64(time.Since(b.base)))
+	if !b.shut() {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.shut() {
+		b.steps.Store(b.closed())
+		b.change(gobreaker.State(b.state.Load()), gobreaker.StateClosed)
+	}
+}
 
 func (b *breaker) silence() time.Duration { return time.Since(b.base) - time.Duration(b.heard.Load()) }
 
@@ -107,7 +137,7 @@ func (b *breaker) shut() bool { return b.state.Load() != int32(gobreaker.StateCl
 
 // enter lets an operation of n reads or transactions through, or refuses it with ErrUnavailable. Who is let through ends the passage.
 func (b *breaker) enter(n int) (*passage, error) {
-	done, err := b.steps.Allow()
+	done, err := b.steps.Load().Allow()
 	if err != nil {
 		return nil, b.refusal(n)
 	}
@@ -135,7 +165,7 @@ type passage struct {
 	wait  time.Duration
 
 	mu    sync.Mutex
-	done  func(error) // gobreaker's; takes a second word as if it were the first
+	done  func(error) // gobreaker's; called once
 	begun time.Time
 	timer *time.Timer
 	told  bool // that its time is up
@@ -173,15 +203,11 @@ func (p *passage) end(v verdict) {
 	}
 	p.ended = true
 	p.timer.Stop()
-	switch {
-	case v == answered: // late or not: that closes a breaker that is tried, and takes back what was counted
+	if !p.told { // else what was said stays
+		p.done([...]error{answered: nil, failed: errOpen, nothing: errNothing}[v])
+	}
+	if v == answered {
 		p.b.hear()
-		p.done(nil)
-	case p.told: // what was said stays
-	case v == failed:
-		p.done(errOpen)
-	default:
-		p.done(errNothing)
 	}
 }
 

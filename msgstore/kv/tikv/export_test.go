@@ -26,7 +26,7 @@ func (s *Store) Queued() int {
 }
 
 // State is what the breaker is in: closed, half-open or open.
-func (s *Store) State() string { return s.breaker.steps.State().String() }
+func (s *Store) State() string { return s.breaker.steps.Load().State().String() }
 
 // Silent has the store not have been answered for a day.
 func (s *Store) Silent() { s.breaker.heard.Store(-int64(24 * time.Hour)) }

@@ -83,7 +83,7 @@ func (s *Store) Metrics() Metrics {
 		Groups: t.groups.Load(), Txs: t.txs.Load(), Bytes: t.bytes.Load(),
 		Conflicts: t.conflicts.Load(), Reruns: t.reruns.Load(), Undetermined: t.undetermined.Load(),
 		Unavailable: t.unavailable.Load(), Refused: t.refused.Load(),
-		Breaker: s.breaker.steps.State().String(), KeptBack: s.breaker.keptBack.Load(),
+		Breaker: s.breaker.steps.Load().State().String(), KeptBack: s.breaker.keptBack.Load(),
 		OnePhase: t.onePhase.Load(), Async: t.async.Load(), TwoPhase: t.twoPhase.Load(),
 		OnePhaseTxs: t.onePhaseTxs.Load(), TwoPhaseTxs: t.twoPhaseTxs.Load(),
 		GarbageRuns: t.garbageRuns.Load(), GarbageFailures: t.garbageFailures.Load(), SafePoint: t.safePoint.Load(),
