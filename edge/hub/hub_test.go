@@ -571,7 +571,7 @@ func TestLeaveTime(t *testing.T) {
 	for i := range 3000 {
 		login(t, h, fmt.Sprint("u", i), "d")
 	}
-	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 12*time.Second {
+	if d := h.LeaveTime(hub.Elsewhere{Web: []string{"x:1"}}); d != 18*time.Second {
 		t.Errorf("3,000 with somewhere to go: %s", d)
 	}
 	h, _ = newHub(t, hub.Config{DrainJitter: time.Minute})

@@ -44,14 +44,14 @@ func (h *Hub) drainJitter(n int) time.Duration {
 	return max(time.Second, time.Duration(n)*time.Second/drainRate)
 }
 
-// LeaveTime is how long those who are connected now may need to go elsewhere, where that is slow. Where it isn't, Leave
-// ends when they are gone.
+// LeaveTime is how long those who are connected now may need to go elsewhere, where that is slow: all are told at slowRate, and
+// the last have a third of it left. Where it isn't slow, Leave ends when they are gone.
 func (h *Hub) LeaveTime(to Elsewhere) time.Duration {
 	if len(h.cfg.Alternatives)+len(to.Sockets)+len(to.Web) == 0 {
 		return leaveAtOnce
 	}
 	n := h.Count()
-	return min(max(leaveLeast, h.drainJitter(n)*3/2, time.Duration(n)*time.Second/slowRate), leaveMost)
+	return min(max(leaveLeast, h.drainJitter(n)*3/2, time.Duration(n)*time.Second/slowRate*3/2), leaveMost)
 }
 
 // comeBack is the error for a client that is sent away by a drain: each is told another time.

@@ -12,7 +12,7 @@ const (
 	paceTick   = 100 * time.Millisecond
 	scanTime   = time.Second      // between looks for those who have logged in meanwhile
 	moveJitter = time.Second      // at most, of those who are told at the same time
-	moveTime   = 5 * time.Second  // who was told longer ago isn't on the way any more, or not soon
+	moveTime   = 12 * time.Second // who was told longer ago isn't on the way any more: moveJitter, and the time that a login has unless configured
 	moveLeast  = 256              // on their way at the same time, and moveShare of all if that is more
 	moveShare  = 8                // one of so many
 	quietTime  = 15 * time.Second // more than a client gives the first place before it tries the next

@@ -142,7 +142,7 @@ type Contacts struct {
 
 // Drain says how clients are sent away.
 type Drain struct {
-	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered; else as fast as others take them, all within two thirds of it. Nobody is waited for who hasn't gone when for 15s nobody has. 0: as long as they may need at 250 a second, 10s to 1m; 3s where they have nowhere else to go."`
+	Deadline     time.Duration `koanf:"deadline" doc:"Clients that have not gone by then are closed. Where they have nowhere else to go they go at once, as soon as what is under way is answered; else as fast as others take them, all within two thirds of it. Nobody is waited for who hasn't gone when for 15s nobody has. 0: so long that the last of them is told in time at 250 a second, 10s to 1m; 3s where they have nowhere else to go."`
 	Jitter       time.Duration `koanf:"jitter" doc:"Clients come back spread over this time, and go elsewhere in no less. 0: as long as it takes at 2,000 clients a second, 1s at least."`
 	Alternatives []string      `koanf:"alternatives" doc:"host:port of other servers of this installation, to which clients go before they leave, beside the edges of the cluster (cluster.clients, cluster.http). None: this server comes back."`
 }
