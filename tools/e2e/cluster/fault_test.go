@@ -46,7 +46,7 @@ type afflicted struct {
 	table []string
 }
 
-// newAfflicted starts a cluster, cables between its processes, and, if asked for, people who talk: few, who do it faster than the limits
+// newAfflicted starts a cluster, and, if asked for, cables between its processes and people who talk: few, who do it faster than the limits
 // that are shipped allow, and notice soon when they aren't heard.
 func newAfflicted(t *testing.T, people bool) *afflicted {
 	t.Helper()
@@ -62,10 +62,11 @@ func newAfflicted(t *testing.T, people bool) *afflicted {
 		dir = filepath.Join(*faultDir, t.Name())
 	}
 	cfg := local.Config{
-		Dir: dir, Stores: *faultStores, Edges: 2, Logics: 3, Fanouts: 2, Workers: 1, Via: a.via, Out: writer{t},
+		Dir: dir, Stores: *faultStores, Edges: 2, Logics: 3, Fanouts: 2, Workers: 1, Out: writer{t},
 		More: fmt.Sprintf("issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", issuer.Name, issuer.Algorithm, issuer.KeyFile),
 	}
 	if people {
+		cfg.Via = a.via
 		cfg.Set = []string{
 			"GOCHAT_LIMITS__HEARTBEAT_MIN=1s", "GOCHAT_LIMITS__HEARTBEAT=2s", "GOCHAT_LIMITS__CONNECTS_PER_ADDRESS=10000",
 			"GOCHAT_LIMITS__SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__USER_SENDS_PER_SECOND=100000", "GOCHAT_LIMITS__BYTES_PER_SECOND=64MiB",
