@@ -104,7 +104,7 @@ func (f *scaleFlags) run(ctx context.Context, c *common) (_ *report.Scale, err e
 	}
 	x := &report.Scale{}
 	cfg := f.pairsFlags.Pairs
-	cfg.Target, cfg.Window = g.Target("u"), f.windows[0]
+	cfg.Target, cfg.Window = g.Target(target.LocalPrefix+"u"), f.windows[0]
 	cfg.Meanwhile = func(ctx context.Context, spans *load.Spans) (err error) {
 		if err := wait(ctx, f.calm); err != nil {
 			return err

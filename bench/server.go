@@ -277,7 +277,7 @@ func (s *servers) found() (load.Target, error) {
 }
 
 // newUsers begins the names of users that a server which ran before hasn't seen: the verifier reads conversations from their beginning.
-func newUsers() string { return fmt.Sprintf("bench-%08x-", rand.Uint32()) }
+func newUsers() string { return fmt.Sprintf("%s%08x-", target.LocalPrefix, rand.Uint32()) }
 
 // issuer writes what `-addr` needs.
 func issuer(args []string, out io.Writer) error {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -34,6 +35,13 @@ const tokenLife = 24 * time.Hour
 
 // DefaultIssuer is the name in tokens of an issuer made here.
 const DefaultIssuer = "gochat-bench"
+
+// Of a local cluster (make cluster) people register as well, which they can only where each outside issuer has a prefix:
+// ids of a load's users begin with it there.
+const (
+	localIssuer = "gochat-bench-local"
+	LocalPrefix = "bench-"
+)
 
 // Files of an issuer that signs with Ed25519.
 const (
@@ -115,11 +123,23 @@ func LoadIssuer(name, keyFile string) (*Issuer, error) {
 	return is, nil
 }
 
-// Token returns an access token of the user.
+// prefix is what the server puts before a token's subject to make the user's id.
+func (is *Issuer) prefix() string {
+	if is.Name == localIssuer {
+		return LocalPrefix
+	}
+	return ""
+}
+
+// Token returns an access token of the user. Ids that the issuer can't hand out are an error.
 func (is *Issuer) Token(user string) (string, error) {
+	subject, ok := strings.CutPrefix(user, is.prefix())
+	if !ok {
+		return "", fmt.Errorf("sign a token of %s: the cluster takes only those of users whose names begin with %s", user, is.prefix())
+	}
 	now := time.Now()
 	s, err := jwt.NewWithClaims(is.method, jwt.RegisteredClaims{
-		Issuer: is.Name, Subject: user, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(tokenLife)),
+		Issuer: is.Name, Subject: subject, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(tokenLife)),
 	}).SignedString(is.key)
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
 	"github.com/gochat-im/gochat/router"
 	"github.com/gochat-im/gochat/router/nodes"
 )
@@ -68,6 +70,22 @@ func TestIssuerOfALocalCluster(t *testing.T) {
 	}
 	if err := loads(t, t.TempDir(), "data: /nowhere\n"+first.Config()); err != nil {
 		t.Errorf("a server doesn't take %q: %v", first.Config(), err)
+	}
+	if !strings.Contains(first.Config(), `prefix: "bench-"`) {
+		t.Errorf("%q: without a prefix nobody may register", first.Config())
+	}
+	for _, is := range []*Issuer{first, again} {
+		var c jwt.RegisteredClaims
+		token, err := is.Token("bench-u000001")
+		if err == nil {
+			_, _, err = jwt.NewParser().ParseUnverified(token, &c)
+		}
+		if err != nil || c.Subject != "u000001" {
+			t.Errorf("%+v, %v", c, err)
+		}
+		if _, err := is.Token("u000001"); err == nil {
+			t.Error("signed for who may be somebody's account")
+		}
 	}
 	if _, err := Running(dir); err == nil || !strings.Contains(err.Error(), "there has been none") {
 		t.Errorf("no cluster: %v", err)

@@ -27,19 +27,20 @@ func LocalIssuer(dir string) (*Issuer, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the issuer of a cluster: %w", err)
 	}
-	is, err := LoadIssuer(DefaultIssuer, filepath.Join(dir, signFile))
+	is, err := LoadIssuer(localIssuer, filepath.Join(dir, signFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return NewIssuer(dir, "EdDSA")
+		is, err = NewIssuer(dir, "EdDSA")
 	}
-	if err == nil {
-		is.KeyFile = filepath.Join(dir, publicFile)
+	if err != nil {
+		return nil, err
 	}
-	return is, err
+	is.Name, is.KeyFile = localIssuer, filepath.Join(dir, publicFile)
+	return is, nil
 }
 
 // Config is what a server's configuration says of the issuer.
 func (is *Issuer) Config() string {
-	return fmt.Sprintf("issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q}\n", is.Name, is.Algorithm, is.KeyFile)
+	return fmt.Sprintf("issuers:\n  - {issuer: %q, algorithm: %q, key_file: %q, prefix: %q}\n", is.Name, is.Algorithm, is.KeyFile, is.prefix())
 }
 
 // Env is the setting as a server takes it from its environment.
@@ -61,7 +62,7 @@ func Running(dir string) (t load.Target, err error) {
 		return t, err
 	}
 	key := filepath.Join(dir, issuerDir, signFile)
-	is, err := LoadIssuer(DefaultIssuer, key)
+	is, err := LoadIssuer(localIssuer, key)
 	if err != nil {
 		return t, fmt.Errorf("the cluster in %s takes no tokens of a benchmark: %w", dir, err)
 	}
