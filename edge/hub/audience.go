@@ -102,7 +102,7 @@ func (a *Audiences) Close(conv id.ConversationID) {
 	a.seats.Add(int64(len(au.holes) - len(au.places)))
 	au.places, au.holes = nil, nil
 	if au.round != nil {
-		au.round.forget(0)
+		au.forget(0)
 	}
 	au.mu.Unlock()
 }

@@ -98,6 +98,7 @@ type Hub struct {
 	returned  atomic.Uint64             // see Returns
 	returns   returns
 	flushes   atomic.Uint64
+	newsBytes atomic.Int64 // of rooms, see maxNewsBytes
 
 	dirty list
 }

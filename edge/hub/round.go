@@ -33,12 +33,24 @@ type news struct {
 	came   uint64 // the way at that time: when all places have been passed since, everybody has them
 }
 
+func (n *news) bytes() int64 { return int64(cap(n.frames)) }
+
 // turn is a stretch of places in the hands of a goroutine: nobody else may meet them before it is done.
 type turn struct{ from, to int }
 
 // maxNews is how many calls of Deliver may be under way in a room. The next one waits, so that what follows it gathers where it
 // comes from.
 const maxNews = 16
+
+// maxNewsBytes is how many bytes of news of all rooms are kept, beside those of callers who wait: whoever brings more goes on when everybody
+// in the room has it.
+const maxNewsBytes = 32 << 20
+
+// A connection is written to after so much: it may have room for no more until then, and isn't to miss what it would read.
+const (
+	pieceBytes  = 64 << 10
+	pieceFrames = 256
+)
 
 // Passes and rounds over many places are made by several goroutines: nearly all of it is time in the kernel.
 const (
@@ -64,6 +76,8 @@ func (au *audience) deliver(frames []byte, ends []int, but []uint64) (places int
 	au.home.h.flushes.Add(1)
 	n.came = r.way
 	r.news = append(r.news, n)
+	own := au.last()
+	full := au.home.h.newsBytes.Add(n.bytes()) > maxNewsBytes
 	runners := 1
 	if len(au.places) >= manyPlaces {
 		runners = min(runtime.GOMAXPROCS(0), maxRunners)
@@ -71,6 +85,9 @@ func (au *audience) deliver(frames []byte, ends []int, but []uint64) (places int
 	for len(r.met) < runners {
 		r.met = append(r.met, turn{})
 		go au.goRound()
+	}
+	for full && r.first < own {
+		r.wait()
 	}
 	return places
 }
@@ -109,25 +126,48 @@ func (au *audience) goRound() {
 			return
 		}
 		au.mu.Unlock()
-		write := cs[:0]
-		for _, c := range cs[:n] {
-			flush := false
-			for i := range some {
-				if c.PushLive(some[i].frames, some[i].ends, some[i].but) {
-					flush = true
-				}
-			}
-			if flush {
-				write = append(write, c)
-			}
-		}
-		for _, c := range write {
-			c.Flush()
+		for rest := some; len(rest) > 0; {
+			k := piece(rest)
+			hand(cs[:n], rest[:k])
+			rest = rest[k:]
 		}
 		clear(cs[:n])
 		clear(some)
 		// Writing takes hundreds of microseconds; whoever reads and acks meanwhile goes first.
 		runtime.Gosched()
+	}
+}
+
+// piece is how many of some are handed out before connections are written to: at least one.
+func piece(some []news) (n int) {
+	bytes, frames := 0, 0
+	for n < len(some) {
+		bytes, frames = bytes+len(some[n].frames), frames+len(some[n].ends)
+		if n > 0 && (bytes > pieceBytes || frames > pieceFrames) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// hand has connections, a group at most, take some, and writes to them.
+func hand(cs []*conn.Conn, some []news) {
+	var touched [group]*conn.Conn
+	write := touched[:0]
+	for _, c := range cs {
+		flush := false
+		for i := range some {
+			if c.PushLive(some[i].frames, some[i].ends, some[i].but) {
+				flush = true
+			}
+		}
+		if flush {
+			write = append(write, c)
+		}
+	}
+	for _, c := range write {
+		c.Flush()
 	}
 }
 
@@ -177,7 +217,7 @@ func (au *audience) next(dst *[group]*conn.Conn, some []news) (n int, _ []news, 
 		}
 		if n > 0 {
 			some = append(some, r.news[max(lacks, r.first)-r.first:]...)
-			r.forget(len(au.places))
+			au.forget(len(au.places))
 			r.met[slices.Index(r.met, turn{})] = t
 			return n, some, t
 		}
@@ -185,7 +225,7 @@ func (au *audience) next(dst *[group]*conn.Conn, some []news) (n int, _ []news, 
 			r.wait()
 			continue
 		}
-		r.forget(0) // nobody lacks anything
+		au.forget(0) // nobody lacks anything
 		i := slices.Index(r.met, turn{})
 		r.met = slices.Delete(r.met, i, i+1)
 		r.tell()
@@ -203,15 +243,17 @@ func (r *round) taken(place int) bool {
 	return false
 }
 
-// forget drops the news that came so many places ago.
-func (r *round) forget(places int) {
-	n := 0
+// forget drops the news that came so many places ago. mu is held.
+func (au *audience) forget(places int) {
+	r, n, bytes := au.round, 0, int64(0)
 	for n < len(r.news) && r.way-r.news[n].came >= uint64(places) {
+		bytes += r.news[n].bytes()
 		n++
 	}
 	if n == 0 {
 		return
 	}
+	au.home.h.newsBytes.Add(-bytes)
 	clear(r.news[:n])
 	r.first += uint64(n)
 	if r.news = r.news[n:]; len(r.news) == 0 {

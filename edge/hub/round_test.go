@@ -22,14 +22,15 @@ type ear struct {
 	c     *conn.Conn
 	first uint64        // the message that it is to begin with
 	gate  chan struct{} // Write waits for it; nil: it doesn't
+	tail  []byte        // of each message
 
 	mu    sync.Mutex
 	heard []uint64
 }
 
-// saying is a frame that says no more than its number.
-func saying(n uint64) []byte {
-	return packet.AppendDeliver(nil, room, nil, packet.AppendMessage(nil, n, 1, "x", nil))
+// saying is a frame that says its number, and what else there is.
+func saying(n uint64, tail []byte) []byte {
+	return packet.AppendDeliver(nil, room, nil, packet.AppendMessage(nil, n, 1, "x", tail))
 }
 
 var room = id.NewGroup()
@@ -47,7 +48,7 @@ func (e *ear) Write(p []byte) (int, error) {
 		} else if e.first > 0 {
 			next = e.first
 		}
-		f := saying(next)
+		f := saying(next, e.tail)
 		if !bytes.HasPrefix(rest, f) { // the CONNACK, or not what is due
 			if len(e.heard) > 0 || e.first > 0 {
 				e.heard = append(e.heard, 0)
@@ -91,7 +92,7 @@ func enter(t testing.TB, h *hub.Hub, name string, first uint64) *ear {
 }
 
 func say(h *hub.Hub, n uint64) {
-	f := saying(n)
+	f := saying(n, nil)
 	h.Rooms().Deliver(room, f, []int{len(f)}, []uint64{0})
 	clear(f)
 }
@@ -193,5 +194,88 @@ func TestRoundsGoOn(t *testing.T) {
 		for _, last := e.upTo(); last != n; _, last = e.upTo() {
 			time.Sleep(time.Millisecond)
 		}
+	}
+}
+
+// However much has come meanwhile, those who read what they are written are left out of nothing.
+func TestRoundsLeaveNobodyOutWhoReads(t *testing.T) {
+	h, _ := newHub(t, hub.Config{ConnectsPerAddress: 1e6, PerAddress: 1e6})
+	tail := make([]byte, 12<<10)
+	var all []*ear
+	for i := range 100 {
+		e := enter(t, h, fmt.Sprint("u", i), 1)
+		e.mu.Lock()
+		e.tail = tail
+		e.mu.Unlock()
+		all = append(all, e)
+	}
+	const calls, each = 17, 4
+	n := uint64(0)
+	deliver := func() {
+		var frames []byte
+		for range each {
+			n++
+			frames = append(frames, saying(n, tail)...)
+		}
+		h.Rooms().Deliver(room, frames, []int{len(frames)}, []uint64{0})
+	}
+	all[50].gate = make(chan struct{})
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		for range calls {
+			deliver()
+		}
+	}()
+	select {
+	case <-said:
+	case <-time.After(100 * time.Millisecond): // so much is taken while somebody is being written to
+	}
+	close(all[50].gate)
+	<-said
+	for _, e := range all {
+		for _, last := e.upTo(); last != calls*each; _, last = e.upTo() {
+			if left := h.Stats().LeftOut; left > 0 {
+				t.Fatalf("%d frames were left out", left)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// What waits in all rooms together is bounded, and holds up nobody who brings something to another room.
+func TestRoundsKeepNoMoreThanSoMuch(t *testing.T) {
+	h, _ := newHub(t, hub.Config{ConnectsPerAddress: 1e6, PerAddress: 1e6})
+	stuck := enter(t, h, "a", 1)
+	stuck.gate = make(chan struct{})
+	large := make([]byte, 8<<20)
+	said := make(chan int)
+	go func() {
+		defer close(said)
+		for n := range 12 {
+			h.Rooms().Deliver(room, large, []int{len(large)}, []uint64{0})
+			said <- n + 1
+		}
+	}()
+	for n, waits := 0, false; !waits; {
+		select {
+		case n = <-said:
+			if n > 6 {
+				t.Fatalf("%d MiB were taken", n*8)
+			}
+		case <-time.After(100 * time.Millisecond):
+			waits = true
+		}
+	}
+	other := enter(t, h, "b", 0)
+	elsewhere := id.NewGroup()
+	if _, err := h.Rooms().Seat(elsewhere, other.c.Incarnation()); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		h.Rooms().Deliver(elsewhere, large[:100], []int{100}, []uint64{0})
+	}
+	close(stuck.gate)
+	for range said {
 	}
 }
