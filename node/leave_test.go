@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -250,7 +251,21 @@ func TestLogicNodesComeAndGo(t *testing.T) {
 	const n = 60
 	s := newSeveral(t)
 	etcd, change := s.inEtcd()
-	s.usual(change)
+	s.usual(func(c *Config, p *Program) {
+		change(c, p)
+		c.Cluster.Monitor = "127.0.0.1:0"
+	})
+	ready := func(node string, want int) {
+		t.Helper()
+		s.comes(fmt.Sprintf("%s answers %d when it is asked whether it is ready", node, want), func() bool {
+			resp, err := http.Get("http://" + s.in[node].MonitorAddr().String() + "/readyz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			return resp.StatusCode == want
+		})
+	}
 	c := s.gather(n, "edge-1")
 	c.talk()
 	router := s.in["edge-1"].peers.Router
@@ -298,10 +313,12 @@ func TestLogicNodesComeAndGo(t *testing.T) {
 		more()
 	}
 	ring("logic-1", "logic-3", "logic-4")
+	ready("logic-2", http.StatusServiceUnavailable)
 	if err := etcdnodes.Drain(s.ctx, etcd, etcdnodes.DefaultPrefix, "logic-2", false); err != nil {
 		t.Fatal(err)
 	}
 	ring("logic-1", "logic-2", "logic-3", "logic-4")
+	ready("logic-2", http.StatusOK)
 	more()
 	for _, node := range []string{"logic-5", "logic-1"} { // drained before, and not
 		if err := s.in[node].stop(); err != nil {

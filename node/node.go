@@ -180,7 +180,7 @@ func New(cfg Config, in Program) (_ *Node, err error) {
 	}
 	m.watch(n)
 	if cfg.Cluster.Monitor != "" {
-		if n.monitor, err = newMonitor(cfg.Cluster.Monitor, n.metrics(m), n.able, logger); err != nil {
+		if n.monitor, err = newMonitor(cfg.Cluster.Monitor, n.metrics(m), n.ready(n.able), logger); err != nil {
 			return nil, err
 		}
 	}
