@@ -48,7 +48,7 @@ type Report struct {
 }
 
 // ErrLive: nodes of the cluster are running, wrapped with which.
-var ErrLive = errors.New("nodes of the cluster are running: stop them, and start them when the copy is complete")
+var ErrLive = errors.New("nodes of the cluster are running: stop all of them first")
 
 // Run moves what From holds into the cluster's store and returns when it is complete and compared. From is marked first, so
 // that no server starts on it from then on; a backup isn't, since none does anyway. A run that was killed, or failed, is
