@@ -254,6 +254,7 @@ limits.inflight +256 +- *
 		t.Fatal(err)
 	}
 	match("limits.inflight: 71 in etcd, since revision .*; 9 in .*node.yaml\n", "get", "limits.inflight", "--config", file)
+	match(".*KEY +IN "+regexp.QuoteMeta(file)+" +IN ETCD.*", "get", "--config", file)
 	if err := os.WriteFile(file, []byte(node+"nodes: [{id: x, rpc: '127.0.0.1:7000', roles: [edge], worker: 1}]}"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -215,7 +215,11 @@ func brief(name, value string) string {
 
 func (s *shared) show(out io.Writer) error {
 	fmt.Fprintf(out, "%d settings in etcd below %s\n", len(s.values), settings.Key(s.prefix, ""))
-	rows := [][]any{{"KEY", strings.ToUpper(s.whose), "IN ETCD", ""}}
+	own := "BY DEFAULT"
+	if file, ok := strings.CutPrefix(s.whose, "in "); ok {
+		own = "IN " + file
+	}
+	rows := [][]any{{"KEY", own, "IN ETCD", ""}}
 	for _, name := range config.Shared() {
 		value, state := "-", ""
 		if v, ok := s.values[name]; ok {

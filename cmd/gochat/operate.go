@@ -54,6 +54,9 @@ func ask(ctx context.Context, cfg node.Config, method, path string, in, out any)
 		if json.Unmarshal(answer, &refused) == nil && refused.Error != "" {
 			return fmt.Errorf("the server refused: %s", refused.Error)
 		}
+		if res.StatusCode == http.StatusNotFound {
+			return errors.New("the server does nothing of the kind: in a cluster ask a node with the role logic")
+		}
 		return fmt.Errorf("the server answered %s: %s", res.Status, bytes.TrimSpace(answer))
 	}
 	if out == nil {
