@@ -138,7 +138,7 @@ func (s *Sequencer) catchUp(ctx context.Context, c *conversation, h *msgstore.He
 	if s.away.Load() { // tryBus finds out when it is back
 		return raw, s.ensureMark(ctx, c)
 	}
-	if err := s.republish(ctx, c.id, h.HandedSeq+1, h.LastSeq); err != nil {
+	if _, err := s.republish(ctx, c.id, h.HandedSeq+1, h.LastSeq); err != nil {
 		if !errors.Is(err, errPublish) {
 			return nil, err
 		}
@@ -182,31 +182,32 @@ func (s *Sequencer) ensureMark(ctx context.Context, c *conversation) error {
 // errPublish: the bus did not take what it was given.
 var errPublish = errors.New("timeline: the bus took no events")
 
-// republish gives the stored messages from..to to the bus.
-func (s *Sequencer) republish(ctx context.Context, conv id.ConversationID, from, to uint64) error {
+// republish gives the stored messages from..to to the bus, and tells whether there were any.
+func (s *Sequencer) republish(ctx context.Context, conv id.ConversationID, from, to uint64) (some bool, err error) {
 	for from <= to {
 		messages, _, last, err := s.timeline.Range(ctx, conv, from, to, 0, eventBytes)
 		if err != nil {
-			return err
+			return some, err
 		}
 		if last < from {
-			return nil
+			return some, nil
 		}
 		if len(messages) > 0 {
+			some = true
 			v, _, err := packet.NextMessage(messages)
 			if err != nil {
-				return fmt.Errorf("message %d of %s: %w", from, conv, msgstore.ErrCorrupt)
+				return some, fmt.Errorf("message %d of %s: %w", from, conv, msgstore.ErrCorrupt)
 			}
 			bounded, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 			err = s.cfg.Bus.Publish(bounded, []bus.Event{{Conversation: conv, Epoch: s.cfg.Epoch, FirstSeq: v.Seq, LastSeq: last, Messages: messages}})
 			cancel()
 			if err != nil {
-				return fmt.Errorf("publish %s from %d: %w: %w", conv, from, errPublish, err)
+				return some, fmt.Errorf("publish %s from %d: %w: %w", conv, from, errPublish, err)
 			}
 		}
 		from = last + 1
 	}
-	return nil
+	return some, nil
 }
 
 // runSweep hands on what stands behind outbox marks, in the slots where there may be some: those
@@ -237,6 +238,7 @@ func (s *Sequencer) runSweep(ctx context.Context) {
 // sweep hands on behind the marks that there are. A slot is done with when none was found in it.
 // While the bus is away it tries whether it is back.
 func (s *Sequencer) sweep(ctx context.Context) error {
+	skipped := false
 	for slot := range id.Slot(id.SlotCount) {
 		if !s.due.remove(slot) { // before the look: a mark that is set meanwhile puts it back
 			continue
@@ -250,8 +252,18 @@ func (s *Sequencer) sweep(ctx context.Context) error {
 		}
 		for rest := marks; len(rest) > 0; {
 			if s.away.Load() {
-				if err := s.tryBus(ctx, rest[0]); err != nil || s.away.Load() {
+				asked, err := s.tryBus(ctx, rest[0])
+				switch {
+				case errors.Is(err, kv.ErrUnavailable), ctx.Err() != nil:
 					return err
+				case err != nil: // its own affair, whatever is wrong with it: the others' can be given to the bus
+					s.log.Warn("a conversation can't be handed on", "conversation", rest[0], "err", err)
+				case asked && s.away.Load():
+					return nil
+				}
+				if s.away.Load() {
+					rest, skipped = rest[1:], true
+					continue
 				}
 			}
 			n := min(len(rest), sweepAtOnce)
@@ -262,23 +274,27 @@ func (s *Sequencer) sweep(ctx context.Context) error {
 			rest = rest[n:]
 		}
 	}
+	if skipped {
+		s.busBack() // nothing that waits can be given to it: the next append finds out whether it is
+	}
 	return nil
 }
 
-// tryBus gives the bus that is away the first message behind the mark of conv, and notes that it is back if it takes it.
+// tryBus gives the bus that is away the first message behind the mark of conv, if there is one, and notes that it is back if it takes it.
 // The conversation goes on meanwhile: a bus that hangs is found out about at nobody's expense.
-func (s *Sequencer) tryBus(ctx context.Context, conv id.ConversationID) error {
+func (s *Sequencer) tryBus(ctx context.Context, conv id.ConversationID) (asked bool, err error) {
 	h, _, err := s.timeline.Head(ctx, conv)
 	if err != nil {
-		return err
+		return false, err
 	}
-	err = s.republish(ctx, conv, h.HandedSeq+1, min(h.HandedSeq+1, h.LastSeq))
-	if err == nil {
+	asked, err = s.republish(ctx, conv, h.HandedSeq+1, min(h.HandedSeq+1, h.LastSeq))
+	switch {
+	case errors.Is(err, errPublish):
+		return true, nil
+	case asked && err == nil:
 		s.busBack()
-	} else if errors.Is(err, errPublish) {
-		err = nil
 	}
-	return err
+	return asked, err
 }
 
 // marksOf returns some of the conversations of slot that have an outbox mark.
