@@ -107,7 +107,7 @@ type Bus struct {
 // RocketMQ says where RocketMQ is.
 type RocketMQ struct {
 	NameServers []string `koanf:"name_servers" doc:"host:port of its name servers."`
-	Topic       string   `koanf:"topic" doc:"The topic of stored messages, made before the first start. Each installation has its own."`
+	Topic       string   `koanf:"topic" doc:"The topic of stored messages, made by the first start if it is missing. Each installation has its own."`
 	AccessKey   string   `koanf:"access_key" doc:"Whom to sign requests as. Empty: they aren't signed."`
 	SecretFile  string   `koanf:"secret_file" doc:"The access key's secret, in a file that only the server's user may read."`
 }
