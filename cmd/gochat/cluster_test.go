@@ -260,3 +260,18 @@ limits.inflight +256 +- *
 	}
 	wrong("there is no etcd that settings could lie in", "set", "limits.inflight", "7", "--config", file)
 }
+
+// A node's own rotation would have it sign what the others don't accept.
+func TestKeysOfAClusterArentRotatedAtOneNode(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("GOCHAT_CLUSTER__SIGNING_KEYS", dir)
+	cmd := keysCommand()
+	cmd.SetArgs([]string{"rotate", "--data", t.TempDir()})
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "two rounds") {
+		t.Errorf("rotating: %v", err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+		t.Errorf("it left %v, %v", files, err)
+	}
+}

@@ -63,6 +63,9 @@ func keysCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if cfg.Cluster.SigningKeys != "" {
+				return fmt.Errorf("the keys in %s are those of all nodes, who must know the new ones before one of them signs with them: rotate a copy (docs/OPERATIONS.md, in two rounds)", cfg.Cluster.SigningKeys)
+			}
 			now := time.Now()
 			old, err := account.RotateKeys(cfg.Data, now)
 			if err != nil {
