@@ -119,7 +119,7 @@ func (r *Rooms) Unseat(conv id.ConversationID, incarnation uint64) {
 // Eject takes all connections of a user out of the room conv.
 func (r *Rooms) Eject(conv id.ConversationID, user id.UserID) { r.a.Leave(conv, []id.UserID{user}) }
 
-// Deliver has every connection in the room conv handed whole frames, in the order of the calls, and returns how many connections
+// Deliver has every connection in the room conv handed whole frames, in the order of each caller's calls, and returns how many connections
 // that are. The i-th frame ends at ends[i] and isn't for connection but[i]. It keeps nothing of its arguments. It does not wait
 // for the connections, but while as much is on its way as the room, or all rooms, may hold.
 func (r *Rooms) Deliver(conv id.ConversationID, frames []byte, ends []int, but []uint64) (connections int) {

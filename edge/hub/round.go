@@ -10,7 +10,7 @@ import (
 )
 
 // round goes round the places of a room, as long as there is something that not everybody has been handed. Each
-// connection is handed, in one piece, all that has come since it was met last. So what comes waits for one way round at the longest, where passes,
+// connection is handed all that has come since it was met last, in one write unless that is much. So what comes waits for one way round at the longest, where passes,
 // each with what came before it began, have it wait for the rest of one and the whole of the next; and whoever delivers goes on at once.
 //
 // Its goroutines are started by the Deliver that finds too few of them, and end when everybody has everything. All is guarded by
