@@ -29,7 +29,8 @@ const (
 	dropped        // without a word
 	twice
 	hinted
-	overtold // delivered as if one before it had been left out
+	hintedAll // to look at everything
+	overtold  // delivered as if one before it had been left out
 )
 
 // enter answers ROOM_CREATE and ROOM_JOIN. mu is held.
@@ -91,6 +92,9 @@ func (f *fake) toRoom(sender id.UserID, conv id.ConversationID, seq uint64, mess
 			continue
 		case hinted:
 			out, _ := packet.AppendBody(nil, frame.Hint, 0, 0, &wire.Hint{Heads: []*wire.ConversationSeq{{ConversationId: conv[:], Seq: seq}}})
+			c.send(out)
+		case hintedAll:
+			out, _ := packet.AppendBody(nil, frame.Hint, 0, 0, &wire.Hint{All: true})
 			c.send(out)
 		case overtold:
 			owed++

@@ -63,7 +63,8 @@ type RoomBook struct {
 	Silent    uint64 `json:"silent"`    // of the newest, nothing has come nor been said
 	Repeats   uint64 `json:"repeats"`   // came again, or after a newer one
 	Overtold  uint64 `json:"overtold"`  // said to be left out beyond what was
-	Hints     uint64 `json:"hints"`     // of a room there must be none
+	Hints     uint64 `json:"hints"`     // that name the room: there must be none
+	Others    uint64 `json:"others"`    // HINTs that don't: what else came for a user may be lost, a call on its way to an edge, say
 }
 
 // Whole reports whether for each listener what came and what was declared is what was sent.

@@ -58,6 +58,7 @@ func TestRoom(t *testing.T) {
 			// What is left out last isn't told by anything that follows here.
 			return r.Book.Declared > 0 && r.Book.Delivered+r.Book.Declared+r.Book.Silent == r.Book.Due && r.Book.Skipped == 0
 		}},
+		{"a HINT of everything", func(f *fake) { f.room.to = onlyOnce(5, hintedAll) }, nil, func(r *RoomResult) bool { return r.Book.Others == 1 }},
 		{"a SYNC that must wait", func(f *fake) {
 			f.refuseSync = func(n int) code.Code {
 				if n == 1 {

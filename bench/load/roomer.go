@@ -150,7 +150,7 @@ func (m *roomer) other(f *frame.Frame, now int64) error {
 	case frame.Signal:
 		return m.news(f)
 	case frame.Hint:
-		r.books.Hints++
+		return m.hinted(f)
 	case frame.Synced:
 		return r.synced(f)
 	case frame.Error:
@@ -161,6 +161,22 @@ func (m *roomer) other(f *frame.Frame, now int64) error {
 	case frame.Drain, frame.Kick:
 		return m.ended(f)
 	}
+	return nil
+}
+
+// hinted takes a HINT. One without the room in it makes nobody pull of the room, which all of the user's other conversations may ask for.
+func (m *roomer) hinted(f *frame.Frame) error {
+	h, err := packet.DecodeHint(f.Body)
+	if err != nil {
+		return err
+	}
+	for _, head := range h.Heads {
+		if bytes.Equal(head.ConversationId, m.r.conv[:]) {
+			m.r.books.Hints++
+			return nil
+		}
+	}
+	m.r.books.Others++
 	return nil
 }
 

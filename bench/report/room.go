@@ -22,7 +22,7 @@ func (x *Room) metrics() map[string]float64 {
 		"dlv_p50": x.Delivery.P50, "dlv_p99": x.Delivery.P99, "dlv_p999": x.Delivery.P999, "dlv_max": x.Delivery.Max, "late_p99": x.Late.P99,
 		"dlv_cpu": x.ServerCPU, "client_dlv_cpu": x.ClientCPU, "cores": x.Cores, "rss": float64(x.RSS),
 		"delivered_pct": 100 * float64(b.Delivered) / due, "declared_pct": 100 * float64(b.Declared) / due,
-		"undeclared": float64(b.Skipped + b.Silent), "overtold": float64(b.Overtold), "repeats": float64(b.Repeats), "hints": float64(b.Hints),
+		"undeclared": float64(b.Skipped + b.Silent), "overtold": float64(b.Overtold), "repeats": float64(b.Repeats), "hints": float64(b.Hints), "others": float64(b.Others),
 		"loss": float64(v.Lost), "doubled": float64(v.Doubled), "corrupt": float64(v.Corrupt), "refused": float64(v.Refused), "unacked": float64(v.Unacked),
 	}
 }
@@ -46,8 +46,8 @@ func (x *Room) write(w io.Writer) {
 	fmt.Fprintf(w, "  server     %.3f µs CPU a copy, %.2f processors, RSS %s; load generator %.3f µs a copy\n", x.ServerCPU, x.Cores, size(float64(x.RSS)), x.ClientCPU)
 	writeProcesses(w, "copy", x.Processes)
 	fmt.Fprintf(w, "  verified   %s messages read back: %d lost, %d doubled, %d changed, %d unacked, %d refused\n", count(float64(v.Stored)), v.Lost, v.Doubled, v.Corrupt, v.Unacked, v.Refused)
-	fmt.Fprintf(w, "             of %s copies %.2f %% came, once and in order, %.2f %% were declared to be left out; %d weren't, %d repeats, %d hints\n",
-		count(float64(b.Due)), 100*float64(b.Delivered)/float64(max(b.Due, 1)), 100*float64(b.Declared)/float64(max(b.Due, 1)), b.Skipped+b.Silent, b.Repeats, b.Hints)
+	fmt.Fprintf(w, "             of %s copies %.2f %% came, once and in order, %.2f %% were declared to be left out; %d weren't, %d repeats, %d hints of the room, %d others\n",
+		count(float64(b.Due)), 100*float64(b.Delivered)/float64(max(b.Due, 1)), 100*float64(b.Declared)/float64(max(b.Due, 1)), b.Skipped+b.Silent, b.Repeats, b.Hints, b.Others)
 	if len(x.Refusals) > 0 {
 		var list []string
 		for name, n := range x.Refusals {
