@@ -1,6 +1,7 @@
 package conn_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
@@ -408,6 +410,45 @@ func TestClosedWhileLoggingIn(t *testing.T) {
 	p.Close()
 	if b.host.Count() != 0 || b.svc.Sessions() != 0 {
 		t.Fatal("something is left")
+	}
+}
+
+// slowAuth has something happen while a client is authenticated.
+type slowAuth struct {
+	conn.Authenticator
+	meanwhile func()
+}
+
+func (a slowAuth) Authenticate(ctx context.Context, token, resume string, device id.DeviceID, kind uint8) (id.UserID, string, bool, *code.Error) {
+	a.meanwhile()
+	return a.Authenticator.Authenticate(ctx, token, resume, device, kind)
+}
+
+// A connection that is closed while it is authenticated takes nobody's place.
+func TestNobodyMakesWayForAConnectionThatHasEnded(t *testing.T) {
+	for _, device := range []string{"d", "only"} { // the same one, and one that ousts others
+		t.Run(device, func(t *testing.T) {
+			b := newBench(t, conn.Config{})
+			var late *conntest.Pipe
+			svc := b.svc.For()
+			svc.Authenticator = slowAuth{svc.Authenticator, func() {
+				if late != nil {
+					late.C.Close(code.New(code.HandshakeTimeout))
+				}
+			}}
+			var err error
+			if b.edge, err = conn.NewEdge(conn.Config{}, svc, b.host); err != nil {
+				t.Fatal(err)
+			}
+			there := b.login("alice", "d")
+			late = b.open()
+			late.C.Input(conntest.Connect("alice", device))
+			b.expect(late, "ERROR handshake_timeout")
+			b.expect(there)
+			if there.Ended() || b.svc.Connection("alice", "d") != there.C.Incarnation() || b.svc.Sessions() != 1 {
+				t.Errorf("ended %v, %d sessions", there.Ended(), b.svc.Sessions())
+			}
+		})
 	}
 }
 

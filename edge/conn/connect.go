@@ -90,8 +90,18 @@ func (c *Conn) login(f *frame.Frame) *code.Error {
 	}
 	c.user = bucket
 
+	if c.state.Load() != stateHandshake { // closed meanwhile: nobody makes way for it
+		return nil
+	}
+
 	// First the directory, then the inbox: what is stored in between comes as a delivery.
 	// Deliveries wait behind the CONNACK.
+	//
+	// Whoever makes way is closed now, not behind the CONNACK, although the inbox may yet fail. The directory has
+	// forgotten it: left open it would look connected and be delivered nothing, for as long as an inbox takes, where one
+	// that is closed knows. It can't be put back either: it may be another edge's, and a newer login may have come
+	// between. And Host.Login lets a device in beyond the user's limit because its other connection goes here: waiting
+	// for inboxes, as many would be open as come while a store is slow. This client is told to try again, and does.
 	replaced, ousted := e.svc.Sessions.Register(user, device, kind, c.origin.Conn)
 	if replaced != 0 && replaced != c.origin.Conn {
 		e.host.Close(replaced, code.New(code.Replaced))
