@@ -135,6 +135,10 @@ func (s *Store) judge(ctx context.Context, txs []*kv.Tx) (*judged, error) {
 	}
 	txn.SetEnable1PC(true)
 	txn.SetEnableAsyncCommit(true)
+	// The client would ask PD for a second timestamp, so that the commit lies after whatever was committed elsewhere while this
+	// transaction was open. The first was asked for after Commit was called, and requirements are judged as of it: what
+	// was acknowledged before then lies before it, and what wasn't may be ordered either way.
+	txn.SetCausalConsistency(true)
 	if txs[0].Frees {
 		txn.SetDiskFullOpt(diskFull)
 	}
