@@ -96,6 +96,7 @@ type TiKV struct {
 	PD       []string  `koanf:"pd" doc:"host:port of its placement drivers."`
 	Keyspace int       `koanf:"keyspace" doc:"Tells installations apart that share one TiKV, 0 to 65534."`
 	TLS      ClientTLS `koanf:"tls" doc:"Certificates for TiKV and its placement drivers."`
+	Regions  int       `koanf:"regions" doc:"Into how many regions each TiKV server cuts a new installation, 1 to 256. Regions are written side by side; what gathers for one of them is written together."`
 }
 
 // Bus chooses the bus.
@@ -108,6 +109,7 @@ type Bus struct {
 type RocketMQ struct {
 	NameServers []string `koanf:"name_servers" doc:"host:port of its name servers."`
 	Topic       string   `koanf:"topic" doc:"The topic of stored messages, made by the first start if it is missing. Each installation has its own."`
+	Queues      int      `koanf:"queues" doc:"Queues of the topic on each broker, 1 to 256, for the start that makes it. Fan-out nodes share them out: more than there will be nodes. Of what is stored together each queue takes its part by itself."`
 	AccessKey   string   `koanf:"access_key" doc:"Whom to sign requests as. Empty: they aren't signed."`
 	SecretFile  string   `koanf:"secret_file" doc:"The access key's secret, in a file that only the server's user may read."`
 }
@@ -198,6 +200,12 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	}
 	if k := c.Store.TiKV.Keyspace; k < 0 || k > 1<<16-2 { // nothing lies above the last
 		bad("cluster.store.tikv.keyspace %d: want 0 to 65534", k)
+	}
+	if r := c.Store.TiKV.Regions; r < 1 || r > 256 {
+		bad("cluster.store.tikv.regions %d: want 1 to 256", r)
+	}
+	if q := c.Bus.RocketMQ.Queues; q < 1 || q > 256 {
+		bad("cluster.bus.rocketmq.queues %d: want 1 to 256", q)
 	}
 	c.validateNodes(bad, roles, addresses)
 }

@@ -205,8 +205,8 @@ func Default() Config {
 		Rooms:    defaultRooms(), Broadcast: Broadcast{PerSecond: 20_000, Every: 5 * time.Second},
 		Storage: Storage{Cache: 64 << 20, Memtable: 32 << 20, DiskReserve: 256 << 20},
 		Cluster: Cluster{
-			Weight: 1, Etcd: Etcd{Prefix: "/gochat"}, Store: Store{Kind: StorePebble},
-			Bus: Bus{Kind: BusEmbedded, RocketMQ: RocketMQ{Topic: "gochat-events"}},
+			Weight: 1, Etcd: Etcd{Prefix: "/gochat"}, Store: Store{Kind: StorePebble, TiKV: TiKV{Regions: 4}},
+			Bus: Bus{Kind: BusEmbedded, RocketMQ: RocketMQ{Topic: "gochat-events", Queues: 16}},
 		},
 	}
 }

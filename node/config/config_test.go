@@ -136,7 +136,9 @@ func TestWhatANodeLacksIsNamedAtOnce(t *testing.T) {
 		}},
 		{name: "no placement drivers", change: func(c *Cluster) { c.Store.TiKV.PD = nil }, want: []string{"cluster.store.tikv.pd"}},
 		{name: "tikv holds no log", change: func(c *Cluster) { c.Bus.Kind = BusEmbedded }, want: []string{"cluster.bus.kind rocketmq"}},
-		{name: "no name servers", change: func(c *Cluster) { c.Bus.RocketMQ = RocketMQ{} }, want: []string{"name_servers", "topic"}},
+		{name: "no name servers", change: func(c *Cluster) { c.Bus.RocketMQ = RocketMQ{Queues: 1} }, want: []string{"name_servers", "topic"}},
+		{name: "no regions", change: func(c *Cluster) { c.Store.TiKV.Regions = 0 }, want: []string{"cluster.store.tikv.regions 0"}},
+		{name: "more queues than any cluster has nodes", change: func(c *Cluster) { c.Bus.RocketMQ.Queues = 257 }, want: []string{"cluster.bus.rocketmq.queues 257"}},
 		{name: "all addresses", change: func(c *Cluster) { c.RPC.Listen = ":7400" }, want: []string{"cluster.rpc.advertise"}},
 	} {
 		cfg := Default()

@@ -123,7 +123,7 @@ func OpenTiKV(ctx context.Context, cfg config.Config, logger *slog.Logger) (*tik
 	defer cancel()
 	c := cfg.Cluster.Store.TiKV
 	keys := msgstore.Keys{Keyspace: uint16(c.Keyspace)}
-	store, err := tikv.Open(ctx, tikv.Config{PD: c.PD, TLS: tikv.TLS{CA: c.TLS.CAFile, Cert: c.TLS.CertFile, Key: c.TLS.KeyFile}, Logger: logger})
+	store, err := tikv.Open(ctx, tikvConfig(&c, logger))
 	if err != nil {
 		return nil, keys, fmt.Errorf("opening TiKV: %w", err)
 	}

@@ -25,7 +25,7 @@ func (s *Storage) openTiKV() error {
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
 	c := s.cfg.Cluster.Store.TiKV
-	store, err := tikv.Open(ctx, tikv.Config{PD: c.PD, TLS: tikv.TLS{CA: c.TLS.CAFile, Cert: c.TLS.CertFile, Key: c.TLS.KeyFile}, Logger: s.log})
+	store, err := tikv.Open(ctx, tikvConfig(&c, s.log))
 	if err != nil {
 		return fmt.Errorf("opening TiKV: %w", err)
 	}
@@ -36,6 +36,12 @@ func (s *Storage) openTiKV() error {
 		s.log.Warn("TiKV was not split beforehand, and splits by itself as it grows", "err", err)
 	}
 	return nil
+}
+
+func tikvConfig(c *config.TiKV, log *slog.Logger) tikv.Config {
+	return tikv.Config{
+		PD: c.PD, TLS: tikv.TLS{CA: c.TLS.CAFile, Cert: c.TLS.CertFile, Key: c.TLS.KeyFile}, Logger: log, RegionsPerStore: c.Regions,
+	}
 }
 
 // CollectGarbage has old versions of what TiKV holds removed, again and again until ctx ends, while leads says that
@@ -54,7 +60,7 @@ func (s *Storage) openRocketMQ() error {
 	defer cancel()
 	c := s.cfg.Cluster.Bus.RocketMQ
 	opened := rocketmq.Config{
-		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Node: s.cfg.Cluster.NodeID, Logger: s.log,
+		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Queues: c.Queues, Node: s.cfg.Cluster.NodeID, Logger: s.log,
 		Publisher: s.cfg.Beside.Publisher, Watched: s.cfg.Beside.Group, Live: s.cfg.Beside.Live, Overdue: s.cfg.Beside.Direct,
 		Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
 			messages, _, last, err := s.Timeline.Range(ctx, conv, from, to, 0, busReadBytes)
