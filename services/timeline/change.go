@@ -103,7 +103,12 @@ func (ch *change) end() {
 // changing reports whether the next run is of the change that is under way. Messages
 // that wait come between two changes.
 func (c *conversation) changing() bool {
-	return c.current != nil && (c.current.planned || !c.yield || len(c.work) == 0)
+	if c.current == nil || c.current.planned || !c.yield {
+		return c.current != nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.work)+len(c.waiting) == 0
 }
 
 // stale reports whether a change was committed since the rules were read.

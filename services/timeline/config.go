@@ -97,7 +97,8 @@ type Config struct {
 	// WaitAtMost is how long after its arrival a message that isn't stored may still be decided on; then it
 	// is refused for now. Where others append, too, it is the time after which another process may be asked for
 	// what this one has. Its sender may have been told there that it isn't a member, say, and that must not come true
-	// with a message which has waited here meanwhile. 0: where slots are Assigned 5 s, a node's lease, else for ever.
+	// with a message which has waited here meanwhile. What still waits then for the store to be read, for a turn, or for a commit
+	// of others is refused without being decided on, a quarter of that time later at most. 0: where slots are Assigned 5 s, a node's lease, else for ever.
 	WaitAtMost time.Duration
 
 	// AfterBatch is called after each round's answers and events were given out: the
@@ -124,7 +125,7 @@ type Config struct {
 	ConvPendingBytes int // their bytes. Default 4 MiB.
 	RoundMessages    int // messages a commit, more or less. Default 16,384.
 	RoundBytes       int // bytes a commit, more or less. Default 8 MiB.
-	Loaders          int // goroutines that read the store. Default 8.
+	Loaders          int // goroutines that read the store. Default 8; where slots are Assigned 32: the store is elsewhere, and what came with a slot is cold.
 	MaxAttempts      int // runs of one append before its senders are told to come again. Default 8.
 
 	RebuildAfter   time.Duration // an append not committed for so long gets new times. Default 20 s, the most.
@@ -178,6 +179,10 @@ func (c *Config) Validate() error {
 	if c.Assigned && c.WaitAtMost == 0 {
 		c.WaitAtMost = nodeLease
 	}
+	loaders := 8
+	if c.Assigned {
+		loaders = 32
+	}
 	if c.Now == nil {
 		c.Now = func() int64 { return time.Now().UnixMilli() }
 	}
@@ -195,7 +200,7 @@ func (c *Config) Validate() error {
 		{&c.ConvPendingBytes, 4 << 20},
 		{&c.RoundMessages, 1 << 14},
 		{&c.RoundBytes, 8 << 20},
-		{&c.Loaders, 8},
+		{&c.Loaders, loaders},
 		{&c.MaxAttempts, 8},
 	} {
 		if *d.v < 0 {

@@ -37,6 +37,8 @@ type conversation struct {
 	swept    chan struct{}    // not nil: hand on what the bus didn't take, then close it
 	held     bool
 	dead     bool // evicted: look it up again
+	watched  bool // has an entry in Sequencer.waits
+	unsure   bool // something in waiting was in a transaction that may still be stored
 
 	lastUse atomic.Int64 // Unix ms
 
@@ -80,7 +82,38 @@ func (c *conversation) take() {
 		c.current, c.changes = c.changes[0], c.changes[1:]
 	}
 	c.gated = c.gates()
+	c.unsure = false
 	c.mu.Unlock()
+}
+
+// giveBack has what was taken, and isn't in a transaction any more, wait again, before what came since.
+func (c *conversation) giveBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.work) == 0 {
+		return
+	}
+	since := c.waiting
+	c.waiting = append(cut(c.work, c.skip), since...)
+	clear(since)
+	c.work, c.skip = since[:0], 0
+	c.unsure = c.doubt
+}
+
+// cut removes the first n messages of queue, whose memory it uses again.
+func cut(queue []batch, n int) []batch {
+	i := 0
+	for i < len(queue) && n >= len(queue[i].msgs) {
+		n -= len(queue[i].msgs)
+		i++
+	}
+	rest := copy(queue, queue[i:])
+	clear(queue[rest:])
+	if queue = queue[:rest]; n > 0 {
+		b := &queue[0]
+		b.msgs, b.at = b.msgs[n:], b.at+uint64(n)
+	}
+	return queue
 }
 
 // drop forgets what is cached of the stored state.

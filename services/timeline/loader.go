@@ -66,6 +66,7 @@ func (q *loadQueue) close() []*conversation {
 
 // load gives c, which the caller holds, to the loaders.
 func (s *Sequencer) load(c *conversation) {
+	c.giveBack()
 	if s.loads.put(c) {
 		return
 	}
@@ -91,7 +92,12 @@ func (s *Sequencer) runLoader(ctx context.Context) {
 		}
 		c.mu.Lock()
 		sweep := c.swept != nil
+		needed := sweep || len(c.waiting) > 0 || len(c.changes) > 0 || c.current != nil
 		c.mu.Unlock()
+		if !needed { // it took so long to come to it that all were refused
+			s.enqueue(c)
+			continue
+		}
 		if sweep {
 			c.drop()
 		}

@@ -199,7 +199,7 @@ func (s *Sequencer) sequence(c *conversation) int {
 	c.take()
 	switch {
 	case len(c.work) == 0 && c.current == nil:
-		c.failed = nil
+		c.failed, c.attempts = nil, 0
 		s.settle(c, nil, nil, 0, r.now, false)
 		return 0
 	case c.failed != nil:

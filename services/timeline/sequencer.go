@@ -39,6 +39,7 @@ type Sequencer struct {
 	closed bool
 	wake   chan struct{}
 	loads  loadQueue
+	waits  waits
 
 	pending      atomic.Int64 // messages waiting
 	pendingBytes atomic.Int64
@@ -85,6 +86,7 @@ func New(cfg Config) (*Sequencer, error) {
 		s.shards[i].convs = make(map[id.ConversationID]*conversation)
 	}
 	s.loads.init()
+	s.waits.some = make(chan struct{}, 1)
 	// Which kind of bus this is shows in what it does with a transaction that is thrown away.
 	s.apart = !cfg.Bus.Enlist(new(kv.Tx), &bus.Event{FirstSeq: 1, LastSeq: 1})
 	s.queues.init(&s.cfg)
@@ -130,6 +132,7 @@ func (s *Sequencer) Append(conv id.ConversationID, msgs []packet.Pending) {
 	} else {
 		c.waiting = c.split(c.waiting, msgs, c.arrivals+1)
 	}
+	s.watch(c)
 	c.arrivals += uint64(len(msgs))
 	c.count += len(msgs)
 	c.bytes += bytes
@@ -270,6 +273,9 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	for range s.cfg.Loaders {
 		wg.Go(func() { s.runLoader(loading) })
 	}
+	if s.cfg.WaitAtMost > 0 {
+		wg.Go(func() { s.runWaits(loading) }) // until the last commit is through
+	}
 	if s.apart {
 		wg.Go(func() { s.runSweep(ctx) })
 		if s.cfg.Consumers != nil {
@@ -376,6 +382,7 @@ func (s *Sequencer) again(c *conversation, e *code.Error) {
 	}
 	wait := min(2*time.Millisecond<<c.attempts, maxBackoff)
 	wait = wait/2 + rand.N(wait)
+	c.giveBack()
 	s.delayed = append(s.delayed, delayed{c, time.Now().Add(wait)})
 }
 
