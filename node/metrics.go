@@ -154,6 +154,7 @@ func (m *metrics) watchEdge(e *edge.Edge) {
 	m.counter("gochat_hints_total", "HINTs sent.", func() float64 { return float64(e.Hub.Stats().Hints) })
 	m.counter("gochat_connections_returned_total", "Connections of clients that came back with a resume token, and so count neither as new ones of their address nor as waiting for their login.", func() float64 { return float64(e.Hub.Stats().Returned) })
 	m.counter("gochat_connections_refused_total", "Connections refused at the door.", func() float64 { return float64(e.Hub.Stats().RefusedAtDoor) })
+	m.counter("gochat_accepts_failed_total", "Times that a connection could not be accepted, over the binary protocol's port and HTTP's.", func() float64 { return float64(e.TCP.AcceptsFailed() + e.API.AcceptsFailed()) })
 	m.gauge("gochat_audience_seats", "Connections in these, each counted in every group.", func() float64 { return float64(e.Hub.Audiences().Seats()) })
 	m.gauge("gochat_rooms", "Rooms that somebody is in at this edge.", func() float64 { return float64(e.Hub.Rooms().Len()) })
 	m.gauge("gochat_room_seats", "Connections in these, each counted in every room.", func() float64 { return float64(e.Hub.Rooms().Seats()) })

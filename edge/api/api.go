@@ -254,6 +254,9 @@ func (s *Server) SetCallsPerMinute(n int) {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.transport.ln.Addr() }
 
+// AcceptsFailed is how many times a connection could not be accepted so far.
+func (s *Server) AcceptsFailed() uint64 { return s.transport.acc.Failed() }
+
 // Patterns returns the routes that are served, each as its method and its path.
 func (s *Server) Patterns() []string {
 	var out []string

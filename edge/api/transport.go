@@ -28,6 +28,7 @@ import (
 type transport struct {
 	cfg   *Config
 	ln    *net.TCPListener
+	acc   *tcp.Acceptor
 	serve network.OnData // the engine
 
 	ctx  context.Context // of accepting
@@ -47,7 +48,7 @@ type transport struct {
 
 func newTransport(cfg *Config, ln *net.TCPListener) *transport {
 	t := &transport{
-		cfg: cfg, ln: ln,
+		cfg: cfg, ln: ln, acc: tcp.NewAcceptor(cfg.Logger),
 		conns: make(map[*conn]struct{}), perIP: make(map[netip.Addr]int), none: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
@@ -61,7 +62,7 @@ func (t *transport) Listener() net.Listener { return t.ln }
 func (t *transport) ListenAndServe(serve network.OnData) error {
 	t.serve = serve
 	go t.sweep()
-	return tcp.Accept(t.ctx, t.ln, t.cfg.Logger, t.accept)
+	return t.acc.Run(t.ctx, t.ln, t.accept)
 }
 
 // holder is what stays of an HTTP connection that has become something else. Only the
@@ -88,12 +89,11 @@ func (h *holder) readable(ctx context.Context, nc netpoll.Connection) error {
 }
 
 // accept takes a new connection in, or closes it.
-func (t *transport) accept(fd int, from netip.AddrPort) {
+func (t *transport) accept(fd int, from netip.AddrPort) error {
 	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	nc, err := netpoll.NewFDConnection(fd)
 	if err != nil { // netpoll has closed the socket
-		t.cfg.Logger.Warn("can't register a connection", "err", err)
-		return
+		return fmt.Errorf("registering a connection: %w", err)
 	}
 	c := &conn{t: t, raw: nc, peer: from.Addr(), port: from.Port()}
 	c.Conn.Conn = nc.(network.Conn)
@@ -111,7 +111,7 @@ func (t *transport) accept(fd int, from netip.AddrPort) {
 	t.mu.Unlock()
 	if full {
 		_ = nc.Close()
-		return
+		return nil
 	}
 	h := &holder{t: t, http: c}
 	c.holder = h
@@ -126,6 +126,7 @@ func (t *transport) accept(fd int, from netip.AddrPort) {
 	if !nc.IsActive() {
 		_ = nc.Close()
 	}
+	return nil
 }
 
 // forget is called when a connection has ended, never while it is served.

@@ -54,6 +54,7 @@ type Server struct {
 	cfg Config
 	hub *hub.Hub
 	ln  *net.TCPListener
+	acc *Acceptor
 	*Sockets
 }
 
@@ -74,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SendBuffer < 4<<10 || cfg.ReadBuffer < 64 || cfg.Pollers < 0 {
 		return nil, fmt.Errorf("tcp: send buffer %d, read buffer %d, pollers %d: too small", cfg.SendBuffer, cfg.ReadBuffer, cfg.Pollers)
 	}
-	s := &Server{cfg: cfg, hub: cfg.Hub}
+	s := &Server{cfg: cfg, hub: cfg.Hub, acc: NewAcceptor(cfg.Logger)}
 	configureOnce.Do(func() {
 		netpoll.LinkBufferCap = 256
 		// It fails for a negative number of pollers only.
@@ -122,8 +123,11 @@ func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 
 // Run accepts connections until ctx ends. Connections live on: they are the hub's to end.
 func (s *Server) Run(ctx context.Context) error {
-	return Accept(ctx, s.ln, s.log, s.serve)
+	return s.acc.Run(ctx, s.ln, s.serve)
 }
+
+// AcceptsFailed is how many times a connection could not be accepted so far.
+func (s *Server) AcceptsFailed() uint64 { return s.acc.Failed() }
 
 // Close stops listening, if Run hasn't, and frees what is shared. It is called when
 // the hub has ended all connections.
@@ -143,7 +147,7 @@ func (s *Server) proxied(a netip.Addr) bool {
 }
 
 // serve makes a connection of an accepted socket, or closes it with the reason.
-func (s *Server) serve(fd int, addr netip.AddrPort) {
+func (s *Server) serve(fd int, addr netip.AddrPort) error {
 	t := &Socket{s: s.Sockets, fd: fd, proxy: s.hub}
 	if s.cfg.TLS != nil {
 		t.secure = newSecure(t, s.cfg.TLS)
@@ -160,16 +164,16 @@ func (s *Server) serve(fd int, addr netip.AddrPort) {
 			_, _ = syscall.Write(fd, s.hub.Farewell(refused, false))
 		}
 		_ = syscall.Close(fd)
-		return
+		return nil
 	}
 	t.c = c
 	nc, err := netpoll.NewFDConnection(fd)
 	if err != nil { // netpoll has closed the socket
-		s.log.Warn("can't register a connection", "error", err)
 		t.ended()
-		return
+		return fmt.Errorf("registering a connection: %w", err)
 	}
 	t.start(nc)
+	return nil
 }
 
 // logWriter turns netpoll's log lines into records.
