@@ -45,11 +45,13 @@ type creations struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	idle    sync.Cond // workers went down to 0
+	failed  trace.Pace
 }
 
 type creation struct {
 	pair    pair
 	batches [][]packet.Pending
+	until   time.Time // when what waits is refused
 }
 
 func (c *creations) init() {
@@ -69,8 +71,10 @@ func (c *creations) close() {
 	}
 }
 
-// createTime bounds how long messages wait for their conversation.
-const createTime = 10 * time.Second
+// createTime bounds how long messages wait for their conversation: for a goroutine that makes it, which are few, and
+// for the store. Those that came first are made first, so whoever has to wait for a turn has one when the time
+// of those before it is over. It is a node's lease, after which another node may be asked.
+const createTime = 5 * time.Second
 
 // hold queues batch behind what waits for the same conversation.
 func (s *Service) hold(k pair, batch []packet.Pending) {
@@ -100,7 +104,7 @@ func (s *Service) hold(k pair, batch []packet.Pending) {
 	if c == nil {
 		// The names outlive the frame that they came in.
 		k = pair{id.UserID(strings.Clone(string(k.a))), id.UserID(strings.Clone(string(k.b)))}
-		c = &creation{pair: k}
+		c = &creation{pair: k, until: time.Now().Add(createTime)}
 		m.byPair[k] = c
 		m.queue = append(m.queue, c)
 		if m.workers < s.cfg.Creators {
@@ -127,8 +131,12 @@ func (s *Service) create() {
 			to = c.pair.a
 		}
 		m.mu.Unlock()
-		ctx, cancel := context.WithTimeout(m.ctx, createTime)
-		r, err := s.ensure(ctx, from, to)
+		ctx, cancel := context.WithDeadline(m.ctx, c.until)
+		var r *roster
+		err := ctx.Err() // its time may have passed before its turn came
+		if err == nil {
+			r, err = s.ensure(ctx, from, to)
+		}
 		cancel()
 		m.mu.Lock()
 		delete(m.byPair, c.pair)
@@ -138,8 +146,8 @@ func (s *Service) create() {
 		// Under the lock, so that what comes meanwhile stays behind.
 		if err != nil {
 			refusal := msgstore.Refusal(err)
-			if refusal.Cause != nil {
-				s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal)
+			if left, ok := m.failed.Allow(trace.Now()); ok && refusal.Cause != nil {
+				s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal, "left_out", left)
 			}
 			for _, b := range c.batches {
 				refuse(b, refusal)

@@ -148,6 +148,44 @@ func TestLaneKeepsItsOrder(t *testing.T) {
 	}
 }
 
+// Whoever waits for a turn behind conversations that take long to be made is refused when its time is over, and
+// nothing is looked up for it any more.
+func TestTurnThatComesTooLate(t *testing.T) {
+	w := newWorld(t, adapters["memory"](t), func(c *Config) { c.Creators = 1 })
+	gate := make(chan struct{})
+	w.users.set(func() { w.users.gate = gate })
+	first, late, next := newAnswers(), newAnswers(), newAnswers()
+	w.svc.Send(batchTo(alive("alice"), "bob", first, 0, 1))
+	w.svc.Send(batchTo(alive("alice"), "carol", late, 0, 2))
+	m := &w.svc.making
+	m.mu.Lock()
+	c := m.byPair[pairOf("alice", "carol")]
+	if c == nil || len(m.queue) == 0 || m.queue[len(m.queue)-1] != c {
+		t.Fatal("it has its turn already")
+	}
+	c.until = c.until.Add(-2 * createTime)
+	m.mu.Unlock()
+	w.users.set(func() { w.users.gate = nil })
+	close(gate)
+	if x := first.wait(1)[0]; x.err != nil {
+		t.Fatalf("the first: %v", x.err)
+	}
+	for i, x := range late.wait(2) {
+		if x.err == nil || x.err.Code != code.Unavailable || x.req != uint32(i) {
+			t.Fatalf("answer %d: %+v", i, x)
+		}
+	}
+	w.svc.Send(batchTo(alive("alice"), "carol", next, 0, 1))
+	if x := next.wait(1)[0]; x.err != nil {
+		t.Fatalf("in time: %v", x.err)
+	}
+	w.users.set(func() {
+		if w.users.asked != 2 {
+			t.Errorf("asked %d times who exists, want once for each message that was in time", w.users.asked)
+		}
+	})
+}
+
 // Everything that waited for a conversation that can't be made is refused, in order,
 // and the flush follows.
 func TestRefusedTogether(t *testing.T) {
