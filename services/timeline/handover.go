@@ -164,6 +164,34 @@ func (s *Sequencer) catchUp(ctx context.Context, c *conversation, h *msgstore.He
 	return h.Append(nil), nil
 }
 
+// removeOrphan removes the outbox mark of a conversation that is being loaded and has no head: since no head is ever
+// deleted, no append stands behind the mark, and every sweep would look at it again. Whoever makes the conversation
+// meanwhile writes its head. That key is therefore not only required to be empty but written, as a deletion of nothing: a
+// store that several nodes share refuses a transaction for what it writes alone.
+func (s *Sequencer) removeOrphan(ctx context.Context, c *conversation) error {
+	var key [msgstore.MaxKeyLen]byte
+	mark := s.cfg.Keys.OutboxMark(key[:0], c.id)
+	v, err := s.cfg.Store.Get(ctx, mark)
+	if err != nil {
+		return fmt.Errorf("read outbox mark of %s: %w", c.id, err)
+	}
+	if v == nil {
+		return nil
+	}
+	tx := &kv.Tx{Frees: true}
+	head := s.cfg.Keys.Head(nil, c.id)
+	tx.Require(mark, v)
+	tx.Require(head, nil)
+	tx.Delete(head)
+	tx.Delete(mark)
+	s.cfg.Store.Commit(ctx, tx)
+	if tx.Err != nil {
+		return fmt.Errorf("delete outbox mark of %s, which doesn't exist: %w", c.id, tx.Err)
+	}
+	s.log.Warn("an outbox mark of a conversation that doesn't exist was removed", "conversation", c.id)
+	return nil
+}
+
 // ensureMark stores the mark of a conversation that is being loaded, if it has none.
 func (s *Sequencer) ensureMark(ctx context.Context, c *conversation) error {
 	if c.marked {

@@ -164,6 +164,11 @@ func (s *Sequencer) readHead(ctx context.Context, c *conversation, sweep bool) e
 		return err
 	}
 	if raw == nil {
+		if s.apart && sweep {
+			if err := s.removeOrphan(ctx, c); err != nil {
+				return err
+			}
+		}
 		c.absent, c.loaded = true, true
 		return nil
 	}
