@@ -87,6 +87,13 @@ func (c *Client) do(ctx context.Context, m packet.Method, req packet.Body, take 
 			c.mu.Lock()
 			left = true
 			c.mu.Unlock()
+			select {
+			case err := <-answer: // it came at the last moment
+				if err == nil {
+					return nil
+				}
+			default:
+			}
 			return fmt.Errorf("%v: %w", m, ctx.Err())
 		}
 	}

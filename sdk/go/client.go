@@ -340,6 +340,7 @@ func (c *Client) dispatch() {
 			continue
 		}
 		done := map[*conversation]uint64{}
+		lived := false
 		for _, it := range batch {
 			if it.ev != nil {
 				c.cfg.Handler(it.ev)
@@ -347,6 +348,7 @@ func (c *Client) dispatch() {
 			if it.v != nil {
 				done[it.v] = it.seq
 			}
+			lived = lived || it.live
 			if it.live || it.ev != nil && it.v != nil {
 				c.mu.Lock()
 				c.waiting--
@@ -357,6 +359,11 @@ func (c *Client) dispatch() {
 			}
 		}
 		c.handled(done)
+		if lived { // there is room for more of it
+			c.mu.Lock()
+			c.roomsDue()
+			c.mu.Unlock()
+		}
 	}
 }
 

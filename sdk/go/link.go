@@ -469,6 +469,7 @@ func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 	soonest(c.pageDue(l, now))
 	soonest(c.doubtsDue(l, now))
 	soonest(c.peopleDue(l, now))
+	c.roomsDue()
 	if len(c.unacked) > 0 {
 		if !now.Before(c.nextAck) {
 			c.appendRecvAcks(l)

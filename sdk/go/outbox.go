@@ -384,6 +384,14 @@ func (c *Client) stored(o *outgoing, ack Ack) {
 	c.push(MessageSent{ID: o.first, Ack: ack})
 }
 
+// failed ends a message that was refused for good. The caller holds mu.
+func (c *Client) failed(o *outgoing, e *code.Error) {
+	c.remove(o)
+	o.finish(Ack{}, e)
+	c.push(SendFailed{ID: o.first, Err: e})
+	c.roomSettled(o.Conversation)
+}
+
 // remove takes a message out of its lane and the store.
 func (c *Client) remove(o *outgoing) {
 	delete(c.receipts, o.ID)
@@ -440,9 +448,7 @@ func (c *Client) sendRefused(l *link, o *outgoing, req uint32, e *code.Error) {
 		}
 		s.search = &search{o: o, conv: o.Conversation, next: o.Base + 1}
 	default:
-		c.remove(o)
-		o.finish(Ack{}, e)
-		c.push(SendFailed{ID: o.first, Err: e})
+		c.failed(o, e)
 	}
 }
 
@@ -450,9 +456,7 @@ func (c *Client) sendRefused(l *link, o *outgoing, req uint32, e *code.Error) {
 func (c *Client) restamp(o *outgoing, e *code.Error) {
 	old := o.ID
 	if o.stamps++; o.stamps > maxStamps {
-		c.remove(o)
-		o.finish(Ack{}, e)
-		c.push(SendFailed{ID: o.first, Err: e})
+		c.failed(o, e)
 		return
 	}
 	var w wire.Send

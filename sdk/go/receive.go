@@ -76,6 +76,7 @@ func (c *Client) forget() {
 	clear(c.behind)
 	clear(c.unacked)
 	clear(c.people.by)
+	c.forgetRooms()
 	for _, o := range c.receipts {
 		o.Base = 0
 	}

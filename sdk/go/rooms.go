@@ -38,8 +38,8 @@ type RoomChanged struct {
 	JoinedCount, LeftCount int
 }
 
-// MessagesLeftOut: so many messages of a room didn't come, because there were too many for everybody, or
-// for this client. They aren't fetched; History has them for a while.
+// MessagesLeftOut: so many messages of a room didn't come, because there were too many for everybody, or for this
+// client, or because it was away. They aren't fetched; History has them for a while.
 type MessagesLeftOut struct {
 	Conversation id.ConversationID
 	Count        uint64
@@ -65,10 +65,24 @@ func (MessagesLeftOut) event() {}
 func (RoomLeft) event()        {}
 func (Announcement) event()    {}
 
-// hall is a room that the client is in. Guarded by Client.mu.
+const (
+	maxOwn   = 256 // of this device's messages of a room are remembered until what is said there has passed them
+	maxEarly = 256 // messages wait for the answer to ROOM_JOIN
+)
+
+// hall is a room that the client is in, or enters. Guarded by Client.mu.
 type hall struct {
-	applied uint64              // what came, or is known not to come
-	own     map[uint64]struct{} // messages of this device above applied
+	opening bool      // applied isn't known before ROOM_JOIN is answered
+	early   []Message // what came before that
+	stays   bool      // the client has been in it, and enters again by itself
+	link    *link     // the last connection that was in it
+	asked   int       // calls of JoinRoom without an answer
+
+	applied     uint64              // what came, or is known not to come
+	own         map[uint64]struct{} // messages of this device above applied; the Handler has them
+	missed      uint64              // left out, or own ones without an answer, and not told yet
+	missedAbove uint64              // all of missed are above it
+	dropped     uint64              // the last that came while the Handler was behind
 }
 
 func roomOf(w *wire.Room) Room {
@@ -111,25 +125,40 @@ func (c *Client) CreateRoom(ctx context.Context, name, title string, slow time.D
 
 // JoinRoom enters the room: from now on MessageReceived comes for what is said in it, in the order in which it arrives, and RoomChanged
 // for who comes and goes. The client stays in it over lost connections, until LeaveRoom, RoomLeft or Close; what is said while it
-// isn't connected doesn't come. A room that isn't there is no_such_conversation.
+// isn't connected doesn't come, and is told as MessagesLeftOut. A room that isn't there is no_such_conversation.
 func (c *Client) JoinRoom(ctx context.Context, conv id.ConversationID) (Room, error) {
-	return c.room(ctx, packet.MethodRoomJoin, &wire.ConversationRequest{ConversationId: conv[:]}, func(w *wire.Room) {
+	c.mu.Lock()
+	h := c.halls[conv]
+	if h == nil {
 		if c.halls == nil {
 			c.halls = make(map[id.ConversationID]*hall)
 		}
-		h := c.halls[conv]
-		if h == nil {
-			h = &hall{own: make(map[uint64]struct{})}
-			c.halls[conv] = h
-		}
-		h.applied = max(h.applied, w.LastSeq)
-	})
+		h = &hall{opening: true, own: make(map[uint64]struct{})}
+		c.halls[conv] = h
+	}
+	h.asked++
+	c.mu.Unlock()
+	r, err := c.room(ctx, packet.MethodRoomJoin, &wire.ConversationRequest{ConversationId: conv[:]}, func(w *wire.Room) { c.entered(conv, h, w) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.asked--; err == nil || h.asked > 0 || h.stays || c.halls[conv] != h {
+		return r, err
+	}
+	delete(c.halls, conv)
+	var told *code.Error
+	if c.link != nil && !errors.As(err, &told) { // who has waited for long enough may be in it all the same, in a moment
+		c.ask(c.link, &call{method: packet.MethodRoomLeave, request: &wire.ConversationRequest{ConversationId: conv[:]}, done: func([]byte, error) {}})
+	}
+	return r, err
 }
 
 // LeaveRoom leaves the room.
 func (c *Client) LeaveRoom(ctx context.Context, conv id.ConversationID) error {
 	c.mu.Lock()
-	delete(c.halls, conv)
+	if h := c.halls[conv]; h != nil {
+		delete(c.halls, conv)
+		c.tellMissed(conv, h)
+	}
 	c.mu.Unlock()
 	return c.do(ctx, packet.MethodRoomLeave, &wire.ConversationRequest{ConversationId: conv[:]}, func([]byte) error { return nil })
 }
@@ -188,54 +217,79 @@ func (c *Client) Moderate(ctx context.Context, conv id.ConversationID, user id.U
 	}, nil)
 }
 
-// rejoin enters all rooms again, on a new connection. The caller holds mu.
+// rejoin enters the rooms again that the client was in on another connection. The caller holds mu.
 func (c *Client) rejoin(l *link) {
-	for conv := range c.halls {
-		c.ask(l, &call{method: packet.MethodRoomJoin, request: &wire.ConversationRequest{ConversationId: conv[:]}, done: func(inner []byte, err error) {
-			var w wire.Room
-			if err == nil {
-				err = answerInto(packet.MethodRoomJoin, inner, &w)
-			}
-			h := c.halls[conv]
-			var told *code.Error
-			switch {
-			case h == nil:
-			case err == nil:
-				c.leftOut(conv, h, w.LastSeq+1)
-				h.applied = max(h.applied, w.LastSeq)
-				c.push(RoomChanged{Conversation: conv, Count: int(w.Count)})
-			case errors.Is(err, errLost): // with the connection: the next one does it
-			case errors.As(err, &told) && told.Retryable():
-				time.AfterFunc(max(told.RetryAfter, told.Code.RetryAfter(), time.Second/2), func() {
-					c.mu.Lock()
-					defer c.mu.Unlock()
-					if c.link == l {
-						c.rejoin(l)
-					}
-				})
-			default:
-				delete(c.halls, conv)
-				c.push(RoomLeft{Conversation: conv, Err: err})
-			}
-		}})
+	for conv, h := range c.halls {
+		if h.stays && h.link != l {
+			c.enterAgain(l, conv, h)
+		}
 	}
 }
 
-// leftOut tells of messages above h.applied and below seq that didn't come. The caller holds mu.
-func (c *Client) leftOut(conv id.ConversationID, h *hall, seq uint64) {
-	n := uint64(0)
-	if seq > h.applied+1 {
-		n = seq - h.applied - 1
+func (c *Client) enterAgain(l *link, conv id.ConversationID, h *hall) {
+	c.ask(l, &call{method: packet.MethodRoomJoin, request: &wire.ConversationRequest{ConversationId: conv[:]}, done: func(inner []byte, err error) {
+		var w wire.Room
+		if err == nil {
+			err = answerInto(packet.MethodRoomJoin, inner, &w)
+		}
+		var told *code.Error
+		switch {
+		case c.halls[conv] != h: // nobody wants it any more
+		case err == nil:
+			c.entered(conv, h, &w)
+		case errors.Is(err, errLost): // with the connection: the next one does it
+		case errors.As(err, &told) && told.Retryable():
+			time.AfterFunc(max(told.RetryAfter, told.Code.RetryAfter(), time.Second/2), func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if c.link == l && c.halls[conv] == h && h.link != l {
+					c.enterAgain(l, conv, h)
+				}
+			})
+		default:
+			c.putOut(conv, h, err)
+		}
+	}})
+}
+
+// entered takes in the answer to ROOM_JOIN, which came over c.link. The caller holds mu.
+func (c *Client) entered(conv id.ConversationID, h *hall, w *wire.Room) {
+	if c.halls[conv] != h || h.link == c.link { // left, or in it already
+		return
 	}
-	for own := range h.own {
-		if own < seq {
-			if delete(h.own, own); own > h.applied && n > 0 {
-				n--
-			}
+	again, early := h.stays, h.early
+	h.link, h.stays = c.link, true
+	if h.opening {
+		h.applied = max(h.applied, w.LastSeq) // what was said before isn't missed: History has it
+		h.opening, h.early = false, nil
+	} else {
+		c.leftOut(conv, h, w.LastSeq)
+	}
+	h.advance()
+	if again {
+		c.push(RoomChanged{Conversation: conv, Count: int(w.Count)})
+	}
+	for _, m := range early {
+		if c.passes(conv, h, m.Seq) {
+			c.tellLive(m)
 		}
 	}
-	if n > 0 && len(c.events) < c.cfg.Queue {
-		c.push(MessagesLeftOut{Conversation: conv, Count: n})
+}
+
+// putOut: the client is in the room no longer, because of err. The caller holds mu.
+func (c *Client) putOut(conv id.ConversationID, h *hall, err error) {
+	delete(c.halls, conv)
+	if h.stays {
+		c.tellMissed(conv, h)
+		c.push(RoomLeft{Conversation: conv, Err: err})
+	}
+}
+
+// forgetRooms: seqs mean nothing any more, it is another epoch. The caller holds mu.
+func (c *Client) forgetRooms() {
+	for _, h := range c.halls {
+		h.opening, h.early, h.applied, h.missed, h.dropped = true, nil, 0, 0, 0
+		clear(h.own)
 	}
 }
 
@@ -252,49 +306,153 @@ func (c *Client) live(body []byte) error {
 			return err
 		}
 		c.claim(conv, &m)
-		if h == nil || m.Seq <= h.applied {
-			continue
-		}
-		if c.full() { // the Handler is behind: counted with what is left out before the next one that comes
-			continue
-		}
-		_, own := h.own[m.Seq]
-		c.leftOut(conv, h, m.Seq)
-		h.applied = m.Seq
-		delete(h.own, m.Seq)
-		if !own {
-			c.liveMessage(conv, &m)
+		switch {
+		case h == nil:
+		case h.opening:
+			if len(h.early) < maxEarly {
+				if msg, ok := c.liveMessage(conv, &m); ok {
+					h.early = append(h.early, msg)
+				}
+			}
+		case c.passes(conv, h, m.Seq):
+			if msg, ok := c.liveMessage(conv, &m); ok {
+				c.tellLive(msg)
+			}
 		}
 	}
 	return nil
 }
 
-// liveMessage queues a message of a room, of which nothing is kept.
-func (c *Client) liveMessage(conv id.ConversationID, m *packet.MessageView) {
+// passes moves on to a message that came, and reports whether the Handler is to have it now.
+func (c *Client) passes(conv id.ConversationID, h *hall, seq uint64) bool {
+	if seq <= h.applied {
+		return false
+	}
+	if c.full() { // counted as soon as the Handler has come on
+		h.dropped = seq
+		return false
+	}
+	_, had := h.own[seq]
+	c.leftOut(conv, h, seq-1)
+	h.applied = seq
+	delete(h.own, seq)
+	h.advance()
+	return !had
+}
+
+// liveMessage is a message of a room, for the application.
+func (c *Client) liveMessage(conv id.ConversationID, m *packet.MessageView) (Message, bool) {
 	msg, err := messageOf(m.Raw, conv, c.me, "")
 	if err != nil { // checked before
 		c.log.Error("a message that can't be read", "conversation", conv.String(), "seq", m.Seq, "error", err)
-		return
 	}
+	return msg, err == nil
+}
+
+// tellLive queues a message of a room, of which nothing is kept.
+func (c *Client) tellLive(m Message) {
 	c.waiting++
-	c.events = append(c.events, item{ev: MessageReceived{msg}, live: true})
+	c.events = append(c.events, item{ev: MessageReceived{m}, live: true})
 	c.wakeDispatch()
 }
 
-// maxOwn is how many of this device's messages of a room are remembered until what is said there has passed them.
-const maxOwn = 256
-
-// ownLive takes in a message of this device that was stored in a room.
+// ownLive takes in a message of this device that was stored in a room. The Handler has it at once: it doesn't come again.
 func (c *Client) ownLive(conv id.ConversationID, m *packet.MessageView) {
-	if h := c.halls[conv]; h != nil && m.Seq > h.applied {
+	switch h := c.halls[conv]; {
+	case h == nil:
+	case m.Seq > h.applied:
 		if _, is := h.own[m.Seq]; is {
 			return
 		}
 		if len(h.own) < maxOwn {
 			h.own[m.Seq] = struct{}{}
 		}
+		h.advance()
+	case h.missed > 0 && m.Seq > h.missedAbove: // it was taken for one that was left out
+		h.missed--
 	}
-	c.liveMessage(conv, m)
+	if msg, ok := c.liveMessage(conv, m); ok {
+		c.tellLive(msg)
+	}
+	c.roomSettled(conv)
+}
+
+// advance goes past own messages that follow without a hole.
+func (h *hall) advance() {
+	if h.opening {
+		return
+	}
+	for {
+		if _, is := h.own[h.applied+1]; !is {
+			return
+		}
+		h.applied++
+		delete(h.own, h.applied)
+	}
+}
+
+// leftOut: nothing above h.applied and up to seq will come any more. The caller holds mu.
+func (c *Client) leftOut(conv id.ConversationID, h *hall, seq uint64) {
+	if seq > h.applied {
+		n := seq - h.applied
+		for own := range h.own {
+			if own > h.applied && own <= seq {
+				n--
+			}
+		}
+		if h.missed == 0 {
+			h.missedAbove = h.applied
+		}
+		h.missed += n
+		h.applied = seq
+	}
+	for own := range h.own {
+		if own <= h.applied {
+			delete(h.own, own)
+		}
+	}
+	c.tellMissed(conv, h)
+}
+
+// tellMissed tells of what was left out, but for as many as may be own messages whose answers are still to come. What finds
+// no room among the events is told later. The caller holds mu.
+func (c *Client) tellMissed(conv id.ConversationID, h *hall) {
+	if h.missed == 0 || len(c.events) >= c.cfg.Queue {
+		return
+	}
+	tried := uint64(0)
+	if s := c.lanes[lane{conv: conv}]; s != nil {
+		for _, o := range s.queue {
+			if o.tried {
+				tried++
+			}
+		}
+	}
+	if h.missed > tried {
+		c.push(MessagesLeftOut{Conversation: conv, Count: h.missed - tried})
+		h.missed = tried
+	}
+}
+
+// roomSettled: an own message was answered. The caller holds mu.
+func (c *Client) roomSettled(conv id.ConversationID) {
+	if h := c.halls[conv]; h != nil {
+		c.tellMissed(conv, h)
+	}
+}
+
+// roomsDue tells what could not be told before. The caller holds mu.
+func (c *Client) roomsDue() {
+	if c.full() {
+		return
+	}
+	for conv, h := range c.halls {
+		if h.dropped > h.applied {
+			c.leftOut(conv, h, h.dropped)
+		} else {
+			c.tellMissed(conv, h)
+		}
+	}
 }
 
 // roomNews acts on a signal about a room.
@@ -306,14 +464,14 @@ func (c *Client) roomNews(conv id.ConversationID, data []byte) {
 		c.log.Warn("news of a room that can't be read", "error", err)
 	case h == nil:
 	case w.Code != 0:
-		delete(c.halls, conv)
-		c.push(RoomLeft{Conversation: conv, Err: code.New(code.Code(w.Code))})
+		c.putOut(conv, h, code.New(code.Code(w.Code)))
+	case h.opening: // its answer will tell
 	default:
 		if w.LastSeq > h.applied {
-			c.leftOut(conv, h, w.LastSeq+1)
-			h.applied = w.LastSeq
+			c.leftOut(conv, h, w.LastSeq)
+			h.advance()
 		}
-		if w.Count > 0 {
+		if w.Count > 0 && len(c.events) < c.cfg.Queue {
 			c.push(RoomChanged{Conversation: conv, Count: int(w.Count), Joined: w.Joined, Left: w.Left, JoinedCount: int(w.JoinedCount), LeftCount: int(w.LeftCount)})
 		}
 	}

@@ -140,7 +140,7 @@ func (c *Client) doubtsDue(l *link, now time.Time) (next time.Time) {
 
 // signalled acts on a SIGNAL. The caller holds mu. Signals are left out while too many events wait.
 func (c *Client) signalled(m *wire.Signal) {
-	if len(c.events) >= c.cfg.Queue {
+	if len(c.events) >= c.cfg.Queue && m.Kind != packet.SignalRoom { // that the client isn't in it any more must be known
 		return
 	}
 	var conv id.ConversationID
