@@ -36,6 +36,14 @@ type Transport interface {
 	RemoteAddr() netip.AddrPort
 }
 
+// Upper is what stands on a connection that brings bytes: a Conn, or what translates for one.
+type Upper interface {
+	Incarnation() uint64
+	Input(b []byte)
+	Closed()
+	Panicked(v any, stack []byte)
+}
+
 // Web is a Transport on top of HTTP: its clients find other servers where those have HTTP.
 type Web interface{ OverHTTP() }
 

@@ -94,7 +94,7 @@ type Hub struct {
 	jitter    atomic.Int64              // of the drain, in nanoseconds
 	elsewhere atomic.Pointer[Elsewhere] // of the drain
 	refused   atomic.Uint64             // at the door
-	seenOut   atomic.Int64              // see SeeOut
+	turned    atomic.Int64              // see TurnAway
 	returned  atomic.Uint64             // see Returns
 	returns   returns
 	flushes   atomic.Uint64

@@ -127,31 +127,6 @@ func (h *Hub) Farewell(refused *code.Error, web bool) []byte {
 	return packet.AppendError(out, 0, false, refused, id.ConversationID{})
 }
 
-// How many clients are seen out at the same time, and how long one may take to go.
-const (
-	maxSeenOut = 1024
-	seeOutTime = time.Second
-)
-
-// SeeOut begins to tell a client that was not admitted why, where that takes until it has gone: over a connection that isn't counted, and
-// that nobody waits for when this edge leaves. It reports false if that isn't for this client: it was refused for another reason than that this edge
-// leaves, or too many are seen out at the moment. Else end is called when the client has taken too long, by a goroutine of its own, unless gone was called before:
-// once, when the connection has ended.
-func (h *Hub) SeeOut(refused *code.Error, end func()) (gone func(), ok bool) {
-	if refused.Code != code.Draining {
-		return nil, false
-	}
-	if h.seenOut.Add(1) > maxSeenOut {
-		h.seenOut.Add(-1)
-		return nil, false
-	}
-	late := time.AfterFunc(seeOutTime, end)
-	return func() {
-		late.Stop()
-		h.seenOut.Add(-1)
-	}, true
-}
-
 // drainFrame returns the DRAIN for clients who have the time left.
 func drainFrame(left, jitter time.Duration, to []string) ([]byte, error) {
 	body, err := (&wire.Drain{DeadlineMs: uint32(left.Milliseconds()), JitterMs: uint32(jitter.Milliseconds()), Alternatives: to}).Marshal(nil)

@@ -165,13 +165,18 @@ type Link = conn.Transport
 
 // Upper is behind an answer that doesn't end: a Stream, or what only sends the client elsewhere.
 type Upper interface {
+	conn.Upper
 	Head() []byte // begins the answer's body
 	Start()       // the request was answered
-	Incarnation() uint64
-	Input(b []byte)
-	Closed()
-	Panicked(v any, stack []byte)
 }
+
+// turned is a stream that only tells its client where else to go, and takes no bodies.
+type turned struct {
+	*hub.Turned
+	key string // of no stream
+}
+
+func (u turned) Head() []byte { return openEvent(u.key) }
 
 // Open admits a stream over link, for a request that Check found good, or says why not. The
 // caller answers the request with Head and then calls Start; until then nothing is written. While this edge leaves nobody is admitted, but
@@ -183,8 +188,9 @@ func (s *Server) Open(link Link, w *Wish) (Upper, *code.Error) {
 	c, refused := s.cfg.Hub.Open(t, link.RemoteAddr().Addr())
 	if refused != nil {
 		s.refused.Add(1)
-		if gone, ok := s.cfg.Hub.SeeOut(refused, link.Close); ok {
-			return &turned{t: t, refused: refused, gone: gone}, nil
+		form := hub.Form{Web: true, Frame: t.appendEvents, End: appendClose(nil, refused.Code)}
+		if u := s.cfg.Hub.TurnAway(link, refused, form); u != nil {
+			return turned{u, t.key(0)}, nil
 		}
 		return nil, refused
 	}

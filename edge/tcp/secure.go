@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/cloudwego/netpoll"
+
+	"github.com/gochat-im/gochat/edge/hub"
 )
 
 // secure is the TLS side of a socket, between its bytes and those of the Conn.
@@ -84,6 +86,9 @@ func (s *secure) input(b []byte, nc netpoll.Connection) error {
 		}
 		s.t.s.handshakes.Add(1)
 		s.established.Store(true)
+		if up, ok := s.t.c.(*hub.Turned); ok {
+			up.Start()
+		}
 	}
 	plain := plains.Get().(*[maxPlain]byte)
 	defer plains.Put(plain)

@@ -1,11 +1,15 @@
 package tcp_test
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +22,7 @@ import (
 	"github.com/gochat-im/gochat/edge/tcp"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
+	"github.com/gochat-im/gochat/protocol/packet"
 )
 
 // secureServer is a server with TLS and what its clients need.
@@ -252,3 +257,127 @@ func TestIdleConnectionsWithTLSHaveNoGoroutine(t *testing.T) {
 	}
 	eventually(t, "the goroutines of input to end", func() bool { return runtime.NumGoroutine() < before+20 })
 }
+
+// Who comes to an edge that leaves is told where else to go, over TLS too. Until then it is bounded like who isn't logged in.
+func TestTurnedAwayOverTLS(t *testing.T) {
+	const fewer = 3
+	s := startSecure(t, hub.Config{StrangersPerAddress: fewer, Alternatives: []string{"10.0.0.2:7070"}, Conn: conn.Config{Handshake: time.Hour}},
+		tcp.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}})
+	leave := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := s.hub.Leave(ctx, hub.Elsewhere{Web: []string{"10.0.0.3:443"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	gone := func() { // all are let go
+		t.Helper()
+		eventually(t, "those who were told to be gone", func() bool {
+			var all []*hub.Turned
+			for range fewer {
+				if u := s.hub.TurnAway(localPipe{conntest.NewPipe()}, code.New(code.Draining), hub.Form{Handshake: true}); u != nil {
+					all = append(all, u)
+				}
+			}
+			for _, u := range all {
+				u.Closed()
+			}
+			return len(all) == fewer
+		})
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		c := s.over(s.raw(), func(c *tls.Config) { c.MinVersion, c.MaxVersion = version, version })
+		f, err := c.Next(patience)
+		if err != nil || f.Type != frame.Drain {
+			t.Fatalf("got %v, %v", f.Type, err)
+		}
+		if d, err := packet.DecodeDrain(f.Body); err != nil || !slices.Equal(d.Alternatives, []string{"10.0.0.2:7070"}) {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		s.expect(c, "ERROR draining", "end: EOF") // said by TLS too: not an unexpected one
+		gone()
+	}
+	// Its CONNECT right behind the handshake is no matter.
+	c := s.over(s.raw())
+	_ = c.Write(conntest.Connect("alice", "d"))
+	s.expect(c, "DRAIN", "ERROR draining", "end: EOF")
+	gone()
+	// One that talks no TLS, or talks on, is cut off.
+	noTLS := s.raw()
+	_, _ = noTLS.Write(conntest.Connect("a", "d"))
+	for b := make([]byte, 64); ; { // an alert
+		_ = noTLS.SetReadDeadline(time.Now().Add(patience))
+		if _, err := noTLS.Read(b); err != nil {
+			break
+		}
+	}
+	noTLS.Close()
+	stays := s.over(s.raw())
+	eventually(t, "the end", func() bool { return stays.Write(conntest.Connect("a", "d")) != nil })
+	gone()
+	// Beyond the limit of an address nobody waits for a handshake.
+	var silent []net.Conn
+	for range fewer {
+		silent = append(silent, s.raw())
+	}
+	eventually(t, "no more to be told", func() bool {
+		u := s.hub.TurnAway(localPipe{conntest.NewPipe()}, code.New(code.Draining), hub.Form{Handshake: true})
+		if u != nil {
+			u.Closed()
+		}
+		return u == nil
+	})
+	s.ends(s.raw())
+	for _, nc := range silent {
+		nc.Close()
+	}
+	gone()
+	// Behind a proxy, whose word about the client isn't needed.
+	for header, told := range map[string]bool{"PROXY TCP4 203.0.113.7 127.0.0.1 4711 7070\r\n": true, "PROXY what\r\n": false} {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+		nc, err := d.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nc.Write([]byte(header)); err != nil {
+			t.Fatal(err)
+		}
+		if told {
+			s.expect(s.over(nc), "DRAIN", "ERROR draining", "end: EOF")
+		} else {
+			s.ends(nc)
+		}
+	}
+	leave() // they are nobody's to wait for
+	if st := s.hub.Stats(); st.Connections != 0 || st.Strangers != 0 {
+		t.Errorf("%+v", st)
+	}
+	gone()
+	s.hub.Stay()
+	s.enter("alice", "d")
+}
+
+// Who isn't told because its handshake never comes is cut off as soon as who isn't logged in.
+func TestTurnedAwayWithoutAHandshake(t *testing.T) {
+	s := startSecure(t, hub.Config{Conn: conn.Config{Handshake: time.Second}}, tcp.Config{})
+	if err := s.hub.Leave(t.Context(), hub.Elsewhere{}); err != nil {
+		t.Fatal(err)
+	}
+	s.ends(s.raw())
+}
+
+// ends waits for nc's end, before which nothing comes.
+func (s *secureServer) ends(nc net.Conn) {
+	s.t.Helper()
+	_ = nc.SetReadDeadline(time.Now().Add(patience))
+	if n, err := nc.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.t.Errorf("read %d bytes, %v", n, err)
+	}
+	nc.Close()
+}
+
+// localPipe is a connection from here.
+type localPipe struct{ *conntest.Pipe }
+
+func (localPipe) RemoteAddr() netip.AddrPort { return netip.MustParseAddrPort("127.0.0.1:4711") }

@@ -158,15 +158,19 @@ func (s *Server) serve(fd int, addr netip.AddrPort) error {
 		t.addr = addr
 	}
 	c, refused := s.hub.Open(t, t.addr.Addr())
-	if refused != nil {
-		// One try: the socket is new, so its buffer has room. A TLS client isn't worth a handshake to be told.
-		if s.cfg.TLS == nil {
-			_, _ = syscall.Write(fd, s.hub.Farewell(refused, false))
-		}
+	if refused == nil {
+		t.c = c
+	} else if s.cfg.TLS == nil {
+		// One try: the socket is new, so its buffer has room.
+		_, _ = syscall.Write(fd, s.hub.Farewell(refused, false))
+		_ = syscall.Close(fd)
+		return nil
+	} else if turned := s.hub.TurnAway(t, refused, hub.Form{Handshake: true}); turned != nil {
+		t.c, t.proxy = turned, nil
+	} else { // it isn't worth a handshake to be told
 		_ = syscall.Close(fd)
 		return nil
 	}
-	t.c = c
 	nc, err := netpoll.NewFDConnection(fd)
 	if err != nil { // netpoll has closed the socket
 		t.ended()

@@ -20,13 +20,8 @@ import (
 
 var _ conn.Transport = (*Socket)(nil)
 
-// Upper is what stands on a Socket: a conn.Conn, or what translates for one.
-type Upper interface {
-	Incarnation() uint64
-	Input(b []byte)
-	Closed()
-	Panicked(v any, stack []byte)
-}
+// Upper is what stands on a Socket.
+type Upper = conn.Upper
 
 // Socket is the Transport of one connection. Netpoll owns the file descriptor: it
 // reads from it and closes it. Writing to a descriptor that was closed and given to
@@ -40,7 +35,7 @@ type Socket struct {
 	addr   netip.AddrPort // of the client; invalid while a PROXY header is awaited
 	header *[]byte        // beginning of the PROXY header; nil: none is awaited
 	secure *secure        // nil: plain TCP
-	proxy  *hub.Hub       // counts whom a proxy speaks for
+	proxy  *hub.Hub       // counts whom a proxy speaks for; nil: nobody does
 
 	mu     sync.Mutex
 	nc     netpoll.Connection // nil before start
@@ -138,6 +133,9 @@ func (t *Socket) introduce(b []byte) []byte {
 	h := append(*t.header, b...)
 	addr, n, err := parseProxy(h)
 	switch {
+	case err != nil && t.proxy == nil:
+		t.Close()
+		return nil
 	case err != nil:
 		t.proxy.Close(t.c.Incarnation(), code.Wrap(code.BadFrame, err))
 		return nil
@@ -146,7 +144,7 @@ func (t *Socket) introduce(b []byte) []byte {
 		return nil
 	}
 	t.header = nil
-	if addr.IsValid() { // a proxy's own health check names nobody
+	if addr.IsValid() && t.proxy != nil { // a proxy's own health check names nobody
 		if refused := t.proxy.Introduce(addr.Addr()); refused != nil {
 			t.proxy.Close(t.c.Incarnation(), refused)
 			return nil

@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 )
@@ -28,7 +29,7 @@ func newWritables(wake func(incarnation uint64)) (*writables, error) {
 		syscall.Close(fd)
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	if err := syscall.EpollCtl(fd, syscall.EPOLL_CTL_ADD, w.ender[0], &syscall.EpollEvent{Events: syscall.EPOLLIN}); err != nil {
+	if err := syscall.EpollCtl(fd, syscall.EPOLL_CTL_ADD, w.ender[0], &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: -1, Pad: -1}); err != nil {
 		syscall.Close(fd)
 		return nil, fmt.Errorf("watching a pipe: %w", err)
 	}
@@ -73,7 +74,7 @@ func (w *writables) run() {
 		}
 		for i := range max(n, 0) {
 			incarnation := uint64(uint32(events[i].Fd)) | uint64(uint32(events[i].Pad))<<32
-			if incarnation == 0 { // the pipe
+			if incarnation == math.MaxUint64 { // the pipe; 0 is of a connection that was turned away
 				return
 			}
 			w.wake(incarnation)

@@ -214,19 +214,15 @@ func TestTurnedAwayAreBounded(t *testing.T) {
 	if err := s.hub.Leave(t.Context(), hub.Elsewhere{}); err != nil {
 		t.Fatal(err)
 	}
-	var gone []func()
-	for {
-		done, ok := s.hub.SeeOut(code.New(code.Draining), func() {})
-		if !ok {
-			break
-		}
-		gone = append(gone, done)
+	var gone []*hub.Turned
+	for u := s.hub.TurnAway(conntest.NewPipe(), code.New(code.Draining), hub.Form{}); u != nil; u = s.hub.TurnAway(conntest.NewPipe(), code.New(code.Draining), hub.Form{}) {
+		gone = append(gone, u)
 	}
 	if _, resp := s.dial(upgrade{}); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Fatalf("%s, %v", resp.Status, resp.Header)
 	}
-	for _, done := range gone {
-		done()
+	for _, u := range gone {
+		u.Closed()
 	}
 	s.expect(s.client(upgrade{}), "ERROR draining", "end: EOF")
 	if len(gone) != 1024 {

@@ -109,13 +109,10 @@ const textFactor = 2
 // Link carries the bytes below a WebSocket. Writable is called for it by its incarnation.
 type Link = conn.Transport
 
-// Upper takes the bytes of a WebSocket: a Socket, or what only sends the client elsewhere.
+// Upper takes the bytes of a WebSocket: a Socket, or a hub.Turned.
 type Upper interface {
+	conn.Upper
 	Start() // the request was answered
-	Incarnation() uint64
-	Input(b []byte)
-	Closed()
-	Panicked(v any, stack []byte)
 }
 
 // Open admits a WebSocket over link, for a request that Check found good, or says why not. The
@@ -126,14 +123,28 @@ func (s *Server) Open(link Link, a *Answer) (Upper, *code.Error) {
 	c, refused := s.cfg.Hub.Open(t, link.RemoteAddr().Addr())
 	if refused != nil {
 		s.refused.Add(1)
-		if gone, ok := s.cfg.Hub.SeeOut(refused, link.Close); ok {
-			return &turned{s: s, link: link, json: t.json, refused: refused, gone: gone}, nil
+		if turned := s.cfg.Hub.TurnAway(link, refused, farewell(refused.Code, t.json)); turned != nil {
+			return turned, nil
 		}
 		return nil, refused
 	}
 	t.c = c
 	s.upgrades.Add(1)
 	return t, nil
+}
+
+// farewell is how a client is told why it was refused.
+func farewell(reason code.Code, json bool) hub.Form {
+	return hub.Form{
+		Web: true,
+		Frame: func(dst []byte, f frame.Frame, whole []byte) ([]byte, error) {
+			if json {
+				return appendJSON(dst, f)
+			}
+			return append(appendHead(dst, opBinary, len(whole)), whole...), nil
+		},
+		End: appendControl(nil, opClose, closePayload(reason.WS(), reason.String())),
+	}
 }
 
 // Writable is called when the link of a connection has room again after a short Write.
