@@ -22,3 +22,8 @@ func (t *Timeline) Before(ctx context.Context, c id.ConversationID, before uint6
 	})
 	return messages, first, last, err
 }
+
+// RaiseLevelOf is RaiseLevel of code that reads up to known.
+func RaiseLevelOf(ctx context.Context, store kv.Store, keys Keys, level, known uint32) (uint32, error) {
+	return raiseLevel(ctx, store, keys, level, known)
+}

@@ -22,8 +22,11 @@ var (
 )
 
 // FeatureLevel is the highest level of stored formats that this code reads and writes.
-// A store's level is raised only when every node can read it.
+// A store's level is raised only when every node can read it: RaiseLevel.
 const FeatureLevel = 1
+
+// firstLevel is the feature level of a new store.
+const firstLevel = 1
 
 // SlotHash names the hash that slots are made with.
 const SlotHash = "xxh64"
@@ -108,7 +111,7 @@ func OpenMeta(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, 
 			}
 			return Meta{}, fmt.Errorf("open store: %w", err)
 		}
-		m := Meta{Epoch: uint64(max(now, 1)), SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: FeatureLevel, Created: now}
+		m := Meta{Epoch: uint64(max(now, 1)), SlotCount: id.SlotCount, Hash: SlotHash, FeatureLevel: firstLevel, Created: now}
 		var tx kv.Tx
 		tx.Frees = true // one row, and without it nothing begins
 		tx.Require(key, nil)
@@ -177,6 +180,48 @@ func NewEpoch(ctx context.Context, store kv.Store, keys Keys, now int64) (Meta, 
 		return Meta{}, fmt.Errorf("set epoch: %w", tx.Err)
 	}
 	return m, nil
+}
+
+// RaiseLevel raises the store's feature level to level, unless it is there already, and returns the one that it has then. It
+// comes before the first row of a level that older code can't read, so that such code refuses the store from then on
+// (ErrFeatureLevel): by OpenMeta, wherever it comes from. A level beyond FeatureLevel is refused the same way. There is no way back.
+func RaiseLevel(ctx context.Context, store kv.Store, keys Keys, level uint32) (uint32, error) {
+	return raiseLevel(ctx, store, keys, level, FeatureLevel)
+}
+
+// raiseLevel is RaiseLevel of code that reads up to known.
+func raiseLevel(ctx context.Context, store kv.Store, keys Keys, level, known uint32) (uint32, error) {
+	if level > known {
+		return 0, fmt.Errorf("raise the store's feature level to %d, known up to %d: %w", level, known, ErrFeatureLevel)
+	}
+	key := keys.StoreRow(nil, metaRowName)
+	for {
+		raw, err := store.Get(ctx, key)
+		if err != nil {
+			return 0, fmt.Errorf("raise the store's feature level: %w", err)
+		}
+		m, err := ParseMeta(raw)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("raise the store's feature level: %w", err)
+		case m.FeatureLevel > known: // another store, put in the place of the one that was opened
+			return 0, fmt.Errorf("level %d, known up to %d: %w", m.FeatureLevel, known, ErrFeatureLevel)
+		case m.FeatureLevel >= level:
+			return m.FeatureLevel, nil
+		}
+		m.FeatureLevel = level
+		tx := kv.Tx{Frees: true} // one row
+		tx.Require(key, raw)
+		tx.SetFunc(key, m.Append)
+		store.Commit(ctx, &tx)
+		switch {
+		case tx.Err == nil:
+			return level, nil
+		case errors.Is(tx.Err, kv.ErrConflict) && ctx.Err() == nil: // somebody else was faster, or an epoch was set
+			continue
+		}
+		return 0, fmt.Errorf("raise the store's feature level: %w", tx.Err)
+	}
 }
 
 // Deleting is the key of the row that says that the user is being deleted; an empty user: the

@@ -202,6 +202,9 @@ func (n *Node) openLogic(in Program, m *metrics) (err error) {
 	if n.storage, err = storage.Open(opened, &events); err != nil {
 		return err
 	}
+	if err := n.agreeOnLevel(); err != nil {
+		return err
+	}
 	if err := n.readKeys(); err != nil {
 		return err
 	}

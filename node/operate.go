@@ -37,6 +37,15 @@ func (n *Node) routes() map[string]http.HandlerFunc {
 	return all
 }
 
+// agreeOnLevel has the store say which feature level is in force. What etcd has lost the store knows.
+func (n *Node) agreeOnLevel() error {
+	if n.peers == nil {
+		return n.storage.RaiseLevel(context.Background(), msgstore.FeatureLevel) // all nodes are this one
+	}
+	n.peers.Recall(n.storage.Level())
+	return n.storage.RaiseLevel(context.Background(), n.peers.Level())
+}
+
 // BackupRequest asks for a backup into Dir, an absolute path on the server's machine.
 type BackupRequest struct {
 	Dir string `json:"dir"`

@@ -58,6 +58,9 @@ func (n *Node) Run(ctx context.Context) error {
 			start(&backs, back, "sessions", p.sessions.Run)
 			start(&backs, back, "hints", p.hints.Run)
 		}
+		if n.storage != nil {
+			start(&backs, back, "feature level", func(ctx context.Context) error { return n.storage.FollowLevel(ctx, p.Level) })
+		}
 		start(&backs, back, "nodes", n.follow)
 		start(&backs, back, "calls", p.server.Run)
 	}

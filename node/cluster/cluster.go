@@ -189,14 +189,21 @@ func (c *Cluster) Drain(ctx context.Context) error {
 // Listed reports whether the nodes are a list, which nobody can change while they run.
 func (c *Cluster) Listed() bool { return c.registry == nil }
 
-// Level returns the feature level in force: what takes a higher one to be read may not be written, since some node may not know it.
-// Ask for each write; it grows while the node runs, and never falls. A list's is the lowest of its nodes', which are all of
+// Level returns the feature level in force: what takes a higher one to be read may not be sent to other nodes, since some may not know it,
+// nor, before the store says that it has it (storage.Storage.Level), be stored. Ask each time; it grows while the node runs, and never falls. A list's is the lowest of its nodes', which are all of
 // this release as far as it knows.
 func (c *Cluster) Level() uint32 {
 	if c.registry == nil {
 		return c.Router.Snapshot().View().Level()
 	}
 	return c.registry.Level()
+}
+
+// Recall tells of a feature level that was in force: the store has it.
+func (c *Cluster) Recall(level uint32) {
+	if c.registry != nil {
+		c.registry.Recall(level)
+	}
 }
 
 // WorkerHeld reports whether this process may make ids with its number. See etcdnodes.Source.Valid.

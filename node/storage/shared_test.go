@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gochat-im/gochat/msgstore"
+	"github.com/gochat-im/gochat/msgstore/kv/memory"
 )
 
 // Dead letters are counted at once and at each tick. What fails leaves the last count, and what is new is told once.
@@ -59,5 +62,41 @@ func TestCountDeadLetters(t *testing.T) {
 	}
 	if _, _, ok := new(Storage).DeadLetters(); ok {
 		t.Error("a bus that has no dead letters has some")
+	}
+}
+
+// The store follows the level in force, when it can. (There is one level yet: so the store is at none.)
+func TestFollowLevel(t *testing.T) {
+	var told bytes.Buffer
+	store := memory.New(memory.Config{})
+	s := &Storage{Store: store, log: slog.New(slog.NewTextHandler(&told, nil))}
+	tick, done := make(chan time.Time), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(done)
+		s.followLevel(ctx, tick, func() uint32 { return msgstore.FeatureLevel })
+	}()
+	for range 3 {
+		tick <- time.Time{} // the store has no meta row yet
+	}
+	if _, err := msgstore.OpenMeta(ctx, store, s.Keys, 1); err != nil {
+		t.Fatal(err)
+	}
+	tick <- time.Time{}
+	tick <- time.Time{}
+	if s.Level() != msgstore.FeatureLevel {
+		t.Errorf("level %d", s.Level())
+	}
+	tick <- time.Time{}
+	cancel()
+	<-done
+	if n := strings.Count(told.String(), "feature level stays"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, told.String())
+	}
+	if n := strings.Count(told.String(), "was raised"); n != 1 {
+		t.Errorf("raised %d times:\n%s", n, told.String())
+	}
+	if err := s.RaiseLevel(t.Context(), msgstore.FeatureLevel+1); !errors.Is(err, msgstore.ErrFeatureLevel) {
+		t.Errorf("beyond what this release reads: %v", err)
 	}
 }

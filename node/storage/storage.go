@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gochat-im/gochat/bus"
@@ -82,7 +83,8 @@ type Storage struct {
 	tikv     *tikv.Store
 	rocketmq *rocketmq.Bus
 
-	dead deadLetters
+	dead  deadLetters
+	level atomic.Uint32
 }
 
 // Open opens the store and the bus. events, of the sequencer that will write to the store, are given what
@@ -110,6 +112,7 @@ func Open(cfg Config, events *timeline.Events) (_ *Storage, err error) {
 		return nil, err
 	}
 	s.Epoch = meta.Epoch
+	s.level.Store(meta.FeatureLevel)
 	if s.Clock, err = msgstore.OpenClock(ctx, msgstore.ClockConfig{Store: s.Store, Keys: s.Keys, Worker: cfg.Worker, Logger: s.log}); err != nil {
 		return nil, err
 	}

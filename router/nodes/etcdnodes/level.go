@@ -72,6 +72,10 @@ func (s *Source) admit(ctx context.Context, n nodes.Node) (recorded, error) {
 // never falls while the process runs, and a raise is known within a fifth of a lease. While etcd is away it stays.
 func (s *Source) Level() uint32 { return max(s.level.Load(), nodes.FirstLevel) }
 
+// Recall tells of a level that was in force once, which rows of the store need: if etcd has lost it, with all that it held
+// and while no node ran that knew, it is recorded again. It isn't above what the node itself reads.
+func (s *Source) Recall(level uint32) { s.raised(level) }
+
 // raised takes note of a level in force.
 func (s *Source) raised(to uint32) {
 	for was := s.level.Load(); to > was; was = s.level.Load() {

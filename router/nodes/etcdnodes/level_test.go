@@ -273,3 +273,22 @@ func TestBadLevel(t *testing.T) {
 	}
 	raises(t, a, 1, 2)
 }
+
+// Etcd was emptied while no node ran: who opens the store finds the level there, and records it again. Who can't read it ends.
+func TestLevelIsRecalled(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	old := startedOf(t, config(srv.URL(), t), "old", 1)
+	s := startedOf(t, config(srv.URL(), t), "new", 3)
+	s.Recall(2)
+	if s.Level() != 2 {
+		t.Errorf("level %d is known", s.Level())
+	}
+	tool := open(t, config(srv.URL(), t))
+	knows(t, tool, 2)
+	select {
+	case <-old.Lost():
+	case <-limit(t).Done():
+		t.Error("a node that can't read it goes on")
+	}
+}
