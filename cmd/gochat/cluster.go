@@ -75,6 +75,7 @@ const registryWait = 10 * time.Second
 type registryFlags struct {
 	config configFlags
 	etcd   config.Etcd
+	here   config.Config // that config named, once it was read
 }
 
 func (f *registryFlags) add(cmd *cobra.Command) {
@@ -97,7 +98,7 @@ func (f *registryFlags) dial(ctx context.Context) (*clientv3.Client, string, err
 		if err != nil {
 			return nil, "", err
 		}
-		at = cfg.Cluster.Etcd
+		f.here, at = cfg, cfg.Cluster.Etcd
 		switch {
 		case len(cfg.Cluster.Nodes) > 0:
 			return nil, "", usageError{errors.New("this cluster's nodes are a list in the configuration (cluster.nodes): there is no etcd to ask")}
@@ -126,6 +127,7 @@ type cluster struct {
 	prefix string
 	nodes  *etcdnodes.Source
 	snap   *router.Snapshot
+	here   config.Config // that the command was given; none: the zero one
 }
 
 // ask reads which nodes there are and gives them to show.
@@ -149,7 +151,7 @@ func (f *registryFlags) ask(ctx context.Context, show func(*cluster) error) erro
 		return err
 	}
 	defer r.Close()
-	return show(&cluster{client, prefix, src, r.Snapshot()})
+	return show(&cluster{client: client, prefix: prefix, nodes: src, snap: r.Snapshot(), here: f.here})
 }
 
 func (f *registryFlags) commands() []*cobra.Command {
@@ -222,7 +224,8 @@ func (f *registryFlags) commands() []*cobra.Command {
 		Use:   "drain NODE",
 		Short: "Have a node hand over what it has, before it is stopped",
 		Long: "The node's slots go to the others at once, its clients are asked to connect elsewhere, and it leaves the bus to others. It keeps running, with\n" +
-			"nothing to do, until it is stopped, or told to stay with --undo; started again it is a node like others.",
+			"nothing to do, until it is stopped, or told to stay with --undo; started again it is a node like others. Given the configuration of an\n" +
+			"edge that runs on this machine, it says how many connections are left; asked again, how many by then.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.ask(cmd.Context(), func(c *cluster) error {
@@ -437,6 +440,47 @@ func (c *cluster) drain(ctx context.Context, out io.Writer, name string, on bool
 		_, err := fmt.Fprintf(out, "%s stays\n", name)
 		return err
 	}
-	_, err := fmt.Fprintf(out, "%s drains; %d slots go to others\n", name, c.snap.Owned(n))
+	var does []string
+	if n.Roles.Has(nodes.Edge) {
+		does = append(does, c.sendsAway(ctx, n))
+	}
+	switch owned := c.snap.Owned(n); {
+	case !n.Roles.Has(nodes.Logic):
+	case owned == 0:
+		does = append(does, "it owns no slots")
+	default:
+		does = append(does, fmt.Sprintf("%d slots go to others", owned))
+	}
+	if n.Roles.Has(nodes.Fanout) {
+		does = append(does, "it leaves the bus to others")
+	}
+	if len(does) == 0 {
+		does = append(does, "what it looks after goes to others")
+	}
+	_, err := fmt.Fprintf(out, "%s drains; %s\n", name, strings.Join(does, "; "))
 	return err
+}
+
+// sendsAway says what becomes of the clients of an edge that drains, and how many there still are if that is the node whose
+// configuration the command was given, on its own machine.
+func (c *cluster) sendsAway(ctx context.Context, edge *nodes.Node) string {
+	var others []string
+	for _, n := range c.snap.View().Nodes() {
+		if n.Roles.Has(nodes.Edge) && n.ID != edge.ID && !n.Draining {
+			others = append(others, n.ID)
+		}
+	}
+	to := "its clients are told to leave, but there is no other edge for them"
+	if len(others) > 0 {
+		to = "its clients are told to go to " + strings.Join(others, ", ")
+	}
+	var stats struct {
+		Edge *struct{ Connections int64 } `json:"edge"`
+	}
+	if c.here.Cluster.NodeID == edge.ID {
+		if err := ask(ctx, c.here, "GET", "/debug/vars", nil, &stats); err == nil && stats.Edge != nil {
+			return fmt.Sprintf("%s: %d connections are left", to, stats.Edge.Connections)
+		}
+	}
+	return to + ": gochat_connections of its metrics, or \"gochat stats\" there, says how many are left"
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -92,6 +94,11 @@ logic-2  3       \d+\s+7\d.\d %  up
 		t.Error("the node was told to drain")
 	}
 
+	match(`edge-1 drains; its clients are told to leave, but there is no other edge for them: gochat_connections .* says how many are left\n`, "drain", "edge-1")
+	if !<-told {
+		t.Error("the edge was told to stay")
+	}
+
 	// Where etcd is may come from a node's configuration, too.
 	file := filepath.Join(t.TempDir(), "node.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, "cluster: {roles: [edge], node_id: x, key_file: k, signing_keys: s, rpc: {listen: '127.0.0.1:7000'}, etcd: {endpoints: ['%s']}}", srv.URL()), 0o600); err != nil {
@@ -119,6 +126,56 @@ logic-2  3       \d+\s+7\d.\d %  up
 			t.Errorf("%q: %v is not the command line's fault", args, err)
 		}
 	}
+}
+
+// Asked with the configuration of an edge on its machine, the command says how many connections it still has.
+func TestDrainingAnEdge(t *testing.T) {
+	srv := etcdtest.Start(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	for _, name := range []string{"edge-1", "edge-2"} {
+		s, err := etcdnodes.Open(ctx, etcdnodes.Config{Client: srv.Client()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(ctx)
+		if _, err := s.Join(ctx, nodes.Node{ID: name, Roles: nodes.Edge | nodes.Fanout, RPC: "10.0.0.1:7000"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Announce(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := os.MkdirTemp("", "gc") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	file := filepath.Join(dir, "node.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "data: '%s'\ncluster: {roles: [edge], node_id: edge-1, key_file: k, signing_keys: s, rpc: {listen: '127.0.0.1:7000'}, etcd: {endpoints: ['%s']}}", dir, srv.URL()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	drain := func(node, want string) {
+		t.Helper()
+		if out, err := runCluster(t, "drain", node, "--config", file); err != nil || out != want {
+			t.Errorf("draining %s prints %q, %v; want %q", node, out, err, want)
+		}
+	}
+	unknown := "gochat_connections of its metrics, or \"gochat stats\" there, says how many are left; it leaves the bus to others\n"
+	drain("edge-1", "edge-1 drains; its clients are told to go to edge-2: "+unknown) // it doesn't run here
+	ln, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /debug/vars", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"edge":{"Connections":17}}`))
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+	go func() { _ = server.Serve(ln) }() // ends when the server is closed
+	t.Cleanup(func() { _ = server.Close() })
+	drain("edge-1", "edge-1 drains; its clients are told to go to edge-2: 17 connections are left; it leaves the bus to others\n")
+	drain("edge-2", "edge-2 drains; its clients are told to leave, but there is no other edge for them: "+unknown)
 }
 
 func TestClusterLevel(t *testing.T) {
