@@ -1,6 +1,10 @@
 package conn
 
-import "github.com/gochat-im/gochat/protocol/id"
+import (
+	"sync/atomic"
+
+	"github.com/gochat-im/gochat/protocol/id"
+)
 
 // Push is Deliver for a caller that brings n whole frames, which tell of messages of conv up to last,
 // to many connections: it tells nobody that there is something to write but reports it, and the caller
@@ -27,11 +31,12 @@ func (c *Conn) Push(frames []byte, n int, conv id.ConversationID, last uint64) (
 }
 
 // PushLive is Push of what nobody pulls later: frames of a room, the i-th of which ends at ends[i] and isn't for connection but[i].
-// What doesn't fit is left out, and the client isn't told of it: it sees by the next frame that it gets.
-func (c *Conn) PushLive(frames []byte, ends []int, but []uint64) (flush bool) {
+// What doesn't fit is left out, and the client isn't told of it: it sees by the next frame that it gets. Nothing is taken once left
+// is set: what is pushed after that for another reason is behind all that was pushed for this one.
+func (c *Conn) PushLive(frames []byte, ends []int, but []uint64, left *atomic.Bool) (flush bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Load() != stateConnected {
+	if c.state.Load() != stateConnected || left.Load() {
 		return false
 	}
 	cfg := &c.edge.cfg

@@ -74,7 +74,8 @@ type place struct {
 // its slot of the table, guarded like the user's list of connections.
 type seat struct {
 	of   *audience
-	at   uint32 // guarded by of.mu
+	at   uint32      // guarded by of.mu
+	left atomic.Bool // whoever has the connection in hand for this seat hands it nothing more; written with of.mu held
 	next *seat
 }
 
@@ -237,6 +238,7 @@ func (au *audience) remove(s *seat) bool {
 		return false
 	}
 	au.change()
+	s.left.Store(true)
 	au.places[s.at] = place{}
 	au.holes = append(au.holes, s.at)
 	return true

@@ -114,24 +114,24 @@ func (r *round) tell() {
 
 // goRound hands out news until everybody has all of them.
 func (au *audience) goRound() {
-	var cs [group]*conn.Conn
+	var ps [group]place
 	var some []news
 	var mine turn
 	for {
 		au.mu.Lock()
 		au.round.done(mine)
 		var n int
-		if n, some, mine = au.next(&cs, some[:0]); n == 0 {
+		if n, some, mine = au.next(&ps, some[:0]); n == 0 {
 			au.mu.Unlock()
 			return
 		}
 		au.mu.Unlock()
 		for rest := some; len(rest) > 0; {
 			k := piece(rest)
-			hand(cs[:n], rest[:k])
+			hand(ps[:n], rest[:k])
 			rest = rest[k:]
 		}
-		clear(cs[:n])
+		clear(ps[:n])
 		clear(some)
 		// Writing takes hundreds of microseconds; whoever reads and acks meanwhile goes first.
 		runtime.Gosched()
@@ -151,19 +151,20 @@ func piece(some []news) (n int) {
 	return n
 }
 
-// hand has connections, a group at most, take some, and writes to them.
-func hand(cs []*conn.Conn, some []news) {
+// hand has the connections of places, a group at most, take some, and writes to them. Who has left meanwhile takes nothing: it may be
+// in the room again, at a place that is somebody else's to meet or in the room as it was opened anew, and have newer ones.
+func hand(ps []place, some []news) {
 	var touched [group]*conn.Conn
 	write := touched[:0]
-	for _, c := range cs {
+	for _, p := range ps {
 		flush := false
 		for i := range some {
-			if c.PushLive(some[i].frames, some[i].ends, some[i].but) {
+			if p.c.PushLive(some[i].frames, some[i].ends, some[i].but, &p.s.left) {
 				flush = true
 			}
 		}
 		if flush {
-			write = append(write, c)
+			write = append(write, p.c)
 		}
 	}
 	for _, c := range write {
@@ -181,9 +182,9 @@ func (r *round) done(t turn) {
 	r.tell()
 }
 
-// next takes the connections that were met longest ago, as far as they lack the same, and what they lack. It may
+// next takes the places that were met longest ago, as far as they lack the same, and what they lack. It may
 // wait for a turn to end; n is 0 when nobody lacks anything, and the caller is no runner any more. mu is held.
-func (au *audience) next(dst *[group]*conn.Conn, some []news) (n int, _ []news, t turn) {
+func (au *audience) next(dst *[group]place, some []news) (n int, _ []news, t turn) {
 	r := au.round
 	for {
 		last := au.last()
@@ -208,7 +209,7 @@ func (au *audience) next(dst *[group]*conn.Conn, some []news) (n int, _ []news, 
 					lacks, t.from = p.upTo, r.at
 				}
 				p.upTo = last
-				dst[n] = p.c
+				dst[n] = *p
 				n++
 				t.to = r.at + 1
 			}
