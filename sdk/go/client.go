@@ -183,29 +183,35 @@ func (c *Client) run() {
 	failures := 0
 	var ready *opened   // a session that stands elsewhere
 	var others []string // servers that the last one named that left
+	defer func() {
+		if ready != nil { // closed before it was gone on with
+			_ = ready.conn.Close()
+		}
+	}()
 	for c.ctx.Err() == nil {
 		established, left, err := c.connect(c.next(failures, others), ready)
 		if ready = nil; left != nil {
-			ready, others = left.ready, left.told
+			ready, others = left.ready, left.others
 		}
 		if c.ctx.Err() != nil {
-			if ready != nil {
-				_ = ready.conn.Close()
-			}
 			return
 		}
 		if established {
 			failures = 0
 		}
-		err = c.strays.explain(err)
-		if ready != nil {
+		if ready != nil && !endsTokens(err) {
 			continue
 		}
-		// Whose attempt to move failed may have been told that it was replaced, by itself.
-		if left != nil && (left.moving != nil || !final(err)) {
-			c.log.Info("the server is leaving", "retry", left.after)
-			c.emit(Disconnected{Err: err, Retry: left.after})
-			c.pause(left.after)
+		err = c.strays.explain(err)
+		if left != nil && !final(err) {
+			wait := left.after
+			var d *dismissal
+			if errors.As(err, &d) && d.told.RetryAfter > 0 { // who stayed to the end is told when to come back
+				wait = d.told.RetryAfter
+			}
+			c.log.Info("the server is leaving", "retry", wait)
+			c.emit(Disconnected{Err: err, Retry: wait})
+			c.pause(wait)
 			continue
 		}
 		if final(err) {
@@ -257,13 +263,18 @@ func endsTokens(err error) bool {
 	return errors.As(err, &d) && (d.told.Code == code.SessionRevoked || d.told.Code == code.Banned)
 }
 
-// backoff is a random time below a bound that doubles, and not before the server wants it.
-func (c *Client) backoff(failures int, err error) time.Duration {
+// bound is how long to wait at most after so many failures.
+func (c *Client) bound(failures int) time.Duration {
 	bound := c.cfg.MinBackoff << min(failures, 16)
 	if bound <= 0 || bound > c.cfg.MaxBackoff {
 		bound = c.cfg.MaxBackoff
 	}
-	wait := jitter(bound)
+	return bound
+}
+
+// backoff is a random time below a bound that doubles, and not before the server wants it.
+func (c *Client) backoff(failures int, err error) time.Duration {
+	wait := jitter(c.bound(failures))
 	var d *dismissal
 	if errors.As(err, &d) && len(d.elsewhere) == 0 {
 		wait = max(wait, d.told.RetryAfter, d.told.Code.RetryAfter())

@@ -299,7 +299,7 @@ func (c *Client) read(l *link, r *reader) error {
 			c.mu.Lock()
 			going := l.leaving != nil && l.closing
 			c.mu.Unlock()
-			if going {
+			if going && !endsTokens(err) {
 				return errServerLeaving
 			}
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
@@ -68,33 +69,48 @@ func (c *Client) open(address string) (*opened, error) {
 	return o, nil
 }
 
+// maxNamed is how many servers a client tries that only other servers than the one that leaves have named.
+const maxNamed = 16
+
 // departure is how a client leaves a server that is leaving itself. Client.mu guards it.
 type departure struct {
-	alternatives []string  // other servers, in the order in which they are tried; none: this one comes back
-	told         []string  // alternatives at first
-	at           time.Time // with alternatives: when to go; without: when to go at the latest
-	after        time.Duration
-	ready        *opened       // the session elsewhere
-	moving       chan struct{} // closed when the attempt to get one is over; nil: not begun
+	others []string      // other servers, in the order in which they are tried; none: this one comes back. Replaced, never changed.
+	named  int           // of others, by those that were tried
+	at     time.Time     // with others: when to begin to go; without: when to go at the latest
+	until  time.Time     // this server closes the connection then
+	after  time.Duration // how long to wait then before coming back
+	ready  *opened       // the session elsewhere
+	moving chan struct{} // closed when nobody tries any more to get one; nil: not begun
+	again  chan struct{} // has one when the server has named others
 }
 
 // leave acts on a DRAIN. Where there are other servers the client goes to one of them, at a
 // random moment, before it leaves this one. Where there are none, this one goes down and comes
 // back: the client takes in the answers that are under way, goes, and comes back at a random moment.
+// A later DRAIN of the same server corrects the time, and the others if it names any.
 func (c *Client) leave(l *link, m *wire.Drain, now time.Time) {
-	if l.leaving != nil {
-		return
-	}
 	ms := func(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
-	d := &departure{alternatives: shuffled(m.Alternatives), after: jitter(ms(m.JitterMs))}
-	d.told = d.alternatives
-	if len(d.alternatives) > 0 {
-		d.at = now.Add(jitter(min(ms(m.JitterMs), ms(m.DeadlineMs))))
-	} else {
+	d := l.leaving
+	if d == nil {
+		d = &departure{after: jitter(ms(m.JitterMs)), again: make(chan struct{}, 1)}
+		l.leaving = d
+	}
+	d.until = now.Add(ms(m.DeadlineMs))
+	switch {
+	case len(m.Alternatives) > 0:
+		d.others, d.named = shuffled(m.Alternatives), 0
+		if d.moving == nil {
+			d.at = now.Add(jitter(min(ms(m.JitterMs), ms(m.DeadlineMs))))
+			break
+		}
+		select {
+		case d.again <- struct{}{}:
+		default:
+		}
+	case len(d.others) == 0:
 		d.at = now.Add(ms(m.DeadlineMs) * 3 / 4)
 	}
-	l.leaving = d
-	c.log.Info("the server is leaving", "alternatives", d.alternatives)
+	c.log.Info("the server is leaving", "alternatives", d.others)
 }
 
 // shuffled shuffles list, and returns it.
@@ -111,14 +127,14 @@ func (c *Client) leaveDue(l *link, now time.Time) (going bool, next time.Time) {
 	switch {
 	case d == nil:
 		return false, next
-	case len(d.alternatives) > 0 && d.moving == nil:
+	case len(d.others) > 0 && d.moving == nil:
 		if now.Before(d.at) {
 			return false, d.at
 		}
 		d.moving = make(chan struct{})
 		go c.move(l, d)
 		return false, next
-	case len(d.alternatives) > 0: // on its way; this server serves until then
+	case len(d.others) > 0: // on its way; this server serves until then
 		return false, next
 	}
 	if len(l.requests) == 0 || !now.Before(d.at) {
@@ -129,28 +145,82 @@ func (c *Client) leaveDue(l *link, now time.Time) (going bool, next time.Time) {
 	return true, d.at
 }
 
-// move opens a session with one of the other servers, and then leaves this one. If none of them takes
-// it, the client stays while it may and comes back here.
+// move opens a session with one of the other servers, and then leaves this one. While none of them takes it, the client
+// stays, and tries again: the connection that it has is good until the server closes it. An attempt that is under way then
+// is waited for: it may be what had the connection closed.
 func (c *Client) move(l *link, d *departure) {
 	defer close(d.moving)
-	for _, address := range d.alternatives {
-		o, err := c.open(address)
-		if err != nil {
+	wait := make(map[string]time.Time) // not to be tried before; zero: never again
+	for failures := 0; ; failures++ {
+		c.mu.Lock()
+		others := d.others
+		c.mu.Unlock()
+		for _, address := range others {
+			if l.over() {
+				return
+			}
+			if t, tried := wait[address]; tried && (t.IsZero() || time.Now().Before(t)) {
+				continue
+			}
+			o, err := c.open(address)
+			if err == nil {
+				c.mu.Lock()
+				d.ready = o
+				c.appendRecvAcks(l)
+				l.closing = true
+				c.mu.Unlock()
+				l.wakeWriter()
+				return
+			}
 			c.log.Info("moving to another server", "address", address, "error", err)
-			continue
+			var refused *dismissal
+			if !errors.As(err, &refused) {
+				continue
+			}
+			wait[address] = time.Time{}
+			if !final(err) {
+				wait[address] = time.Now().Add(max(refused.told.RetryAfter, refused.told.Code.RetryAfter()))
+			}
+			c.mu.Lock()
+			d.hear(refused.elsewhere)
+			c.mu.Unlock()
 		}
 		c.mu.Lock()
-		d.ready = o
-		c.appendRecvAcks(l)
-		l.closing = true
+		left := time.Until(d.until)
 		c.mu.Unlock()
-		l.wakeWriter()
-		return
+		bound := c.bound(failures)
+		if left > 0 { // there is another round in any case
+			bound = min(bound, max(left/2, c.cfg.MinBackoff))
+		}
+		t := time.NewTimer(jitter(bound))
+		select {
+		case <-t.C:
+		case <-d.again:
+			failures = -1
+		case <-l.gone:
+		}
+		t.Stop()
 	}
-	c.mu.Lock()
-	d.alternatives, d.at = nil, time.Now()
-	c.mu.Unlock()
-	l.wakeWriter()
+}
+
+// hear takes in what a server that leaves too has named.
+func (d *departure) hear(elsewhere []string) {
+	for _, address := range elsewhere {
+		if d.named < maxNamed && !slices.Contains(d.others, address) {
+			d.others = append(slices.Clip(d.others), address)
+			d.named++
+		}
+	}
+}
+
+// over reports whether the connection has ended.
+func (l *link) over() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // departed returns, when the connection has ended, how the client was leaving; nil: it wasn't.

@@ -47,11 +47,14 @@ func (b *heartbeat) learn(l *link) {
 // strayTime is for how long after an attempt that was given up a server may still act on its CONNECT.
 const strayTime = 5 * time.Minute
 
+// maxStrays is how many of them are remembered.
+const maxStrays = 4
+
 // strays is attempts to connect that were given up before the server had answered: it may have been frozen, or slow, and
 // opens the session later for nobody, in the place of the one that the client has by then.
 type strays struct {
-	mu   sync.Mutex
-	last time.Time // when the last one was given up; zero: none
+	mu    sync.Mutex
+	times []time.Time // when they were given up, the oldest first
 }
 
 // gaveUp notes how an attempt failed that had reached a server.
@@ -62,11 +65,13 @@ func (s *strays) gaveUp(err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = time.Now()
+	if s.times = append(s.times, time.Now()); len(s.times) > maxStrays {
+		s.times = s.times[1:]
+	}
 }
 
 // explain returns err, with which a connection ended, as an error that isn't final if the client may have been replaced by
-// an attempt of its own. One replacement is explained so, a second one is somebody else's.
+// an attempt of its own. Each attempt explains one replacement, one more is somebody else's.
 func (s *strays) explain(err error) error {
 	var d *dismissal
 	if !errors.As(err, &d) || d.told.Code != code.Replaced {
@@ -74,9 +79,11 @@ func (s *strays) explain(err error) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last.IsZero() || time.Since(s.last) > strayTime {
-		return err
+	for len(s.times) > 0 {
+		given := s.times[0]
+		if s.times = s.times[1:]; time.Since(given) <= strayTime {
+			return fmt.Errorf("maybe by an attempt to connect that was given up: %v", err)
+		}
 	}
-	s.last = time.Time{}
-	return fmt.Errorf("maybe by an attempt to connect that was given up: %v", err)
+	return err
 }
