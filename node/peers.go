@@ -133,6 +133,7 @@ func (n *Node) serve(c *edge.Config, sessions *lateSessions) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), epochTime)
 	defer cancel()
+	defer config.Waiting(n.log, "the logic nodes", "as they come", epochTime)()
 	for {
 		if c.StoreEpoch, err = p.logic.StoreEpoch(ctx); err == nil {
 			return nil

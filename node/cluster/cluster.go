@@ -140,6 +140,7 @@ func (c *Cluster) join(cfg Config) (router.Source, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), joinTime)
 	defer cancel()
 	e := cfg.Cluster.Etcd
+	defer config.Waiting(cfg.Logger, "etcd", e.Endpoints, joinTime)()
 	dial := etcd.Config{Endpoints: e.Endpoints, User: e.User, TLS: etcd.TLS(e.TLS), Logger: cfg.Logger}
 	if e.PasswordFile != "" {
 		var err error

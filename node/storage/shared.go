@@ -25,6 +25,7 @@ func (s *Storage) openTiKV() error {
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
 	defer cancel()
 	c := s.cfg.Cluster.Store.TiKV
+	defer config.Waiting(s.log, "TiKV", c.PD, openTime)()
 	store, err := tikv.Open(ctx, tikvConfig(&c, s.log))
 	if err != nil {
 		return fmt.Errorf("opening TiKV: %w", err)
@@ -82,6 +83,7 @@ func (s *Storage) openRocketMQ() error {
 			return fmt.Errorf("cluster.bus.rocketmq.secret_file: %w", err)
 		}
 	}
+	defer config.Waiting(s.log, "RocketMQ", c.NameServers, openTime)()
 	bus, err := rocketmq.Open(ctx, opened)
 	if err != nil {
 		return fmt.Errorf("opening RocketMQ: %w", err)
