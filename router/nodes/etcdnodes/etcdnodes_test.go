@@ -1,11 +1,9 @@
 package etcdnodes_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/gochat-im/gochat/router/etcd"
@@ -21,125 +18,6 @@ import (
 	"github.com/gochat-im/gochat/router/nodes"
 	"github.com/gochat-im/gochat/router/nodes/etcdnodes"
 )
-
-const prefix = "/test"
-
-// config is what the tests' sources have: leases as short as etcd grants them.
-func config(url string, t testing.TB) etcdnodes.Config {
-	return etcdnodes.Config{Client: etcdtest.Client(t, url), Prefix: prefix, Lease: time.Second, Logger: logger(t)}
-}
-
-// logger writes to the test's log as long as the test runs.
-func logger(t testing.TB) *slog.Logger {
-	w := &testLog{t: t}
-	t.Cleanup(func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.t = nil
-	})
-	return slog.New(slog.NewTextHandler(w, nil))
-}
-
-type testLog struct {
-	mu sync.Mutex
-	t  testing.TB
-}
-
-func (w *testLog) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.t != nil {
-		w.t.Log(string(bytes.TrimSpace(p)))
-	}
-	return len(p), nil
-}
-
-func limit(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func open(t testing.TB, cfg etcdnodes.Config) *etcdnodes.Source {
-	t.Helper()
-	s, err := etcdnodes.Open(limit(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		_ = s.Close(ctx)
-	})
-	return s
-}
-
-func join(t testing.TB, s *etcdnodes.Source, name string) nodes.Node {
-	t.Helper()
-	n, err := s.Join(limit(t), nodes.Node{ID: name, Roles: nodes.Logic, RPC: "127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-// started is a source of a node that is announced.
-func started(t testing.TB, cfg etcdnodes.Config, name string) *etcdnodes.Source {
-	t.Helper()
-	s := open(t, cfg)
-	join(t, s, name)
-	if err := s.Announce(limit(t)); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not after 20 s: %s", what)
-		}
-	}
-}
-
-func names(v *nodes.View) string {
-	var s []string
-	for _, n := range v.Nodes() {
-		s = append(s, n.ID)
-	}
-	return strings.Join(s, " ")
-}
-
-func sees(t testing.TB, s *etcdnodes.Source, want string) {
-	t.Helper()
-	eventually(t, "the nodes are "+want, func() bool { return names(s.View()) == want })
-}
-
-// history gathers what a source's views were.
-type history struct {
-	mu    sync.Mutex
-	views []string
-}
-
-func follow(s *etcdnodes.Source) *history {
-	h := new(history)
-	now, _ := s.Subscribe(func(_, v *nodes.View) { h.add(names(v)) })
-	h.add(names(now))
-	return h
-}
-
-func (h *history) add(v string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.views = append(h.views, v)
-}
-
-func (h *history) all() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.views)
-}
 
 func TestConfig(t *testing.T) {
 	t.Parallel()
@@ -404,120 +282,6 @@ func TestWatchHasNoGap(t *testing.T) {
 			started(t, config(srv.URL(), t), "d")
 			sees(t, tool, "c d") // the watch goes on
 		})
-	}
-}
-
-// rivals are n names whose search for a number begins at the same one.
-func rivals(n int) []string {
-	var s []string
-	for i := 0; len(s) < n; i++ {
-		if name := fmt.Sprintf("n%d", i); xxhash.Sum64String(name)%nodes.MaxWorker == 17 {
-			s = append(s, name)
-		}
-	}
-	return s
-}
-
-func TestRaceForNumbers(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	cfg := config(srv.URL(), t)
-	var mu sync.Mutex
-	got := map[uint32]string{}
-	var all sync.WaitGroup
-	for _, name := range rivals(6) {
-		s := open(t, cfg)
-		all.Go(func() {
-			n, err := s.Join(limit(t), nodes.Node{ID: name, Roles: nodes.Edge})
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil || got[n.Worker] != "" {
-				t.Errorf("%s has number %d, which %q has; %v", name, n.Worker, got[n.Worker], err)
-			}
-			got[n.Worker] = name
-		})
-	}
-	all.Wait()
-	for i := uint32(18); i < 24; i++ {
-		if got[i] == "" {
-			t.Errorf("numbers: %v", got)
-		}
-	}
-}
-
-func TestOneProcessPerID(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	started(t, config(srv.URL(), t), "a")
-	if _, err := open(t, config(srv.URL(), t)).Join(limit(t), nodes.Node{ID: "a", Roles: nodes.Logic}); !errors.Is(err, etcdnodes.ErrTaken) {
-		t.Errorf("a second process of one id: %v", err)
-	}
-	// Two that start at once: both may join, with different numbers; one of them is announced.
-	x, y := open(t, config(srv.URL(), t)), open(t, config(srv.URL(), t))
-	if nx, ny := join(t, x, "b"), join(t, y, "b"); nx.Worker == ny.Worker {
-		t.Errorf("both have number %d", nx.Worker)
-	}
-	if err := x.Announce(limit(t)); err != nil {
-		t.Error(err)
-	}
-	if err := y.Announce(limit(t)); !errors.Is(err, etcdnodes.ErrTaken) {
-		t.Errorf("a second process is announced: %v", err)
-	}
-}
-
-func TestNumbersRunOut(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	c := srv.Client()
-	put := func(n int, value string) {
-		t.Helper()
-		if _, err := c.Put(limit(t), fmt.Sprintf("%s/workers/%d", prefix, n), value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	const rest = 1000
-	for n := 1; n <= nodes.MaxWorker; n++ {
-		if n != rest {
-			put(n, `{"node":"x","start":1}`)
-		}
-	}
-	put(0, "not a number that there is")
-	if n := join(t, open(t, config(srv.URL(), t)), "a"); n.Worker != rest {
-		t.Errorf("number %d, want %d", n.Worker, rest)
-	}
-	if _, err := open(t, config(srv.URL(), t)).Join(limit(t), nodes.Node{ID: "b", Roles: nodes.Edge}); !errors.Is(err, etcdnodes.ErrNoNumber) {
-		t.Errorf("all taken: %v", err)
-	}
-	// A node that dies at each start uses up no more than eight, then it has its oldest again.
-	for n := 501; n <= 508; n++ {
-		put(n, fmt.Sprintf(`{"node":"c","start":%d}`, n))
-	}
-	put(501, `{"node":"c","start":7}`)
-	if n := join(t, open(t, config(srv.URL(), t)), "c"); n.Worker != 502 {
-		t.Errorf("number %d, want 502", n.Worker)
-	}
-}
-
-func TestNumberIsLost(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	c := srv.Client()
-	a := started(t, config(srv.URL(), t), "a")
-	b := started(t, config(srv.URL(), t), "b")
-	sees(t, b, "a b")
-	if _, err := c.Put(limit(t), fmt.Sprintf("%s/workers/%d", prefix, a.Worker()), `{"node":"thief","start":1}`); err != nil {
-		t.Fatal(err)
-	}
-	<-a.Lost()
-	if a.Valid() {
-		t.Error("a node makes ids with another's number")
-	}
-	sees(t, b, "b")
-	if err := a.Close(limit(t)); err != nil {
-		t.Error(err)
-	}
-	if r, err := c.Get(limit(t), fmt.Sprintf("%s/workers/%d", prefix, a.Worker())); err != nil || len(r.Kvs) != 1 || !strings.Contains(string(r.Kvs[0].Value), "thief") {
-		t.Errorf("the number's record: %v, %v", r, err)
 	}
 }
 
