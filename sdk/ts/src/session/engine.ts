@@ -180,6 +180,7 @@ export class Engine {
         if (!ready) this.enter("connecting");
         const o: Opened = ready ?? (await open(this, this.next(failures, others), expired));
         ready = undefined;
+        if (this.closed) return o.wire.end(new ClosedError()); // at the last moment
         l = this.established(o);
         failures = 0;
         error = await l.wire.ended;
@@ -188,33 +189,33 @@ export class Engine {
         l ??= this.link;
         l?.wire.end(error);
       }
-      error = this.strays.explain(error);
       const d = l?.leaving;
-      if (d) others = d.told;
       if (d) await d.moving; // the other server may have had this connection closed
+      if (d) others = d.others;
       if (l) this.gone(l);
       if (this.closed) {
         d?.ready?.wire.end(error);
         return;
       }
+      const signedOut = error instanceof Dismissal && (error.told.code === Code.SessionRevoked || error.told.code === Code.Banned);
       if (d?.ready) {
         ready = d.ready;
-        continue;
+        if (!signedOut) continue;
+        ready.wire.end(error);
       }
+      error = this.strays.explain(error);
       const told = error instanceof Dismissal ? error.told : undefined;
       expired = told?.code === Code.TokenExpired;
       let retryMs: number;
-      // Whose attempt to move failed may have been told that it was replaced, by itself.
-      if (d && (d.moving || !(error instanceof Dismissal && error.final))) retryMs = d.after;
+      if (d && !(error instanceof Dismissal && error.final)) retryMs = told?.retryAfterMs || d.after; // who stayed to the end is told when to come back
       else if (error instanceof Dismissal && error.final) {
         this.log.warn("the client has stopped", error);
-        if (error.told.code === Code.SessionRevoked || error.told.code === Code.Banned) this.setSession({ resumeToken: "" });
+        if (signedOut) this.setSession({ resumeToken: "" });
         this.stop(new StoppedError(error.told));
         this.dispatch.push("stopped", { error: error.told });
         return;
       } else {
-        const bound = Math.min(this.cfg.minBackoffMs * 2 ** Math.min(failures++, 16), this.cfg.maxBackoffMs);
-        retryMs = jitter(bound);
+        retryMs = jitter(this.backoff(failures++));
         if (error instanceof Dismissal && error.elsewhere.length > 0) {
           others = error.elsewhere;
           if (failures % 2 === 0) failures++; // to one of them
@@ -225,6 +226,11 @@ export class Engine {
       this.dispatch.push("disconnected", { error: told ?? error, retryMs });
       await this.pause(retryMs, !told?.retryAfterMs && !d);
     }
+  }
+
+  /** How long to wait at most after so many failures. */
+  backoff(failures: number): number {
+    return Math.min(this.cfg.minBackoffMs * 2 ** Math.min(failures, 16), this.cfg.maxBackoffMs);
   }
 
   /** Waits; `cuttable`: unless the network or the user comes back before. */
@@ -377,7 +383,7 @@ export class Engine {
   /** Does what is due, and sets the clock for what comes next. */
   private tick(): void {
     const l = this.link;
-    if (!l) return;
+    if (!l || l.wire.over) return;
     clearTimeout(this.timer);
     const now = Date.now();
     const deadAt = l.probeBy || l.lastRead + l.heartbeat + this.cfg.deadAfterMs;

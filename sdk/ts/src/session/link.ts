@@ -48,7 +48,8 @@ export class Wire implements ConnectionHandler {
   private readonly reader = new FrameReader();
   private listener: ((f: Frame) => void) | undefined;
   private connection: Connection | undefined;
-  private over = false;
+  /** It has ended. */
+  over = false;
   /** How the transport says that it ended, while frames that came before wait. */
   private ending: Error | undefined;
   private resolve!: (why: Error) => void;

@@ -20,20 +20,27 @@ export interface Opened {
   at: number;
 }
 
+/** How many servers a client tries that only other servers than the one that leaves have named. */
+const maxNamed = 16;
+
 /** How a client leaves a server. */
 export interface Departure {
   /** Other servers, in the order in which they are tried; none: this one comes back. */
-  alternatives: string[];
-  /** They, as they were told. */
-  told: string[];
-  /** With alternatives: when to go; without: when to go at the latest. */
+  others: string[];
+  /** How many of them were named by those that were tried. */
+  named: number;
+  /** With others: when to begin to go; without: when to go at the latest. */
   at: number;
+  /** This server closes the connection then. */
+  until: number;
   /** How long to wait then before coming back. */
   after: number;
   /** The session elsewhere. */
   ready: Opened | undefined;
-  /** Resolves when the attempt to get one is over; undefined: not begun. */
+  /** Resolves when nobody tries any more to get one; undefined: not begun. */
   moving: Promise<void> | undefined;
+  /** The server has named others: ends a pause between attempts. */
+  again: (() => void) | undefined;
   closing: boolean;
 }
 
@@ -108,49 +115,56 @@ async function shake(e: Engine, wire: Wire, token: string): Promise<Opened> {
 
 const shuffled = (list: string[]): string[] => list.map((a) => [Math.random(), a] as const).sort((a, b) => a[0] - b[0]).map(([, a]) => a);
 
-/** For how long after an attempt that was given up a server may still act on its CONNECT, in milliseconds. */
+/** For how long after an attempt that was given up a server may still act on its CONNECT, in milliseconds, and how many are remembered. */
 const strayTime = 5 * 60_000;
+const maxStrays = 4;
 
 /**
  * Attempts to connect that were given up before the server had answered: it may have been frozen, or slow, and opens the session later for
  * nobody, in the place of the one that the client has by then.
  */
 export class Strays {
-  private last = 0; // when the last one was given up; 0: none
+  private times: number[] = []; // when they were given up, the oldest first
 
   /** An attempt failed that had reached a server, which hadn't answered. */
   gaveUp(): void {
-    this.last = Date.now();
+    this.times = [...this.times, Date.now()].slice(-maxStrays);
   }
 
   /**
    * Returns an error with which a connection ended, as one that isn't final if the client may have been replaced by an attempt of its own.
-   * One replacement is explained so, a second one is somebody else's.
+   * Each attempt explains one replacement, one more is somebody else's.
    */
   explain(error: Error): Error {
     if (!(error instanceof Dismissal) || error.told.code !== Code.Replaced) return error;
-    if (this.last === 0 || Date.now() - this.last > strayTime) return error;
-    this.last = 0;
-    return new ConnectionError("replaced, maybe by an attempt to connect that was given up");
+    for (let given; (given = this.times.shift()) !== undefined; ) {
+      if (Date.now() - given <= strayTime) return new ConnectionError("replaced, maybe by an attempt to connect that was given up");
+    }
+    return error;
   }
 }
 
 /**
  * Acts on a DRAIN. Where there are other servers the client goes to one of them, at a random moment, before it leaves this one. Where there
  * are none, this one goes down and comes back: the client takes in the answers that are under way, goes, and comes back at a random moment.
+ * A later DRAIN of the same server corrects the time, and the others if it names any.
  */
 export function leave(l: Link, m: Drain, now: number): void {
-  if (l.leaving) return;
-  const alternatives = shuffled(m.alternatives);
-  const at = alternatives.length > 0 ? now + jitter(Math.min(m.jitterMs, m.deadlineMs)) : now + m.deadlineMs * 0.75;
-  l.leaving = { alternatives, told: alternatives, at, after: jitter(m.jitterMs), ready: undefined, moving: undefined, closing: false };
+  const d = (l.leaving ??= { others: [], named: 0, at: 0, until: 0, after: jitter(m.jitterMs), ready: undefined, moving: undefined, again: undefined, closing: false });
+  d.until = now + m.deadlineMs;
+  if (m.alternatives.length > 0) {
+    d.others = shuffled(m.alternatives);
+    d.named = 0;
+    if (!d.moving) d.at = now + jitter(Math.min(m.jitterMs, m.deadlineMs));
+    d.again?.();
+  } else if (d.others.length === 0) d.at = now + m.deadlineMs * 0.75;
 }
 
 /** Does what is due of leaving. Returns whether nothing new is asked of this server, and when to look again. */
 export function leaveDue(e: Engine, l: Link, now: number): { going: boolean; next: number } {
   const d = l.leaving;
   if (!d) return { going: false, next: Infinity };
-  if (d.alternatives.length > 0) {
+  if (d.others.length > 0) {
     if (d.moving) return { going: false, next: Infinity }; // on its way; this server serves until then
     if (now < d.at) return { going: false, next: d.at };
     d.moving = move(e, l, d);
@@ -168,18 +182,52 @@ function depart(e: Engine, l: Link, d: Departure): void {
   l.giveUp("the server is leaving");
 }
 
-/** Opens a session with one of the other servers, then leaves this one. If none takes it, the client stays while it may and comes back here. */
+/**
+ * Opens a session with one of the other servers, then leaves this one. While none of them takes it, the client stays, and tries again: the
+ * connection that it has is good until the server closes it. An attempt that is under way then is waited for: it may be what had the
+ * connection closed.
+ */
 async function move(e: Engine, l: Link, d: Departure): Promise<void> {
-  for (const address of d.alternatives) {
-    try {
-      d.ready = await open(e, address, false);
-      depart(e, l, d);
-      return;
-    } catch (error) {
-      e.log.info(`moving to ${address}`, error);
+  const wait = new Map<string, number>(); // not to be tried before
+  let expired = false;
+  for (let failures = 0; ; failures++) {
+    const named = d.others;
+    for (const address of named) {
+      if (l.wire.over) return;
+      if (Date.now() < (wait.get(address) ?? 0)) continue;
+      try {
+        d.ready = await open(e, address, expired);
+        depart(e, l, d);
+        return;
+      } catch (error) {
+        e.log.info(`moving to ${address}`, error);
+        expired = error instanceof Dismissal && error.told.code === Code.TokenExpired;
+        if (!(error instanceof Dismissal)) continue;
+        wait.set(address, error.final ? Infinity : Date.now() + error.told.retryAfterMs);
+        for (const a of error.elsewhere) { // it is leaving too
+          if (d.named >= maxNamed || d.others.includes(a)) continue;
+          d.others = [...d.others, a];
+          d.named++;
+        }
+      }
     }
+    if (d.others !== named) continue; // more have been named
+    const left = d.until - Date.now();
+    let bound = e.backoff(failures);
+    if (left > 0) bound = Math.min(bound, Math.max(left / 2, e.cfg.minBackoffMs)); // there is another round in any case
+    if (l.wire.over) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, jitter(bound));
+      const end = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      d.again = () => {
+        failures = -1;
+        end();
+      };
+      void l.wire.ended.then(end);
+    });
+    d.again = undefined;
   }
-  d.alternatives = [];
-  d.at = Date.now();
-  e.wake();
 }
