@@ -186,8 +186,11 @@ func (c *Client) move(l *link, d *departure) {
 			c.mu.Unlock()
 		}
 		c.mu.Lock()
-		left := time.Until(d.until)
+		left, more := time.Until(d.until), len(d.others) > len(others)
 		c.mu.Unlock()
+		if more {
+			continue
+		}
 		bound := c.bound(failures)
 		if left > 0 { // there is another round in any case
 			bound = min(bound, max(left/2, c.cfg.MinBackoff))
