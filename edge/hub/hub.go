@@ -79,7 +79,7 @@ type Hub struct {
 	cfg    Config
 	edge   *conn.Edge
 	log    *slog.Logger
-	start  time.Time
+	nanos  func() int64           // since the start
 	limits atomic.Pointer[limits] // replaced by SetLimits
 
 	table     table
@@ -109,7 +109,9 @@ func New(cfg Config, svc conn.Services) (*Hub, error) {
 		return nil, err
 	}
 	cfg.defaults()
-	h := &Hub{cfg: cfg, log: cfg.Logger, start: time.Now()}
+	h := &Hub{cfg: cfg, log: cfg.Logger}
+	start := time.Now()
+	h.nanos = func() int64 { return int64(time.Since(start)) }
 	h.limits.Store(newLimits(cfg.limits()))
 	h.table.worker = uint64(cfg.Worker)
 	h.audiences.init(h)
@@ -121,8 +123,6 @@ func New(cfg Config, svc conn.Services) (*Hub, error) {
 	}
 	return h, nil
 }
-
-func (h *Hub) nanos() int64 { return int64(time.Since(h.start)) }
 
 // Edge is what all connections share.
 func (h *Hub) Edge() *conn.Edge { return h.edge }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,7 +102,7 @@ func TestSlotsAreUsedAgain(t *testing.T) {
 	p, _ := open(h)
 	slot := p.C.Incarnation() & 0xFFFFF
 	p.Close()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		q, err := open(h)
 		if err != nil {
 			t.Fatal(err)
@@ -132,6 +133,7 @@ func TestAdmission(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, _ := newHub(t, c.cfg)
+			h.SetClock(func() int64 { return 0 })
 			var ps []*conntest.Pipe
 			for range 20 {
 				p, err := open(h)
@@ -191,7 +193,8 @@ func TestLoginFreesAStranger(t *testing.T) {
 // Who comes back is let in by a resume token as if it had come before: it is no stranger while it waits for its login, and no new
 // connection of its address. One user's tokens count a few times within ten seconds.
 func TestReturning(t *testing.T) {
-	h, svc := newHub(t, hub.Config{Strangers: 6, StrangersPerAddress: 6, ConnectsPerAddress: 1}) // 10 at once
+	h, svc := newHub(t, hub.Config{Strangers: 6, StrangersPerAddress: 6, ConnectsPerAddress: 1, Conn: conn.Config{CallTimeout: time.Second}}) // 10 at once
+	h.SetClock(func() int64 { return 0 })
 	resume := func(user string) *conntest.Pipe {
 		t.Helper()
 		p, refused := open(h)
@@ -235,6 +238,7 @@ func TestReturning(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	svc.Block.Store(false)
+	wg.Wait() // they end with their time
 	before := h.Stats().Returned
 	taken := 0
 	for {
@@ -249,11 +253,12 @@ func TestReturning(t *testing.T) {
 			t.Fatal("one user's token is taken for proof without end")
 		}
 	}
-	if n := h.Stats().Returned - before; n < 4 || n > 8 { // a machine that stood still has them in two spans of time
+	if n := h.Stats().Returned - before; n != 4 {
 		t.Errorf("one user's token was taken for proof %d times, want 4", n)
 	}
 	// A token that isn't good is none.
 	h, _ = newHub(t, hub.Config{ConnectsPerAddress: 1})
+	h.SetClock(func() int64 { return 0 })
 	for i := range 11 {
 		p, refused := open(h)
 		if (refused != nil) != (i == 10) {
@@ -265,7 +270,6 @@ func TestReturning(t *testing.T) {
 			p.Close()
 		}
 	}
-	wg.Wait()
 }
 
 func TestConnectionsOfAUser(t *testing.T) {
@@ -295,7 +299,7 @@ func TestConnectionsOfAUser(t *testing.T) {
 		t.Fatalf("%d closed", n)
 	}
 	// What was opened after the moment in question is none of it.
-	if n := h.CloseUserUntil("v", "", time.Now().Add(-time.Minute), code.New(code.SessionRevoked)); n != 0 {
+	if n := h.CloseUserUntil("v", "", time.Now().Add(-time.Hour), code.New(code.SessionRevoked)); n != 0 {
 		t.Fatalf("%d closed", n)
 	}
 	expect(t, other)
@@ -338,7 +342,9 @@ func TestSweep(t *testing.T) {
 		Handshake: time.Second, Heartbeat: time.Second, HeartbeatMin: time.Second, Stalled: time.Second, Linger: time.Second}})
 	silent := login(t, h, "silent", "d")
 	stranger, _ := open(h)
-	stuck := login(t, h, "stuck", "d")
+	stuck, _ := open(h) // it may be silent, but has to read
+	stuck.C.Input(conntest.ConnectFrame(&wire.Connect{Version: 1, Token: "user:stuck", DeviceId: "d", HeartbeatSeconds: 600}))
+	expect(t, stuck, "CONNACK")
 	stuck.Room(0)
 	h.Deliver(stuck.C.Incarnation(), frame.Append(nil, frame.Ping, 0, 0, nil))
 	h.Flush()
@@ -347,12 +353,9 @@ func TestSweep(t *testing.T) {
 	wg.Go(func() { _ = h.Run(ctx) })
 	defer wg.Wait()
 	defer cancel()
-	for end := time.Now().Add(30 * time.Second); h.Count() > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); h.Count() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d connections are left", h.Count())
-		}
-		if !stuck.Ended() {
-			stuck.C.Input(frame.Append(nil, frame.Pong, 0, 0, nil)) // it talks, it doesn't read
 		}
 	}
 	expect(t, silent, "ERROR idle_timeout")
@@ -376,7 +379,7 @@ func TestShutdownForces(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, cerr := packet.DecodeDrain(f.Body)
-	if cerr != nil || d.JitterMs == 0 || d.JitterMs > d.DeadlineMs || d.DeadlineMs > 300 {
+	if cerr != nil || d.JitterMs == 0 && d.DeadlineMs > 1 || d.JitterMs > d.DeadlineMs || d.DeadlineMs > 300 { // less on a slow machine
 		t.Fatalf("DRAIN %+v, %v", d, cerr)
 	}
 	if f, err = cl.Next(0); err != nil || conntest.Describe(&f) != "ERROR draining" {
@@ -485,6 +488,8 @@ func TestLeaveIsGivenUp(t *testing.T) {
 func TestLeaveIsPaced(t *testing.T) {
 	const n = 1000
 	h, _ := newHub(t, hub.Config{Connections: 2 * n, Strangers: 10, StrangersPerAddress: 10, ConnectsPerAddress: 2 * n, DrainJitter: 10 * time.Millisecond, Conn: conn.Config{Linger: 100 * time.Millisecond}})
+	var clock atomic.Int64 // goes on by being looked at: a machine that stands still is one thing, clients that don't go another
+	h.SetClock(func() int64 { return clock.Add(int64(10 * time.Millisecond)) })
 	var ps []*conntest.Pipe
 	for i := range n {
 		ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
@@ -495,7 +500,7 @@ func TestLeaveIsPaced(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, time.Hour)
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}}) }()
@@ -541,21 +546,29 @@ func TestLeaveIsPaced(t *testing.T) {
 	}
 }
 
-// Those who stay don't hold up the others: all are told before two thirds of the time are over.
+// Those who stay don't hold up the others: all are told before two thirds of the time are over, and if the process
+// stood still until then, at least before they are closed.
 func TestEverybodyIsToldInTime(t *testing.T) {
-	const n = 600
-	h, _ := newHub(t, hub.Config{ConnectsPerAddress: n, Conn: conn.Config{Linger: 10 * time.Millisecond}})
-	var ps []*conntest.Pipe
-	for i := range n {
-		ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	if err := h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range ps {
-		expect(t, p, "DRAIN", "ERROR draining")
+	for name, still := range map[string]bool{"in time": false, "standing still": true} {
+		t.Run(name, func(t *testing.T) {
+			const n = 600
+			h, _ := newHub(t, hub.Config{ConnectsPerAddress: n, Conn: conn.Config{Linger: 10 * time.Millisecond}})
+			if still {
+				h.SetClock(func() int64 { return 0 })
+			}
+			var ps []*conntest.Pipe
+			for i := range n {
+				ps = append(ps, login(t, h, fmt.Sprint("u", i), "d"))
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			if err := h.Leave(ctx, hub.Elsewhere{Sockets: []string{"edge-2:7070"}}); err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range ps {
+				expect(t, p, "DRAIN", "ERROR draining")
+			}
+		})
 	}
 }
 

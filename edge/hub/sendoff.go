@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/gochat-im/gochat/edge/conn"
@@ -46,15 +47,15 @@ func (h *Hub) sendAway(ctx context.Context, to Elsewhere, left, jitter time.Dura
 	n := h.Count()
 	s := sendoff{h: h, to: to, jitter: jitter, spread: left * 2 / 3, rate: float64(max(n, 1)) / jitter.Seconds(), known: make(map[uint64]struct{}, n)}
 	var scanned, moved time.Duration
-	began, count, last := time.Now(), n, n
+	began, count, last := h.nanos(), n, n
 	ticks := time.NewTicker(20 * time.Millisecond)
 	defer ticks.Stop()
 	for next := time.Duration(0); ; {
-		now := time.Since(began)
+		now := time.Duration(h.nanos() - began)
 		if now >= next {
 			if next == 0 || now-scanned >= scanTime {
 				scanned = now
-				if err := s.scan(left - now); err != nil {
+				if err := s.scan(max(left-now, 0)); err != nil {
 					return err
 				}
 			}
@@ -74,7 +75,10 @@ func (h *Hub) sendAway(ctx context.Context, to Elsewhere, left, jitter time.Dura
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil
+			}
+			return s.tell(left, left) // the process stood still: who wasn't told yet is, though late
 		case <-ticks.C:
 		}
 	}

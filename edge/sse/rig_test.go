@@ -21,6 +21,7 @@ import (
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/edge/hub/hubtest"
 	"github.com/gochat-im/gochat/edge/sse"
 	"github.com/gochat-im/gochat/edge/ws"
 	"github.com/gochat-im/gochat/protocol/auth"
@@ -30,7 +31,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-const patience = 20 * time.Second // how long a test waits for what must come
+const patience = time.Minute // how long a test waits for what must come
 
 // server is the HTTP listener with streams over services in memory.
 type server struct {
@@ -125,9 +126,7 @@ func start(t testing.TB, hc hub.Config, change ...func(*api.Config, *sse.Config)
 	t.Cleanup(func() {
 		end, done := context.WithTimeout(context.Background(), 3*time.Second)
 		defer done()
-		if err := s.hub.Shutdown(end); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
+		hubtest.Left(t, s.hub, s.hub.Shutdown(end))
 		cancel()
 		stopWeb()
 		wg.Wait()

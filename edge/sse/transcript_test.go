@@ -20,6 +20,7 @@ import (
 	"github.com/gochat-im/gochat/edge/conn"
 	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/edge/hub"
+	"github.com/gochat-im/gochat/edge/hub/hubtest"
 	"github.com/gochat-im/gochat/edge/sse"
 	"github.com/gochat-im/gochat/kitex_gen/wire"
 	"github.com/gochat-im/gochat/protocol/auth"
@@ -284,9 +285,7 @@ func TestDrain(t *testing.T) {
 	p.says("drain")
 	p.says("error")
 	p.ends(`{"code": 1012, "reason": "draining"}`)
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	hubtest.Left(t, s.hub, <-done)
 }
 
 // Who comes to an edge that leaves is told where else to go, in whatever form, and holds nobody up.
@@ -354,8 +353,8 @@ func TestKill(t *testing.T) {
 }
 
 func TestKeepAlive(t *testing.T) {
-	s := start(t, hub.Config{}, func(a *api.Config, c *sse.Config) {
-		c.KeepAlive, a.ReadTimeout = 10*time.Millisecond, 80*time.Millisecond
+	s := start(t, hub.Config{}, func(_ *api.Config, c *sse.Config) {
+		c.KeepAlive = 10 * time.Millisecond
 	})
 	c, p := s.login("alice")
 	go func() {
@@ -370,7 +369,7 @@ func TestKeepAlive(t *testing.T) {
 
 // A body that doesn't end, and what comes behind the request, hold nothing up.
 func TestHostileRequests(t *testing.T) {
-	s := start(t, hub.Config{}, func(a *api.Config, _ *sse.Config) { a.ReadTimeout = 300 * time.Millisecond })
+	s := start(t, hub.Config{}, func(a *api.Config, _ *sse.Config) { a.ReadTimeout = 3 * time.Second })
 	c, p := s.login("alice")
 	nc, err := net.Dial("tcp", s.addr)
 	if err != nil {

@@ -220,6 +220,7 @@ func TestHandshakesThatGoWrong(t *testing.T) {
 		nc.Close()
 	}
 	eventually(t, "all connections to end", func() bool { return s.hub.Count() == 0 })
+	s = startSecure(t, hub.Config{}, tcp.Config{})
 	if _, err := s.enter("a", "d").Login("a", "d"); err == nil {
 		t.Error("two logins on one connection")
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/frame"
 )
 
-const patience = 20 * time.Second // how long a test waits for what must come
+const patience = time.Minute // how long a test waits for what must come
 
 type server struct {
 	t    testing.TB
@@ -59,9 +59,7 @@ func start(t testing.TB, hc hub.Config, tc tcp.Config) *server {
 		wg.Wait()
 		end, done := context.WithTimeout(context.Background(), 3*time.Second)
 		defer done()
-		if err := h.Shutdown(end); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
+		hubtest.Left(t, h, h.Shutdown(end))
 		s.Close()
 		if n := svc.Sessions(); n != 0 {
 			t.Errorf("%d sessions are left in the directory", n)

@@ -91,7 +91,7 @@ func (c *Client) Login(user, device string) (*wire.Connack, error) {
 	if err := c.Write(Connect(user, device)); err != nil {
 		return nil, err
 	}
-	f, err := c.Next(10 * time.Second)
+	f, err := c.Next(time.Minute)
 	if err != nil {
 		return nil, err
 	}
