@@ -192,14 +192,14 @@ func TestRetentionChanges(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(run) }()
 	s.SetRetention(Retention{Direct: time.Hour, Group: time.Hour, Self: time.Hour, Room: time.Hour})
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		h, _, err := w.Head(ctx, conv)
 		w.must(err)
 		if h.FirstSeq > h.LastSeq {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("after 20 s there are messages %d to %d", h.FirstSeq, h.LastSeq)
+			t.Fatalf("after 2 minutes there are messages %d to %d", h.FirstSeq, h.LastSeq)
 		}
 	}
 	stop()

@@ -50,7 +50,7 @@ func newSeveral(t *testing.T) *several {
 		s.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	var cancel context.CancelFunc
-	s.ctx, cancel = context.WithTimeout(context.Background(), 90*time.Second)
+	s.ctx, cancel = context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	err := errors.Join(account.CreateKeys(s.keys), config.CreateClusterKey(filepath.Join(s.keys, "cluster.key")))
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *several) start(name string, worker uint32, roles string, change func(*C
 		case err := <-ended:
 			ended <- err
 			return err
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			return fmt.Errorf("%s didn't end", name)
 		}
 	}

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait; nothing that works comes near it.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // actor is one device of a user, with an application that shows a list of conversations.
 type actor struct {

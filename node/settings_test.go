@@ -68,9 +68,9 @@ func (a *allNodes) unset(name string) {
 func (a *allNodes) eventually(what string, ok func(r *running) bool, names ...string) {
 	a.t.Helper()
 	for _, name := range names {
-		for end := time.Now().Add(20 * time.Second); !ok(a.in[name]); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); !ok(a.in[name]); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
-				a.t.Fatalf("%s: not after 20 s: %s", name, what)
+				a.t.Fatalf("%s: not after 2 minutes: %s", name, what)
 			}
 		}
 	}
@@ -84,7 +84,7 @@ func closed(t *testing.T) func(r *running) bool {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
 			_, err = c.Read(make([]byte, 1))
 			c.Close()
 			if e, ok := err.(net.Error); ok && e.Timeout() {

@@ -175,7 +175,7 @@ func (s *stage) play(b block) string {
 			answers.WriteString(s.run(words))
 		}
 	}
-	const patience, quiet = 30 * time.Second, 3 * time.Second
+	const patience, quiet = 2 * time.Minute, 3 * time.Second
 	end := time.After(patience)
 	for {
 		var still <-chan time.Time

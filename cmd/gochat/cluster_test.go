@@ -25,7 +25,7 @@ import (
 // runCluster runs "gochat cluster" and returns what it printed.
 func runCluster(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := clusterCommand()
@@ -39,7 +39,7 @@ func runCluster(t *testing.T, args ...string) (string, error) {
 
 func TestClusterCommands(t *testing.T) {
 	srv := etcdtest.Start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	told := make(chan bool, 2)
 	for _, n := range []nodes.Node{
@@ -131,7 +131,7 @@ logic-2  3       \d+\s+7\d.\d %  up
 // Asked with the configuration of an edge on its machine, the command says how many connections it still has.
 func TestDrainingAnEdge(t *testing.T) {
 	srv := etcdtest.Start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for _, name := range []string{"edge-1", "edge-2"} {
 		s, err := etcdnodes.Open(ctx, etcdnodes.Config{Client: srv.Client()})
@@ -180,7 +180,7 @@ func TestDrainingAnEdge(t *testing.T) {
 
 func TestClusterLevel(t *testing.T) {
 	srv := etcdtest.Start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	start := func(name string, level uint32) (*etcdnodes.Source, error) {
 		t.Helper()
@@ -272,7 +272,7 @@ limits.inflight +256 +- *
 	wrong("no setting", at, "set", "limits.nothing", "1")
 	wrong("no setting", at, "get", "limits.nothing")
 	wrong("isn't set", at, "unset", "log.level")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c := srv.Client()
 	if r, err := c.Get(ctx, "/gochat/settings/", clientv3.WithPrefix()); err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "71" {

@@ -379,7 +379,7 @@ func (c *cluster) handOn(ctx context.Context, convs []id.ConversationID) {
 		}
 		return nil
 	}})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		marks := 0
 		for _, conv := range convs {
 			row, err := c.shared.Get(ctx, msgstore.Keys{}.OutboxMark(nil, conv))

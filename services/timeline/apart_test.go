@@ -160,7 +160,7 @@ func (c *consumer) has(conv id.ConversationID, seq uint64) bool {
 // wait returns when messages 1 to last of conv have come.
 func (c *consumer) wait(conv id.ConversationID, last uint64) {
 	c.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		c.mu.Lock()
 		missing := uint64(0)
@@ -213,7 +213,7 @@ func apartStage(t *testing.T, set func(c *Config)) (*stage, *apartBus) {
 
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)

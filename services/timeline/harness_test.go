@@ -117,7 +117,7 @@ func resend(p packet.Pending) packet.Pending {
 func (s *sender) hear(t testing.TB, n int) []answer {
 	t.Helper()
 	out := make([]answer, 0, n)
-	limit := time.After(30 * time.Second)
+	limit := time.After(2 * time.Minute)
 	for len(out) < n {
 		select {
 		case a := <-s.answers:

@@ -235,7 +235,7 @@ func (c *client) hear(h heard) (again bool) {
 
 func (c *client) run(total int, skew func() int64) {
 	c.connect(c.rng.IntN(len(c.owners)))
-	deadline := time.Now().Add(100 * time.Second)
+	deadline := time.Now().Add(4 * time.Minute)
 	for {
 		open := c.open()
 		if c.sent == total && len(open) == 0 && c.inflight == 0 {

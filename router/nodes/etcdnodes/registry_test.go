@@ -48,7 +48,7 @@ func (w *testLog) Write(p []byte) (int, error) {
 }
 
 func limit(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -89,9 +89,9 @@ func started(t testing.TB, cfg etcdnodes.Config, name string) *etcdnodes.Source 
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not after 20 s: %s", what)
+			t.Fatalf("not after 2 minutes: %s", what)
 		}
 	}
 }
