@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,11 +8,11 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/msgstore/kv/memory"
 	"github.com/gochat-im/gochat/protocol/auth"
 	"github.com/gochat-im/gochat/services/account"
@@ -25,25 +24,8 @@ type rig struct {
 	t        *testing.T
 	url      string
 	accounts *account.Service
-	log      *logBuffer
+	log      *conntest.Log
 	ended    chan error
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func newRig(t *testing.T, change ...func(*Config)) *rig {
@@ -52,7 +34,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, log: new(logBuffer), ended: make(chan error, 1)}
+	r := &rig{t: t, log: new(conntest.Log), ended: make(chan error, 1)}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.accounts, err = account.New(account.Config{
 		Store: memory.New(memory.Config{}), Crypt: keys, Argon: account.Argon{KiB: 64, Passes: 1, Lanes: 1},

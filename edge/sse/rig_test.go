@@ -41,24 +41,7 @@ type server struct {
 	sse  *sse.Server
 	addr string
 	tls  *tls.Config // of its clients; nil: plain
-	log  *logBuffer
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log  *conntest.Log
 }
 
 // noAccounts is a server on which nobody signs in.
@@ -88,7 +71,7 @@ func start(t testing.TB, hc hub.Config, change ...func(*api.Config, *sse.Config)
 	if hc.Conn.Linger == 0 {
 		hc.Conn.Linger = time.Second
 	}
-	s := &server{t: t, svc: conntest.New(), log: new(logBuffer)}
+	s := &server{t: t, svc: conntest.New(), log: new(conntest.Log)}
 	logger := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	hc.Logger = logger
 	var err error

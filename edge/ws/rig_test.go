@@ -2,7 +2,6 @@ package ws_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -36,24 +35,7 @@ type server struct {
 	hub  *hub.Hub
 	ws   *ws.Server
 	addr string
-	log  *logBuffer
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log  *conntest.Log
 }
 
 // noAccounts is a server on which nobody signs in.
@@ -83,7 +65,7 @@ func start(t testing.TB, hc hub.Config, wc ws.Config, change ...func(*api.Config
 	if hc.Conn.Linger == 0 {
 		hc.Conn.Linger = time.Second
 	}
-	s := &server{t: t, svc: conntest.New(), log: new(logBuffer)}
+	s := &server{t: t, svc: conntest.New(), log: new(conntest.Log)}
 	logger := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	hc.Logger, wc.Logger = logger, logger
 	var err error
