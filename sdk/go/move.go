@@ -59,8 +59,10 @@ func (c *Client) open(address string) (*opened, error) {
 		if token == "" && errors.As(err, &d) && d.told.Code == code.Unauthenticated {
 			// Not final: the token that could not be had is still to be tried.
 			c.mu.Lock()
-			c.session.ResumeToken = ""
-			c.saveSession()
+			if c.link == nil { // who has a session isn't parted from it by another server
+				c.session.ResumeToken = ""
+				c.saveSession()
+			}
 			c.mu.Unlock()
 			err = errors.New("the resume token is no good any more")
 		}

@@ -257,6 +257,33 @@ func TestDrainRefusedElsewhere(t *testing.T) {
 	noneOf[Stopped](t, r)
 }
 
+// Another server that refuses the resume token, while there is no other token, doesn't take it from the client.
+func TestResumeRefusedWhileMoving(t *testing.T) {
+	noLeaks(t)
+	s, s2, r := newScripted(t), newScripted(t), newRecorder()
+	refused := s2.refuses(code.New(code.Unauthenticated))
+	tokens := make(chan string, 1)
+	tokens <- "token"
+	open(t, s.address(), r, func(c *Config) {
+		c.Token = func(context.Context) (string, error) {
+			select {
+			case token := <-tokens:
+				return token, nil
+			default:
+				return "", errors.New("none")
+			}
+		}
+	})
+	p, _ := s.welcome(&wire.Connack{ResumeToken: "resume"})
+	p.body(frame.Drain, 0, 0, &wire.Drain{DeadlineMs: 60_000, Alternatives: []string{s2.address()}})
+	<-refused
+	<-refused // again: with a token it may be another answer
+	p.conn.Close()
+	if _, hello := s.welcome(nil); hello.ResumeToken != "resume" || hello.Token != "" {
+		t.Errorf("CONNECT with %q, resume token %q", hello.Token, hello.ResumeToken)
+	}
+}
+
 // A second DRAIN tells better: others, though there were none, or none that took the client.
 func TestSecondDrain(t *testing.T) {
 	for name, first := range map[string]func(other string) *wire.Drain{

@@ -146,6 +146,20 @@ for (const first of [[], ["second:1"]]) {
   });
 }
 
+test("another server that refuses the resume token, while there is no other token, doesn't take it from the client", async () => {
+  const other = new Fake();
+  const asked = refusing(other, Code.Unauthenticated);
+  let tokens = 1;
+  const { a, p } = await leaving({ "other:1": other }, {}, { token: async () => {
+    if (tokens-- > 0) return "token";
+    throw new Error("none");
+  } });
+  await until(() => asked.count === 2); // again: with a token it may be another answer
+  p.cut();
+  const hello = await (await a.fake.peer()).welcome();
+  assert.deepEqual([hello.token, hello.resumeToken], ["", "resume"]);
+});
+
 test("close ends an attempt to move too", async () => {
   const other = new Fake();
   const { a, p } = await leaving({ "other:1": other });

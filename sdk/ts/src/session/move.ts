@@ -74,7 +74,7 @@ export async function open(e: Engine, address: string, expired: boolean): Promis
     wire.end(asError(error));
     if (token === "" && error instanceof Dismissal && error.told.code === Code.Unauthenticated) {
       // Not final: the token that could not be had is still to be tried.
-      e.setSession({ resumeToken: "" });
+      if (!e.link) e.setSession({ resumeToken: "" }); // who has a session isn't parted from it by another server
       throw new ConnectionError("the resume token is no good any more");
     }
     throw error;
