@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -196,7 +197,12 @@ func TestTenThousandMembers(t *testing.T) {
 	defer cancel()
 	_, _ = alice.AddMembers(short, made.Conversation, users...)
 	began := time.Now()
-	_, err = alice.AddMembers(w.ctx, made.Conversation, users...)
+	for {
+		// On a machine that is slow enough the request's time is over in the middle, too.
+		if _, err = alice.AddMembers(w.ctx, made.Conversation, users...); !errors.Is(err, &code.Error{Code: code.Undetermined}) {
+			break
+		}
+	}
 	w.must(err)
 	t.Logf("10,000 members in %v", time.Since(began))
 	g, err := alice.Group(w.ctx, made.Conversation)
