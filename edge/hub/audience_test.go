@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -238,6 +239,7 @@ func TestAudienceUnderChange(t *testing.T) {
 					return
 				default:
 				}
+				runtime.Gosched() // or on one processor each message waits for whole slices of the others
 				i := rnd.IntN(100)
 				if s := open[i]; s != nil {
 					s.Close()
