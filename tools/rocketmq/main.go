@@ -41,7 +41,7 @@ func run(cache, dir, nameServer, broker string, fetch bool) error {
 	if err != nil || fetch {
 		return err
 	}
-	c, err := local.Start(ctx, local.Config{Dir: dir, Lib: lib, NameServer: nameServer, Broker: broker})
+	c, err := local.Start(ctx, local.Config{Dir: dir, Lib: lib, NameServer: nameServer, Broker: broker, Sync: true})
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func (c *Cluster) startBelow(ctx context.Context) error {
 	shown, _, _ := strings.Cut(c.cfg.Via("*", Broker, broker), ":")
 	mq := rocketmq.Config{
 		Dir: filepath.Join(c.cfg.Dir, "rocketmq"), Lib: filepath.Join(c.cfg.Cache, "rocketmq-"+rocketmq.Version),
-		NameServer: addr[Name], Broker: broker, BrokerHost: shown,
+		NameServer: addr[Name], Broker: broker, BrokerHost: shown, Sync: c.cfg.Sync,
 	}
 	up := func(_ context.Context, _ time.Time, said []byte) bool {
 		return strings.Contains(string(said), rocketmq.UpText)

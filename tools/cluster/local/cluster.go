@@ -75,7 +75,7 @@ type Config struct {
 	On       *Cluster
 	Keyspace int
 
-	// Sync has the server of TiKV's API write each commit to the disk before it is acknowledged.
+	// Sync has the server of TiKV's API and the broker write what they take to the disk before they say so.
 	Sync bool
 
 	// Via returns the address that one process is told of another's, in the place of the true one: a proxy's. From is "*" where all are

@@ -49,7 +49,7 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	if cluster, err = local.Start(ctx, local.Config{Dir: dir, Lib: lib}); err != nil {
+	if cluster, err = local.Start(ctx, local.Config{Dir: dir, Lib: lib, Sync: true}); err != nil {
 		return 0, err
 	}
 	defer cluster.Kill()

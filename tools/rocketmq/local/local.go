@@ -106,6 +106,7 @@ type Config struct {
 
 	BrokerHost    string        // what clients are told of the broker's address, its port being the same; default: Broker's
 	BrokerHeapMiB int           // default 512
+	Sync          bool          // what is published is on the disk before the broker says so; a machine's end loses nothing then
 	StartTimeout  time.Duration // of each of the two. Default 60 s.
 }
 
@@ -222,11 +223,15 @@ func BrokerCommand(c Config) (*exec.Cmd, error) {
 		shown = host
 	}
 	store := filepath.Join(c.Dir, "broker", "store")
+	flush := "ASYNC_FLUSH"
+	if c.Sync {
+		flush = "SYNC_FLUSH"
+	}
 	conf := fmt.Sprintf(`brokerClusterName=local
 brokerName=broker-a
 brokerId=0
 brokerRole=ASYNC_MASTER
-flushDiskType=SYNC_FLUSH
+flushDiskType=%s
 namesrvAddr=%s
 brokerIP1=%s
 brokerIP2=%s
@@ -249,7 +254,7 @@ deleteWhen=04
 fileReservedTime=24
 traceTopicEnable=false
 enablePropertyFilter=false
-`, c.NameServer, shown, shown, host, n, n-1, host, store, filepath.Join(store, "commitlog"))
+`, flush, c.NameServer, shown, shown, host, n, n-1, host, store, filepath.Join(store, "commitlog"))
 	heap := c.BrokerHeapMiB
 	if heap == 0 {
 		heap = defaultBrokerHeapMiB
