@@ -318,7 +318,23 @@ func (c *chat) inGroup(ctx context.Context, rng *rand.Rand, u id.UserID, by func
 // leave and are taken out of. After each step every device that is online shows what a
 // plain model says: messages, unread, mentions, positions, settings.
 func TestInboxModel(t *testing.T) {
-	seed := rand.Uint64()
+	steps := 150
+	if testing.Short() {
+		steps = 30
+	}
+	t.Run("any", func(t *testing.T) { inboxModel(t, rand.Uint64(), steps) })
+	for _, once := range []struct {
+		name  string
+		seed  uint64
+		steps int
+	}{
+		{"a new device sets what was hidden", 18339416105638183672, 50},
+	} {
+		t.Run(once.name, func(t *testing.T) { inboxModel(t, once.seed, once.steps) })
+	}
+}
+
+func inboxModel(t *testing.T, seed uint64, steps int) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	data := t.TempDir()
@@ -366,10 +382,6 @@ func TestInboxModel(t *testing.T) {
 		}
 		g := &chat{conv: change.Conversation, name: name, said: []said{{by: "ann"}}, first: 1, side: map[id.UserID]*side{"ann": {in: []msgstore.Interval{{Joined: 1}}}}}
 		groups, chats[g.conv] = append(groups, g), g
-	}
-	steps := 150
-	if testing.Short() {
-		steps = 30
 	}
 	for step := range steps {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -209,7 +209,7 @@ func (c *Client) MarkRead(ctx context.Context, conv id.ConversationID, seq uint6
 			c.askState(conv)
 			return nil
 		}
-		c.push(CursorsMoved{Conversation: conv, User: c.me, Own: true, ReadSeq: read, RecvSeq: read, LastSeq: read})
+		c.cursors(CursorsMoved{Conversation: conv, User: c.me, Own: true, ReadSeq: read, RecvSeq: read, LastSeq: read})
 		return nil
 	})
 	return read, unread, err

@@ -351,7 +351,7 @@ func (c *Client) hinted(l *link, m *wire.Hint) {
 	for _, h := range m.Heads {
 		v := c.conversation(id.ConversationID(h.ConversationId))
 		if !v.known {
-			c.meet(v, h.Seq)
+			c.encounter(v, h.Seq)
 		}
 		v.head = max(v.head, h.Seq)
 		c.look(v)

@@ -238,6 +238,10 @@ func TestSettingsAndSignalsOfTheServer(t *testing.T) {
 	}
 	signal(packet.SignalCursors, bob, nil) // can't be read: dropped
 	signal(packet.SignalState, alice, nil)
+	signal(packet.SignalState, alice, &wire.ConversationState{ConversationId: ab[:], Users: []string{"alice", "bob"}})
+	if e, ok := next().(ConversationChanged); !ok || e.Conversation.Peer != bob {
+		t.Errorf("%+v", e)
+	}
 	signal(packet.SignalCursors, alice, &wire.Cursors{ReadSeq: 3, RecvSeq: 4, LastSeq: 5, Unread: 2, Mentions: 1})
 	if e, want := next(), (CursorsMoved{ab, alice, true, 3, 4, 5, 2, 1}); e != want {
 		t.Errorf("%+v, want %+v", e, want)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/frame"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
@@ -61,4 +62,64 @@ func TestTakenOutWithoutBeingNamed(t *testing.T) {
 	asked(&wire.ConversationState{LastSeq: 7, Role: 1})
 	messages(8, `{"do":"role","users":["alice"],"count":1,"role":"admin"}`)
 	asked(&wire.ConversationState{LastSeq: 8, Role: 2})
+}
+
+// A conversation that was hidden when the device came isn't told to it. Once something is heard of it, its state is asked
+// for, and its messages are, whichever way it was.
+func TestHeardOfBeforeItsState(t *testing.T) {
+	state := &wire.ConversationState{ConversationId: ab[:], Users: []string{"alice", "bob"}, LastSeq: 2, ReadSeq: 1, Muted: true, Hidden: true, SettingsVersion: 3}
+	cursors := func(p *peer) {
+		data, _ := (&wire.Cursors{ReadSeq: 1, RecvSeq: 1}).Marshal(nil)
+		p.body(frame.Signal, 0, 0, &wire.Signal{ConversationId: ab[:], Kind: packet.SignalCursors, Data: data, SenderId: "bob"})
+	}
+	asked := func(p *peer) frame.Frame {
+		t.Helper()
+		var req wire.ConversationRequest
+		f := p.asked(packet.MethodConversation, &req)
+		if id.ConversationID(req.ConversationId) != ab {
+			t.Fatalf("asked for %x", req.ConversationId)
+		}
+		return f
+	}
+	for _, way := range []struct {
+		name string
+		hear func(c *Client, p *peer)
+	}{
+		{"cursors, twice", func(_ *Client, p *peer) {
+			cursors(p)
+			cursors(p)
+			p.say(asked(p), packet.MethodConversation, state)
+		}},
+		{"cursors, again after a refusal", func(_ *Client, p *peer) {
+			cursors(p)
+			p.refuse(asked(p).ReqID, code.New(code.Overloaded))
+			cursors(p)
+			p.say(asked(p), packet.MethodConversation, state)
+		}},
+		{"a head", func(_ *Client, p *peer) {
+			p.body(frame.Hint, 0, 0, &wire.Hint{Heads: []*wire.ConversationSeq{{ConversationId: ab[:], Seq: 2}}})
+			p.say(asked(p), packet.MethodConversation, state)
+		}},
+		{"what is set here", func(c *Client, p *peer) {
+			go func() { _, _ = c.Mute(t.Context(), ab, true) }()
+			p.answer(packet.MethodSettings, new(wire.SettingsRequest), state)
+		}},
+		{"what is read here", func(c *Client, p *peer) {
+			go func() { _, _, _ = c.MarkRead(t.Context(), ab, 1) }()
+			p.answer(packet.MethodRead, new(wire.ReadRequest), &wire.ReadResponse{ReadSeq: 1})
+			p.say(asked(p), packet.MethodConversation, state)
+		}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			s, r := newScripted(t), newRecorder()
+			c := open(t, s.address(), r, nil)
+			p, _ := s.welcome(nil)
+			way.hear(c, p)
+			p.synced(p.expectSync(1, 0), 1, 2, 2, 1, 2)
+			r.waitTexts(t, "m1", "m2")
+			if e := waitEvent[ConversationChanged](t, r); !e.Conversation.Muted || e.Conversation.ReadSeq != 1 {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
 }

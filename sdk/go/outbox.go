@@ -355,7 +355,7 @@ func (c *Client) acked(l *link, o *outgoing, ack packet.Ack) {
 	var v *conversation
 	if conv.Kind() != id.KindRoom {
 		if v = c.conversation(conv); !v.known {
-			c.meet(v, ack.Seq)
+			c.encounter(v, ack.Seq)
 		}
 		if v.peer == "" {
 			v.peer = o.user

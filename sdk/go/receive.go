@@ -24,6 +24,7 @@ type conversation struct {
 	peer id.UserID
 
 	known   bool   // the numbers below hold
+	asking  bool   // how it stands was asked, and is not answered yet
 	applied uint64 // given to the Handler's queue, or will never come
 	done    uint64 // the Handler has had it: what is stored, and what RECVACK tells
 	acked   uint64
@@ -66,6 +67,17 @@ func (c *Client) meet(v *conversation, seq uint64) {
 		v.applied = seq - uint64(n)
 	}
 	v.done, v.acked = v.applied, v.applied
+}
+
+// encounter meets a conversation of which a message came, or was told of, before how it stands did: it is new, or it was
+// hidden, or left, when the device came. What messages don't tell is asked for: what the user set, and has read, and of a
+// group its name and the user's role. Of the first message of a direct conversation there is nothing to ask.
+func (c *Client) encounter(v *conversation, seq uint64) {
+	c.meet(v, seq)
+	if k := v.id.Kind(); k == id.KindGroup || k == id.KindDirect && seq > 1 {
+		c.askState(v.id)
+		v.told = seq
+	}
 }
 
 // forget drops all that is known of conversations: another epoch.
@@ -121,11 +133,7 @@ func (c *Client) delivered(body []byte) error {
 			return err
 		}
 		if !v.known {
-			c.meet(v, m.Seq)
-			if conv.Kind() == id.KindGroup {
-				c.askState(conv)
-				v.told = m.Seq
-			}
+			c.encounter(v, m.Seq)
 		}
 		c.arrive(v, &m)
 	}

@@ -45,7 +45,7 @@ func (c *Client) SetSettings(ctx context.Context, conv id.ConversationID, s Sett
 			return err
 		}
 		st = conversationOf(c.me, ans)
-		c.push(ConversationChanged{Conversation: st})
+		c.heard(ans) // this device may not have known of it
 		return nil
 	})
 	return st, err
@@ -87,14 +87,29 @@ func (c *Client) Mentions(ctx context.Context, conv id.ConversationID, after uin
 	return seqs, more, nil
 }
 
+// cursors tells of positions that moved. The rest of a conversation that this device didn't know of, because it was hidden
+// when the device came, is asked for. The caller holds mu.
+func (c *Client) cursors(e CursorsMoved) {
+	c.push(e)
+	if k := e.Conversation.Kind(); k != id.KindDirect && k != id.KindGroup {
+		return
+	}
+	if v := c.conversation(e.Conversation); !v.known && !v.asking {
+		c.askState(v.id)
+	}
+}
+
 // askState asks how a conversation stands that messages alone don't tell of: what a group
 // is called, and the user's role in it. The answer comes as ConversationChanged. The caller holds mu.
 func (c *Client) askState(conv id.ConversationID) {
 	if c.link == nil {
 		return // whoever connects is told
 	}
+	v := c.conversation(conv)
+	v.asking = true
 	req := &wire.ConversationRequest{ConversationId: conv[:]}
 	c.ask(c.link, &call{method: packet.MethodConversation, request: req, done: func(inner []byte, err error) {
+		v.asking = false
 		s := new(wire.ConversationState)
 		if err == nil {
 			err = answerInto(packet.MethodConversation, inner, s)
@@ -148,7 +163,7 @@ func (c *Client) signalled(m *wire.Signal) {
 	switch m.Kind {
 	case packet.SignalCursors:
 		if w, err := packet.DecodeCursors(m.Data); err == nil {
-			c.push(CursorsMoved{
+			c.cursors(CursorsMoved{
 				Conversation: conv, User: id.UserID(m.SenderId), Own: m.SenderId == string(c.me),
 				ReadSeq: w.ReadSeq, RecvSeq: w.RecvSeq, LastSeq: w.LastSeq, Unread: int(w.Unread), Mentions: int(w.Mentions),
 			})
