@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Client, Code, directConversation, groupConversation, GoChatError, MemoryStore, StoppedError } from "../src/index.js";
-import { Drain, Error as ErrorBody, Hint, Kick, methods, Signal } from "../src/wire/wire.gen.js";
+import { Cursors, Drain, Error as ErrorBody, Hint, Kick, methods, Signal } from "../src/wire/wire.gen.js";
 import { encodeChunk } from "../src/draft.js";
 import { fromHex, fromUuid, toUuid, uuidTime } from "../src/ids.js";
 import { encodeFrame, FrameType } from "../src/wire/frame.js";
@@ -384,6 +384,50 @@ test("a group that isn't known is asked for", async () => {
   p.answer(f, methods.conversation, { conversationId: fromHex(group), lastSeq: 1n, name: "Team", role: 1, members: 2 });
   await a.until(() => a.client.conversations.get(group)?.name === "Team");
   assert.equal(a.client.conversations.get(group)!.unread, 0);
+});
+
+test("a conversation that was hidden when the device came is asked for once something is heard of it", async () => {
+  const hidden = { conversationId: fromHex(conv), users: ["me", "you"], lastSeq: 2n, readSeq: 1n, unread: 1, muted: true, hidden: true, settingsVersion: 3n };
+  const cursors = (p: Peer) => p.send(FrameType.Signal, Signal, { conversationId: fromHex(conv), senderId: "you", kind: 3, data: encode(Cursors, { readSeq: 1n, recvSeq: 1n }) });
+  const asked = async (p: Peer) => {
+    const { f, q } = await p.request(methods.conversation);
+    assert.deepEqual(q.conversationId, fromHex(conv));
+    return f;
+  };
+  const ways: ((p: Peer) => Promise<void>)[] = [
+    async (p) => { // once, though it is heard of twice
+      cursors(p);
+      cursors(p);
+      p.answer(await asked(p), methods.conversation, hidden);
+    },
+    async (p) => {
+      cursors(p);
+      p.refuse(await asked(p), Code.Overloaded);
+      await new Promise(setImmediate); // as two frames of a real connection
+      cursors(p);
+      p.answer(await asked(p), methods.conversation, hidden);
+    },
+    async (p) => {
+      p.send(FrameType.Hint, Hint, { heads: [{ conversationId: fromHex(conv), seq: 2n }] });
+      p.answer(await asked(p), methods.conversation, hidden);
+    },
+    async (p) => {
+      p.deliver(conv, message(2n, "two"));
+      p.answer(await asked(p), methods.conversation, hidden);
+    },
+  ];
+  for (const way of ways) {
+    const a = await actor();
+    const p = await a.fake.peer();
+    await p.welcome();
+    await way(p);
+    const { f } = await p.sync();
+    p.synced(f, conv, { fromSeq: 1n, toSeq: 2n, firstSeq: 1n, lastSeq: 2n, messages: [message(1n, "one"), message(2n, "two")] });
+    await a.until(() => a.texts().length === 2);
+    await a.until(() => a.client.conversations.get(conv)!.muted);
+    const c = a.client.conversations.get(conv)!;
+    assert.deepEqual([c.lastSeq, c.readSeq, c.unread], [2n, 1n, 1]);
+  }
 });
 
 test("who is taken out among many without being named learns of it, and who is back how the group stands", async (t) => {

@@ -1,5 +1,6 @@
 // The conversations that moved since the sync mark, and signals of the server's own.
 
+import type { CursorsMoved } from "../api.js";
 import { announcementOf, conversationOf, profileOf } from "../convert.js";
 import { GoChatError } from "../errors.js";
 import { ConversationKind, conversationKind, fromHex } from "../ids.js";
@@ -78,13 +79,30 @@ export class Inbox {
     for (const h of m.heads) this.e.timelines.hinted(wireConversation(h.conversationId), h.seq);
   }
 
+  /** Tells of positions that moved. The rest of a conversation that this device didn't know of, because it was hidden when the device came, is asked for. */
+  private cursors(c: CursorsMoved): void {
+    this.e.dispatch.push("cursors", c);
+    const kind = conversationKind(c.conversation);
+    if (kind !== ConversationKind.Direct && kind !== ConversationKind.Group) return;
+    const t = this.e.timelines.get(c.conversation);
+    if (!t.known && !t.asking) this.askState(t.id);
+  }
+
   /** Asks how a conversation stands that messages alone don't tell of: what a group is called, and the user's role in it. */
   askState(conversation: string): void {
     const l = this.e.link;
     if (!l) return; // whoever connects is told
+    const t = this.e.timelines.get(conversation);
+    t.asking = true;
     this.e.ask(l, methods.conversation, { conversationId: fromHex(conversation) }).then(
-      (s) => this.heard(s),
-      (error) => this.e.log.info(`asking for conversation ${conversation}`, error),
+      (s) => {
+        t.asking = false;
+        this.heard(s);
+      },
+      (error) => {
+        t.asking = false;
+        this.e.log.info(`asking for conversation ${conversation}`, error);
+      },
     );
   }
 
@@ -123,7 +141,7 @@ export class Inbox {
       const [user, device] = [m.senderId, m.senderDevice];
       switch (m.kind) {
         case Kind.Cursors:
-          return e.dispatch.push("cursors", { conversation, user, own: user === e.user, ...decode(Cursors, m.data) });
+          return this.cursors({ conversation, user, own: user === e.user, ...decode(Cursors, m.data) });
         case Kind.Chunk:
           return e.drafts.arrived(conversation, user, device, m.data);
         case Kind.Typing:

@@ -240,7 +240,7 @@ export class Outbox {
     const m = storedSend(decode(Send, o.s.body), a.seq, a.messageId, this.e.user);
     if (conversationKind(conversation) === ConversationKind.Room) return this.e.rooms.own(conversation, m);
     const t = this.e.timelines.get(conversation);
-    if (!t.known) this.e.timelines.meet(t, a.seq);
+    if (!t.known) this.e.timelines.encounter(t, a.seq);
     t.peer ||= o.s.user;
     this.e.timelines.arrive(t, m);
   }

@@ -28,6 +28,8 @@ export class Timeline {
   peer = "";
   /** The numbers below hold. */
   known = false;
+  /** How it stands was asked, and is not answered yet. */
+  asking = false;
   /** Given to the application's queue, or will never come. */
   applied = 0n;
   /** The application has had it: what is stored, and what RECVACK tells. */
@@ -108,6 +110,17 @@ export class Timelines {
     t.done = t.acked = t.applied;
   }
 
+  /**
+   * Meets a conversation of which a message came, or was told of, before how it stands did: it is new, or it was hidden,
+   * or left, when the device came. What messages don't tell is asked for: what the user set, and has read, and of a group
+   * its name and the user's role. Of the first message of a direct conversation there is nothing to ask.
+   */
+  encounter(t: Timeline, seq: bigint): void {
+    this.meet(t, seq);
+    const kind = conversationKind(t.id);
+    if (kind === ConversationKind.Group || (kind === ConversationKind.Direct && seq > 1n)) this.ask(t, seq);
+  }
+
   /** Takes in where a conversation's head and beginning are, as its state tells. */
   stands(t: Timeline, head: bigint, first: bigint): void {
     const fresh = !t.known;
@@ -129,7 +142,7 @@ export class Timelines {
   /** A head that was hinted at. */
   hinted(id: string, seq: bigint): void {
     const t = this.get(id);
-    if (!t.known) this.meet(t, seq);
+    if (!t.known) this.encounter(t, seq);
     t.head = max(t.head, seq);
     this.look(t);
   }
@@ -184,10 +197,7 @@ export class Timelines {
     const t = this.get(id);
     if (d.users.length === 2) t.peer = peerOf(this.e.user, d.users);
     for (const m of d.messages) {
-      if (!t.known) {
-        this.meet(t, m.seq);
-        if (conversationKind(id) === ConversationKind.Group) this.ask(t, m.seq);
-      }
+      if (!t.known) this.encounter(t, m.seq);
       this.arrive(t, m);
     }
   }
