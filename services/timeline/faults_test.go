@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore/kv"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -53,6 +54,39 @@ func TestStoreErrors(t *testing.T) {
 			}
 			messages(t, st.store, dm)
 		})
+	}
+}
+
+// What was in a transaction of which nothing is known is not called unavailable either when the store is away from then on, or when it
+// became too old meanwhile.
+func TestInDoubtIsNotUnavailable(t *testing.T) {
+	st := newStage(t, func(c *Config) { c.MaxAttempts = 3 })
+	warm := st.b.text(st.id(0), "warm")
+	st.send(warm)
+	st.b.expect(t, "1:seq=1")
+	st.store.onGet(func(context.Context, []byte) error { return kv.ErrUnavailable })
+	var kept []*kv.Tx
+	st.store.failNext(1, kv.ErrUndetermined, &kept)
+	x := st.a.text(st.id(0), "x")
+	st.send(x)
+	st.a.expect(t, "1:undetermined")
+	st.store.onGet(nil)
+	st.store.Store.Commit(t.Context(), kept...) // it arrives late
+	if err := kept[0].Err; err != nil {
+		t.Fatal(err)
+	}
+	st.send(resend(x))
+	st.a.expect(t, "1:dup=2")
+
+	s := &Sequencer{cfg: Config{WaitAtMost: 1}, round: round{began: 10}}
+	for _, doubt := range []bool{false, true} {
+		want := code.Unavailable
+		if doubt {
+			want = code.Undetermined
+		}
+		if err := s.admit(&conversation{doubt: doubt}, &packet.Pending{At: 1}, 0, 0); err == nil || err.Code != want {
+			t.Errorf("too old, in doubt %v: %v", doubt, err)
+		}
 	}
 }
 

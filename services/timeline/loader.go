@@ -13,7 +13,8 @@ import (
 )
 
 // loadQueue holds the conversations for which the store has to be read. It is bounded by
-// the messages and changes that may wait: each conversation in it has one, or is being swept.
+// the messages and changes that may wait: each conversation in it has one, or is being swept, or had one that
+// was refused meanwhile. Those aren't read, and go when a loader comes to them, a read of those before later.
 type loadQueue struct {
 	mu     sync.Mutex
 	some   sync.Cond

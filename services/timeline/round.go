@@ -197,6 +197,7 @@ func (s *Sequencer) sequence(c *conversation) int {
 	r := &s.round
 	s.recent.touch(c)
 	c.take()
+	changing := c.changing() // asked once: what waits may be refused meanwhile
 	switch {
 	case len(c.work) == 0 && c.current == nil:
 		c.failed, c.attempts = nil, 0
@@ -205,10 +206,10 @@ func (s *Sequencer) sequence(c *conversation) int {
 	case c.failed != nil:
 		s.loadFailed(c)
 		return 0
-	case !c.loaded, c.stale(), c.changing() && !c.current.planned:
+	case !c.loaded, c.stale(), changing && !c.current.planned:
 		s.load(c)
 		return 0
-	case c.changing():
+	case changing:
 		return s.buildChange(r.newRun(c))
 	}
 	c.yield = false
@@ -372,6 +373,9 @@ func (ru *run) refuse(o *outcome, err *code.Error) {
 func (s *Sequencer) admit(c *conversation, p *packet.Pending, ms, ahead int64) *code.Error {
 	switch {
 	case s.cfg.WaitAtMost > 0 && s.round.began-p.At > int64(s.cfg.WaitAtMost):
+		if c.doubt { // what it was in may still be stored
+			return code.New(code.Undetermined)
+		}
 		return code.New(code.Unavailable)
 	case ms < c.head.IDFloor:
 		return code.New(code.IDUnknown)

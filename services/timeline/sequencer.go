@@ -387,8 +387,11 @@ func (s *Sequencer) again(c *conversation, e *code.Error) {
 }
 
 // refuseAll refuses everything that waits for c, which the caller holds, with e, which
-// is one that may be tried again, and lets c go.
+// is one that may be tried again, and lets c go. While a transaction of ours is in doubt what waits may have been in it.
 func (s *Sequencer) refuseAll(c *conversation, e *code.Error) {
+	if c.doubt && e.Code != code.Undetermined {
+		e = code.Wrap(code.Undetermined, e)
+	}
 	c.take()
 	c.refuseChanges(e)
 	c.attempts = 0
