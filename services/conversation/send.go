@@ -146,8 +146,10 @@ func (s *Service) create() {
 		// Under the lock, so that what comes meanwhile stays behind.
 		if err != nil {
 			refusal := msgstore.Refusal(err)
-			if left, ok := m.failed.Allow(trace.Now()); ok && refusal.Cause != nil {
-				s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal, "left_out", left)
+			if refusal.Cause != nil { // else it was its sender's
+				if left, ok := m.failed.Allow(trace.Now()); ok {
+					s.log.WarnContext(trace.With(m.ctx, p.Call()), "direct conversation could not be opened", "err", refusal, "left_out", left)
+				}
 			}
 			for _, b := range c.batches {
 				refuse(b, refusal)
