@@ -101,8 +101,8 @@ type Config struct {
 	// of others is refused without being decided on, a quarter of that time later at most. 0: where slots are Assigned 5 s, a node's lease, else for ever.
 	WaitAtMost time.Duration
 
-	// AfterBatch is called after each round's answers and events were given out: the
-	// time to flush. May be nil.
+	// AfterBatch is called after each round's answers and events were given out, and, by another goroutine, after those
+	// of messages that had waited for too long: the time to flush. May be nil.
 	AfterBatch func()
 
 	// Seen is called after the ack of an interactive message: user has read up to seq.
