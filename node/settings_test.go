@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -19,30 +18,13 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/gochat-im/gochat/edge/conn/conntest"
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/router/etcd/etcdtest"
 	"github.com/gochat-im/gochat/router/settings"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 )
-
-// journal is a log that tests look into.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (w *journal) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.Write(p)
-}
-
-func (w *journal) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}
 
 // allNodes is what an operator does to the settings of all nodes.
 type allNodes struct {
@@ -128,7 +110,7 @@ func TestSettingsOfAllNodes(t *testing.T) {
 	srv := etcdtest.Start(t)
 	a := &allNodes{newSeveral(t), srv.Client()}
 	const everything = "edge logic fanout worker"
-	logs := map[string]*journal{"a": {}, "b": {}, "c": {}}
+	logs := map[string]*conntest.Log{"a": {}, "b": {}, "c": {}}
 	file := map[string]int{"a": 3, "b": 4, "c": 5}
 	var mu sync.Mutex
 	start := func(name string) {

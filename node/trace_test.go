@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,24 +17,13 @@ import (
 	"github.com/gochat-im/gochat/services/account"
 )
 
-// lines is a log in memory.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
+// lines is a log whose lines a test looks for.
+type lines struct{ conntest.Log }
 
 // with returns the lines that contain each of the texts.
 func (l *lines) with(texts ...string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 next:
-	for line := range strings.Lines(l.text.String()) {
+	for line := range strings.Lines(l.String()) {
 		for _, t := range texts {
 			if !strings.Contains(line, t) {
 				continue next
@@ -53,10 +41,9 @@ func traced(b []byte, t trace.ID) []byte { return frame.AddTrace(b, 0, t) }
 // user and connection, in the lines of the edge and of the service, and in the answer; what
 // has none is logged when it is slow alone, or fails.
 func TestTrace(t *testing.T) {
-	var log lines
 	for name, slow := range map[string]time.Duration{"slow": 1, "quick": time.Hour} {
 		t.Run(name, func(t *testing.T) {
-			log.text.Reset()
+			var log lines
 			w := newTown(t, func(cfg *Config, in *Program) {
 				in.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 				cfg.Log.Slow = slow
