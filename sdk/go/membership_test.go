@@ -96,6 +96,11 @@ func TestHeardOfBeforeItsState(t *testing.T) {
 			cursors(p)
 			p.say(asked(p), packet.MethodConversation, state)
 		}},
+		{"cursors, refused for a moment", func(_ *Client, p *peer) {
+			cursors(p)
+			p.refuse(asked(p).ReqID, code.New(code.Overloaded))
+			p.say(asked(p), packet.MethodConversation, state)
+		}},
 		{"a head", func(_ *Client, p *peer) {
 			p.body(frame.Hint, 0, 0, &wire.Hint{Heads: []*wire.ConversationSeq{{ConversationId: ab[:], Seq: 2}}})
 			p.say(asked(p), packet.MethodConversation, state)

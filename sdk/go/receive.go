@@ -199,7 +199,7 @@ func (c *Client) take(v *conversation, m Message) {
 			c.askState(v.id) // brought in, or given another role
 			v.told = m.Seq
 		case out && w.Count > len(w.Users) && c.link != nil:
-			c.link.doubt(v.id) // one of those who aren't named?
+			c.link.doubt(v.id, jitter(maxDoubt)) // one of those who aren't named?
 		}
 	}
 	if nick, ok := m.Nickname(); ok {

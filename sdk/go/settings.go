@@ -2,9 +2,11 @@ package gochat
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -114,11 +116,15 @@ func (c *Client) askState(conv id.ConversationID) {
 		if err == nil {
 			err = answerInto(packet.MethodConversation, inner, s)
 		}
-		if err != nil {
-			c.log.Info("asking for a conversation", "conversation", conv.String(), "error", err)
+		if err == nil {
+			c.heard(s)
 			return
 		}
-		c.heard(s)
+		c.log.Info("asking for a conversation", "conversation", conv.String(), "error", err)
+		var told *code.Error
+		if errors.As(err, &told) && told.Retryable() && c.link != nil {
+			c.link.doubt(conv, max(told.RetryAfter, told.Code.RetryAfter(), time.Second/2))
+		}
 	}})
 }
 
@@ -126,15 +132,15 @@ func (c *Client) askState(conv id.ConversationID) {
 // a group and aren't all named: not all of them should ask at once.
 const maxDoubt = 4 * time.Second
 
-// doubt has a conversation asked for in a while.
-func (l *link) doubt(conv id.ConversationID) {
+// doubt has a conversation asked for after a while, unless it is going to be.
+func (l *link) doubt(conv id.ConversationID, after time.Duration) {
 	if _, ok := l.doubts[conv]; ok {
 		return
 	}
 	if l.doubts == nil {
 		l.doubts = map[id.ConversationID]time.Time{}
 	}
-	l.doubts[conv] = time.Now().Add(jitter(maxDoubt))
+	l.doubts[conv] = time.Now().Add(after)
 	l.wakeWriter()
 }
 

@@ -407,6 +407,11 @@ test("a conversation that was hidden when the device came is asked for once some
       cursors(p);
       p.answer(await asked(p), methods.conversation, hidden);
     },
+    async (p) => { // refused for a moment, and nothing more is heard
+      cursors(p);
+      p.refuse(await asked(p), Code.Overloaded);
+      p.answer(await asked(p), methods.conversation, hidden);
+    },
     async (p) => {
       p.send(FrameType.Hint, Hint, { heads: [{ conversationId: fromHex(conv), seq: 2n }] });
       p.answer(await asked(p), methods.conversation, hidden);

@@ -102,15 +102,16 @@ export class Inbox {
       (error) => {
         t.asking = false;
         this.e.log.info(`asking for conversation ${conversation}`, error);
+        if (error instanceof GoChatError && error.retryable) this.doubt(conversation, Math.max(error.retryAfterMs, 500));
       },
     );
   }
 
-  /** Has a conversation asked for in a while. */
-  doubt(conversation: string): void {
+  /** Has a conversation asked for after a while, in milliseconds, unless it is going to be. */
+  doubt(conversation: string, after = jitter(maxDoubt)): void {
     const l = this.e.link;
     if (!l || l.doubts.has(conversation)) return;
-    l.doubts.set(conversation, Date.now() + jitter(maxDoubt));
+    l.doubts.set(conversation, Date.now() + after);
     this.e.wake();
   }
 
