@@ -52,7 +52,7 @@ func healthy(t *testing.T) *world {
 		}
 		members.Put(tx, group, "alice", &Member{Intervals: []Interval{{Joined: 1, Left: 3}}})
 		inbox.Put(tx, "alice", group, &UserSide{AsOfSeq: 3, Tombstone: true})
-		NewCursors(w.Store, w.keys).Put(tx, conv, "alice", &Cursor{ReadSeq: 3, ReadCountable: 3, RecvSeq: 5})
+		putCursor(tx, w.keys, conv, "alice", &Cursor{ReadSeq: 3, ReadCountable: 3, RecvSeq: 5})
 		NewMentions(w.Store, w.keys).Put(tx, conv, "", 5)
 		NewMentions(w.Store, w.keys).Put(tx, conv, "bob", 5)
 		tx.Set(w.keys.BusPosition(nil, "fanout", 0), AppendBusPosition(nil, 3))

@@ -73,63 +73,6 @@ func gather(rows *[]MemberOf, span kv.Span) func(key, value []byte) (bool, error
 	}
 }
 
-// Cursors reads and writes how far users have come in conversations. It keeps nothing in
-// memory and is safe for concurrent use.
-type Cursors struct {
-	store kv.Store
-	keys  Keys
-}
-
-// NewCursors returns the cursors that lie in store under keys.
-func NewCursors(store kv.Store, keys Keys) *Cursors { return &Cursors{store: store, keys: keys} }
-
-// Get returns the user's cursor; without one it is zero.
-func (s *Cursors) Get(ctx context.Context, c id.ConversationID, user id.UserID) (Cursor, error) {
-	raw, err := s.store.Get(ctx, s.keys.Cursor(nil, c, user))
-	var cur Cursor
-	if err == nil && raw != nil {
-		cur, err = ParseCursor(raw)
-	}
-	if err != nil {
-		return Cursor{}, fmt.Errorf("read a cursor of %s: %w", c, err)
-	}
-	return cur, nil
-}
-
-// OfUsers returns the cursors of users in one conversation, in their order; those without one are zero.
-func (s *Cursors) OfUsers(ctx context.Context, c id.ConversationID, users []id.UserID) ([]Cursor, error) {
-	raws, err := multiGet(ctx, s.store, len(users), func(dst []byte, i int) []byte { return s.keys.Cursor(dst, c, users[i]) })
-	return parseCursors(raws, err)
-}
-
-// OfUser returns the user's cursors in conversations, in their order; where there is none it is zero.
-func (s *Cursors) OfUser(ctx context.Context, user id.UserID, cs []id.ConversationID) ([]Cursor, error) {
-	raws, err := multiGet(ctx, s.store, len(cs), func(dst []byte, i int) []byte { return s.keys.Cursor(dst, cs[i], user) })
-	return parseCursors(raws, err)
-}
-
-func parseCursors(raws [][]byte, err error) ([]Cursor, error) {
-	rows := make([]Cursor, len(raws))
-	for i, raw := range raws {
-		if raw == nil {
-			continue
-		}
-		if rows[i], err = ParseCursor(raw); err != nil {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read cursors: %w", err)
-	}
-	return rows, nil
-}
-
-// Put adds to tx the writing of the user's cursor.
-func (s *Cursors) Put(tx *kv.Tx, c id.ConversationID, user id.UserID, cur *Cursor) {
-	var kb [MaxKeyLen]byte
-	tx.SetFunc(s.keys.Cursor(kb[:0], c, user), cur.Append)
-}
-
 // Mentions reads and writes who is mentioned where. An empty user stands for everyone.
 type Mentions struct {
 	store kv.Store

@@ -200,7 +200,7 @@ func (m *model) cursor(c id.ConversationID) {
 	m.must(err)
 	cur.ReadCountable = min(n, cur.ReadSeq)
 	cur.Changed = m.now
-	m.retry(func(tx *kv.Tx) { NewCursors(m.store, m.keys).Put(tx, c, user, &cur) })
+	m.retry(func(tx *kv.Tx) { putCursor(tx, m.keys, c, user, &cur) })
 	d.cursors[user] = cur
 }
 

@@ -316,14 +316,23 @@ func TestMembersGet(t *testing.T) {
 	if m, ok, err := members.Get(ctx, conv, "alic"); err != nil || ok {
 		t.Errorf("%+v, %v, %v", m, ok, err)
 	}
-	cursors := NewCursors(w.Store, w.keys)
-	w.commit(func(tx *kv.Tx) { cursors.Put(tx, conv, "alice", &Cursor{RecvSeq: 7}) })
-	if c, err := cursors.Get(ctx, conv, "alice"); err != nil || c.RecvSeq != 7 {
+	w.commit(func(tx *kv.Tx) { putCursor(tx, w.keys, conv, "alice", &Cursor{RecvSeq: 7}) })
+	if c, err := cursorOf(w.Store, w.keys, conv, "alice"); err != nil || c.RecvSeq != 7 {
 		t.Errorf("%+v, %v", c, err)
 	}
-	if cs, err := cursors.OfUsers(ctx, conv, nil); err != nil || len(cs) != 0 {
-		t.Errorf("%+v, %v", cs, err)
+}
+
+// cursorOf reads a cursor as its row is; without one it is zero.
+func cursorOf(store kv.Store, keys Keys, c id.ConversationID, user id.UserID) (Cursor, error) {
+	raw, err := store.Get(ctx, keys.Cursor(nil, c, user))
+	if err != nil || raw == nil {
+		return Cursor{}, err
 	}
+	return ParseCursor(raw)
+}
+
+func putCursor(tx *kv.Tx, keys Keys, c id.ConversationID, user id.UserID, cur *Cursor) {
+	tx.Set(keys.Cursor(nil, c, user), cur.Append(nil))
 }
 
 func (w *world) idRows(c id.ConversationID) (n int) {

@@ -346,15 +346,11 @@ func TestDamagedRows(t *testing.T) {
 		tx.Set(w.keys.Mention(nil, conv, "alice", 1), []byte{9})
 	})
 	for what, read := range map[string]func() error{
-		"head":   func() error { _, _, err := w.Head(ctx, conv); return err },
-		"heads":  func() error { _, err := w.Heads(ctx, []id.ConversationID{group, conv}); return err },
-		"range":  func() error { _, _, _, err := w.Range(ctx, conv, 1, 9, 0, 0); return err },
-		"ids":    func() error { _, err := w.IDs(ctx, conv, testNow/1000); return err },
-		"cursor": func() error { _, err := NewCursors(w.Store, w.keys).Get(ctx, conv, "alice"); return err },
-		"cursors": func() error {
-			_, err := NewCursors(w.Store, w.keys).OfUsers(ctx, conv, []id.UserID{"bob", "alice"})
-			return err
-		},
+		"head":    func() error { _, _, err := w.Head(ctx, conv); return err },
+		"heads":   func() error { _, err := w.Heads(ctx, []id.ConversationID{group, conv}); return err },
+		"range":   func() error { _, _, _, err := w.Range(ctx, conv, 1, 9, 0, 0); return err },
+		"ids":     func() error { _, err := w.IDs(ctx, conv, testNow/1000); return err },
+		"cursor":  func() error { _, err := cursorOf(w.Store, w.keys, conv, "alice"); return err },
 		"member":  func() error { _, _, err := NewMembers(w.Store, w.keys).Get(ctx, conv, "alice"); return err },
 		"members": func() error { _, err := NewMembers(w.Store, w.keys).Scan(ctx, conv, "", 0); return err },
 		"side":    func() error { _, _, err := NewInbox(w.Store, w.keys).Get(ctx, "alice", conv); return err },
