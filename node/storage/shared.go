@@ -46,7 +46,7 @@ func tikvConfig(c *config.TiKV, log *slog.Logger) tikv.Config {
 }
 
 // CollectGarbage has old versions of what TiKV holds removed, again and again until ctx ends, while leads says that
-// it is this node that does so. Any other store needs none. It is an error if somebody else, a TiDB, collects there.
+// it is this node that does so. Any other store needs none. What keeps it from that is logged.
 func (s *Storage) CollectGarbage(ctx context.Context, leads func() bool) error {
 	if s.tikv == nil {
 		<-ctx.Done()

@@ -67,8 +67,9 @@ func (c GCConfig) withDefaults() (GCConfig, error) {
 
 const minRetain = 10 * time.Minute
 
-// RunGC collects garbage again and again, while this process is the leader, until ctx ends (nil) or it finds that
-// the cluster has another collector (ErrOtherCollector). Other failures are logged, and tried again the next time.
+// RunGC collects garbage again and again, while this process is the leader, until ctx ends (nil) or the store is
+// closed (kv.ErrClosed). Failures are logged, and tried again the next time; so is that the cluster has another collector
+// (ErrOtherCollector): somebody has to see to that, while everything else goes on.
 func (s *Store) RunGC(ctx context.Context, c GCConfig) error {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -80,8 +81,10 @@ func (s *Store) RunGC(ctx context.Context, c GCConfig) error {
 		if c.Leader(ctx) {
 			point, err := s.CollectGarbage(ctx, c.Retain)
 			switch {
-			case errors.Is(err, ErrOtherCollector), errors.Is(err, kv.ErrClosed):
+			case errors.Is(err, kv.ErrClosed):
 				return err
+			case errors.Is(err, ErrOtherCollector):
+				s.log.Error("garbage is not collected, and must not be by somebody else", "err", err)
 			case err != nil && ctx.Err() == nil:
 				s.log.Warn("garbage was not collected", "err", err)
 			case err == nil:
