@@ -20,7 +20,8 @@ func apikeyCommand() *cobra.Command {
 			"  tokens  sign access tokens for any user\n" +
 			"  act     do as any user (X-User-ID) what that user may do: send, make groups, read\n" +
 			"  system  do so as the service itself (X-User-ID: gochat:system), which may write to anybody and into any group\n" +
-			"  import  bring in groups and messages of before, with their original times",
+			"  import  bring in groups and messages of before, with their original times\n" +
+			"  broadcast  tell everybody who is connected something",
 	}
 	var flags configFlags
 	var in node.KeyRequest

@@ -482,5 +482,5 @@ func (c *cluster) sendsAway(ctx context.Context, edge *nodes.Node) string {
 			return fmt.Sprintf("%s: %d connections are left", to, stats.Edge.Connections)
 		}
 	}
-	return to + ": gochat_connections of its metrics, or \"gochat stats\" there, says how many are left"
+	return to + ": gochat_connections of its metrics, or \"gochat admin stats\" there, says how many are left"
 }

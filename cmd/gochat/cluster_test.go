@@ -161,7 +161,7 @@ func TestDrainingAnEdge(t *testing.T) {
 			t.Errorf("draining %s prints %q, %v; want %q", node, out, err, want)
 		}
 	}
-	unknown := "gochat_connections of its metrics, or \"gochat stats\" there, says how many are left; it leaves the bus to others\n"
+	unknown := "gochat_connections of its metrics, or \"gochat admin stats\" there, says how many are left; it leaves the bus to others\n"
 	drain("edge-1", "edge-1 drains; its clients are told to go to edge-2: "+unknown) // it doesn't run here
 	ln, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))
 	if err != nil {

@@ -22,7 +22,7 @@ func retentionCommand(flags *configFlags) *cobra.Command {
 		Use:   "retention CONVERSATION",
 		Short: "Show, or set, how long the messages of one conversation are kept",
 		Long: "What is set here holds in the place of what the configuration says for the kind of conversation (retention), also after a restart.\n" +
-			"With --days and --messages together, a message goes when either lets it. Old messages begin to go at once, those that were\n" +
+			"With --days and --messages together, a message goes when either lets it. Old messages begin to go at once (in a cluster with the next pass, within the hour), those that were\n" +
 			"stored together as one; nothing brings them back. Without a flag nothing is changed.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
