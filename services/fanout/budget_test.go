@@ -255,9 +255,13 @@ func TestAudiencesAreBounded(t *testing.T) {
 }
 
 // three is a room that three listen in.
-type three struct{ frames int }
+type three struct{ frames, longest int }
 
 func (r *three) Deliver(_ id.ConversationID, _ []byte, ends []int, _ []uint64) int {
+	from := 0
+	for _, end := range ends {
+		r.longest, from = max(r.longest, end-from), end
+	}
 	r.frames += len(ends)
 	return 3
 }
@@ -282,5 +286,40 @@ func TestABudgetOfRoomsBeginsAnew(t *testing.T) {
 	}
 	if left := h.Stats().LeftOut; r.frames != 103 || left != 1 {
 		t.Errorf("%d were delivered and %d left out, want 103 and 1", r.frames, left)
+	}
+}
+
+// What is said in a room at once goes into frames that clients take.
+func TestFramesOfARoomHaveASize(t *testing.T) {
+	w, r := newWorld(), &three{}
+	h := w.handler(t, func(c *Config) { c.Rooms, c.MaxFrame = r, 400 })
+	conv := id.Named(id.KindRoom, "lobby")
+	var evs []bus.Event
+	for seq := uint64(1); seq <= 40; seq += 2 {
+		evs = append(evs, event(conv, seq, seq+1, 0))
+	}
+	if err := h.Handle(t.Context(), evs); err != nil {
+		t.Fatal(err)
+	}
+	if r.frames < 2 || r.longest > 400 {
+		t.Errorf("%d frames of up to %d bytes", r.frames, r.longest)
+	}
+}
+
+// A group pays for each message once, also if an event of many is cut into several frames.
+func TestCutEventsArePaidForOnce(t *testing.T) {
+	w := newHall(t, 1)
+	h := w.handler(func(c *Config) { c.LargeGroup, c.Budget, c.MaxFrame = 100, 1000, 400 })
+	w.append([]id.UserID{"ann", "ben", "cat"}, nil) // 1
+	ann := w.connect(h, "ann", 1)
+	w.connect(h, "ben", 2)
+	for range 39 {
+		w.append(nil, nil)
+	}
+	if err := h.Handle(t.Context(), []bus.Event{event(w.conv, 1, 40, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.owe.byConv[w.conv].left; len(ann.got) != 40 || left != 1000-2*40 {
+		t.Errorf("%d messages came, %v of the budget is left", len(ann.got), left)
 	}
 }

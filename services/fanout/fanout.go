@@ -437,6 +437,15 @@ func (h *Handler) send(ctx context.Context, conv id.ConversationID, to aim, mess
 			}
 		}
 		messages = messages[len(part):]
+		upTo := last
+		if len(messages) > 0 {
+			v, _, err := packet.NextMessage(messages)
+			if err != nil {
+				h.givenUp.Add(1)
+				return
+			}
+			upTo = v.Seq - 1
+		}
 		n := len(h.slab)
 		if both {
 			h.slab = packet.AppendDeliver(h.slab, conv, users[:], part)
@@ -444,7 +453,8 @@ func (h *Handler) send(ctx context.Context, conv id.ConversationID, to aim, mess
 			h.slab = packet.AppendDeliver(h.slab, conv, nil, part)
 		}
 		h.each(to.users, n, origin)
-		h.debit(conv, last-first+1)
+		h.debit(conv, upTo-first+1)
+		first = upTo + 1
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 	"github.com/gochat-im/gochat/protocol/packet"
 )
 
-// Rooms are the rooms at the edges, which know who is in them. It is safe for concurrent use and doesn't block.
+// Rooms are the rooms at the edges, which know who is in them. It is safe for concurrent use, and waits
+// only while as much is on its way to connections as a room, or all rooms, may hold.
 type Rooms interface {
 	// Deliver hands whole frames to everybody in the room conv and returns how many connections that are, about. Frame i
 	// ends at ends[i] and isn't for connection but[i]; 0: for all. Nothing is kept of the arguments.
@@ -157,7 +158,11 @@ func (h *Handler) queueRoom(r *venue, messages []byte, origin, first, last uint6
 			n = 0
 		}
 		r.raw = append(r.raw, part...)
-		if n > 0 && r.queued[n-1].origin == origin && r.lasts[n-1]+1 == first {
+		begins := 0 // of the last stretch
+		if n > 1 {
+			begins = r.queued[n-2].end
+		}
+		if n > 0 && r.queued[n-1].origin == origin && r.lasts[n-1]+1 == first && len(r.raw)-begins <= h.cfg.MaxFrame-deliverRoom {
 			r.queued[n-1].end, r.lasts[n-1] = len(r.raw), upTo
 		} else {
 			r.queued = append(r.queued, stretch{len(r.raw), origin})

@@ -36,7 +36,8 @@ type Sequencer interface {
 	Change(ctx context.Context, conv id.ConversationID, plan func(ctx context.Context, h msgstore.Head) (*Change, error)) error
 }
 
-// Teller reaches connections, wherever they are. It doesn't block and keeps nothing of what it is given.
+// Teller reaches connections, wherever they are. It keeps nothing of what it is given, and waits only
+// while as much is on its way to connections as a room, or all rooms, may hold.
 type Teller interface {
 	// RoomNews tells everybody who is in the room conv.
 	RoomNews(conv id.ConversationID, news *wire.RoomNews)
