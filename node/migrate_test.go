@@ -166,6 +166,7 @@ func TestADataDirectoryMovesIntoACluster(t *testing.T) {
 	must(err)
 	refused("a node that runs", migrate.ErrLive.Error(), func(c *migrate.Config) { c.Cluster.Nodes = []config.Peer{{ID: "x", RPC: ln.Addr().String()}} })
 	must(ln.Close())
+	refused("a node of which nothing is known", "whether node x runs isn't known", func(c *migrate.Config) { c.Cluster.Nodes = []config.Peer{{ID: "x", RPC: "255.255.255.255:1"}} })
 	refused("no store", "names no store", func(c *migrate.Config) { c.Store = nil })
 	refused("no data directory", "opening the store", func(c *migrate.Config) { c.From = t.TempDir() })
 

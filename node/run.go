@@ -33,7 +33,11 @@ func (n *Node) Run(ctx context.Context) error {
 	start := func(wg *sync.WaitGroup, ctx context.Context, what string, run func(context.Context) error) {
 		wg.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", what, err)
+				select {
+				case failed <- fmt.Errorf("%s: %w", what, err):
+				default: // there is a reason to end already
+					n.log.Error("failed as well", "what", what, "err", err)
+				}
 			}
 		})
 	}

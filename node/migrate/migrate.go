@@ -13,6 +13,8 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gochat-im/gochat/msgstore"
@@ -191,15 +193,28 @@ func (c *Config) nobodyLives(ctx context.Context) error {
 	return err
 }
 
-// LiveNodes returns the ids of the nodes that run: those in etcd, or those of a list that take calls.
+// LiveNodes returns the ids of the nodes that run: those in etcd, or those of a list that take calls. It is an error if
+// that isn't known of a listed one: if its machine doesn't say that nobody listens there.
 func LiveNodes(ctx context.Context, cfg config.Config, logger *slog.Logger) (live []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	for _, p := range cfg.Cluster.Nodes {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.RPC)
-		if err == nil {
+	dialed := make([]error, len(cfg.Cluster.Nodes))
+	var wg sync.WaitGroup
+	for i, p := range cfg.Cluster.Nodes {
+		wg.Go(func() {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.RPC)
+			if dialed[i] = err; err == nil {
+				_ = conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+	for i, p := range cfg.Cluster.Nodes {
+		switch err := dialed[i]; {
+		case err == nil:
 			live = append(live, p.ID)
-			_ = conn.Close()
+		case !errors.Is(err, syscall.ECONNREFUSED):
+			return nil, fmt.Errorf("whether node %s runs isn't known, take it out of cluster.nodes if it doesn't: %w", p.ID, err)
 		}
 	}
 	e := cfg.Cluster.Etcd

@@ -79,7 +79,14 @@ func (s *Storage) Backup(ctx context.Context, dir string) (info BackupInfo, err 
 	if err := writeFile(filepath.Join(tmp, backupFile), append(text, '\n')); err != nil {
 		return info, fmt.Errorf("describing the backup: %w", err)
 	}
-	if err := errors.Join(syncDir(tmp), os.Rename(tmp, dir), syncDir(filepath.Dir(dir))); err != nil {
+	err = syncDir(tmp)
+	if err == nil {
+		err = os.Rename(tmp, dir)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(dir))
+	}
+	if err != nil {
 		return info, fmt.Errorf("completing the backup: %w", err)
 	}
 	s.log.Info("backup written", "dir", dir, "bytes", info.Bytes, "took", time.Since(info.Created).Round(time.Millisecond))

@@ -61,7 +61,14 @@ func (m Moved) Write(data string) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("marking %s: %w", data, err)
 	}
-	if err := errors.Join(writeFile(tmp, append(text, '\n')), os.Rename(tmp, path), syncDir(data)); err != nil {
+	err = writeFile(tmp, append(text, '\n'))
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDir(data)
+	}
+	if err != nil {
 		return fmt.Errorf("marking %s: %w", data, err)
 	}
 	return nil

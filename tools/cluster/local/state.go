@@ -77,7 +77,10 @@ func (s *state) write() error {
 		return fmt.Errorf("local cluster: %w", err)
 	}
 	tmp := s.path + ".new"
-	if err := errors.Join(os.WriteFile(tmp, raw, 0o600), os.Rename(tmp, s.path)); err != nil {
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		return fmt.Errorf("local cluster: %w", err)
+	}
+	if err := os.Rename(tmp, s.path); err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}
 	return nil
