@@ -25,8 +25,12 @@ func (h *Handler) Fill(ctx context.Context, conv id.ConversationID, into func(us
 		return fmt.Errorf("reading the members of %s: %w", conv, err)
 	}
 	// Who left with that message is one of its recipients, and no member any more.
-	var left []id.UserID
-	_, ok, err := h.cfg.Groups.Moves(ctx, conv, l.at, l.at, func(_ uint64, _, gone []id.UserID) { left = append(left, gone...) })
+	left := map[id.UserID]bool{}
+	_, ok, err := h.cfg.Groups.Moves(ctx, conv, l.at, l.at, func(_ uint64, _, gone []id.UserID) {
+		for _, u := range gone {
+			left[u] = true
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("reading who left %s: %w", conv, err)
 	}
@@ -44,7 +48,7 @@ func (h *Handler) Fill(ctx context.Context, conv id.ConversationID, into func(us
 		}
 		users = stay
 	case len(left) > 0:
-		users = slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return slices.Contains(left, u) })
+		users = slices.DeleteFunc(slices.Clone(users), func(u id.UserID) bool { return left[u] })
 	}
 	into(users)
 	return nil
