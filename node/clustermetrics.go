@@ -43,6 +43,11 @@ var (
 	statCalls    = count("gochat_cluster_calls_total", "Calls to a node.", "addr")
 	statFailed   = count("gochat_cluster_calls_failed_total", "Calls to a node that brought no answer.", "addr")
 	statShed     = count("gochat_cluster_calls_kept_back_total", "Calls to a node that its open breaker kept back.", "addr")
+	statOnward   = count("gochat_cluster_sends_total", "SENDs that went to other nodes.")
+	statWaiting  = level("gochat_cluster_sends_waiting", "SENDs that wait for the calls that take them to other nodes.")
+	statMoved    = count("gochat_cluster_sends_moved_total", "SENDs that came to a node that isn't their conversation's, and went on to another.")
+	statDeclined = count("gochat_cluster_sends_refused_total", "SENDs to other nodes that were refused here.")
+	statUnsure   = count("gochat_cluster_sends_undetermined_total", "Of them, those of which it isn't known whether they were stored.")
 	statConns    = level("gochat_cluster_connections", "Connections for calls to other nodes.")
 	statServed   = count("gochat_cluster_served_total", "Calls of other nodes.")
 	statServing  = level("gochat_cluster_serving", "Calls of other nodes under way.")
@@ -137,6 +142,14 @@ func (c clusterStats) calls(put putStat) {
 		put(statShed, float64(s.Shed), s.Addr)
 	}
 	put(statConns, float64(open))
+	if p.logic != nil {
+		s := p.logic.Stats()
+		put(statOnward, float64(s.Messages))
+		put(statWaiting, float64(s.Waiting))
+		put(statMoved, float64(s.Moved))
+		put(statDeclined, float64(s.Refused))
+		put(statUnsure, float64(s.Lost))
+	}
 	s := p.server.Stats()
 	put(statServed, float64(s.Total))
 	put(statServing, float64(s.Calls))
