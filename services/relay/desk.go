@@ -35,7 +35,7 @@ func NewDesk(part *session.Part, edges *Edges, start uint64) *Desk {
 // Keep says who is told of rooms, before the first call.
 func (d *Desk) Keep(k RoomKeeper) { d.rooms = k }
 
-// errOtherEdge tells a client why its connection is closed.
+// errOusted tells a client why its connection is closed.
 var errOusted = code.Newf(code.Replaced, "another device of yours took this one's place")
 
 // Take answers a ledger. Nothing of body is kept.
@@ -120,7 +120,7 @@ func (d *Desk) Revoke(v Revocation) {
 	d.log = append(d.log, v)
 	d.revoked++
 	d.mu.Unlock()
-	d.edges.Revoke(v)
+	d.edges.revokeNow(v)
 }
 
 // bringUp adds the revocations that an edge may not know to s.

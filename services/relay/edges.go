@@ -122,11 +122,11 @@ func (e *Edges) SetView(v View) {
 				before.close() // it takes no higher stream than the one that follows it
 			}
 			l = newLane(e, n, e.ctx)
-			e.byWorker[n.Worker].Store(l)
-			fresh = append(fresh, l)
 			if before != nil && before.to.ID == n.ID && before.to.Start == n.Start {
 				l.follow(before)
 			}
+			e.byWorker[n.Worker].Store(l)
+			fresh = append(fresh, l)
 		}
 		lanes = append(lanes, l)
 	}
@@ -223,15 +223,28 @@ func (e *Edges) CloseConn(conn uint64, why *code.Error) {
 	}
 }
 
-// Revoke closes connections at all edges.
+// Revoke closes connections at all edges, also at those that come back.
 func (e *Edges) Revoke(v Revocation) {
-	if e.cfg.Near != nil {
-		e.cfg.Near.CloseUserUntil(v.User, v.Device, v.Until, code.Newf(code.SessionRevoked, "%s", v.Why))
-	}
+	e.revokeNear(v)
 	for i := range e.byWorker {
 		if l := e.byWorker[i].Load(); l != nil {
 			l.order(v.append)
 		}
+	}
+}
+
+// revokeNow closes connections at the edges that there are. Those that come back are told by the caller, so nothing gathers for
+// one that never does.
+func (e *Edges) revokeNow(v Revocation) {
+	e.revokeNear(v)
+	for _, l := range *e.lanes.Load() {
+		l.order(v.append)
+	}
+}
+
+func (e *Edges) revokeNear(v Revocation) {
+	if e.cfg.Near != nil {
+		e.cfg.Near.CloseUserUntil(v.User, v.Device, v.Until, code.Newf(code.SessionRevoked, "%s", v.Why))
 	}
 }
 

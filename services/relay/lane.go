@@ -39,6 +39,7 @@ type lane struct {
 	next   uint64 // number of the next parcel to be sent
 
 	orders orderList
+	heir   *lane // it has the orders: the edge is back
 
 	dropped loss
 	parted  bool                // somebody leaves an audience in what gathers
@@ -55,6 +56,7 @@ type lane struct {
 type orderList struct {
 	b    []byte
 	ends []int
+	gone uint64 // how many were taken off
 }
 
 const (
@@ -240,13 +242,18 @@ func (l *lane) finish() {
 	}
 }
 
-// order adds what the edge must do.
+// order adds what the edge must do. That of an edge that is gone waits for it to come back.
 func (l *lane) order(add func(dst []byte) []byte) {
 	l.mu.Lock()
+	if heir := l.heir; heir != nil {
+		l.mu.Unlock()
+		heir.order(add)
+		return
+	}
 	o := &l.orders
 	if len(o.ends) == maxOrders {
 		l.e.cfg.Logger.Error("an order for an edge was given up, too many wait", "edge", l.to.ID)
-		o.obeyed(1)
+		o.obeyed(o.gone + 1)
 	}
 	o.b = add(o.b)
 	o.ends = append(o.ends, len(o.b))
@@ -254,11 +261,16 @@ func (l *lane) order(add func(dst []byte) []byte) {
 	l.wake()
 }
 
-// obeyed takes the first n off.
-func (o *orderList) obeyed(n int) {
-	if n == 0 {
+// last is the number of the newest order. They count from 1, those that were taken off included.
+func (o *orderList) last() uint64 { return o.gone + uint64(len(o.ends)) }
+
+// obeyed takes those up to number last off. Some may have gone since last was asked for: given up, or to an heir.
+func (o *orderList) obeyed(last uint64) {
+	if last = min(last, o.last()); last <= o.gone {
 		return
 	}
+	n := last - o.gone
+	o.gone = last
 	cut := o.ends[n-1]
 	o.b = append([]byte(nil), o.b[cut:]...)
 	o.ends = append([]int(nil), o.ends[n:]...)
@@ -308,10 +320,11 @@ func (l *lane) turn(ctx context.Context) bool {
 		node: l.e.cfg.Self, start: l.e.cfg.Start, stream: l.stream, first: l.next, count: l.count,
 		orders: l.orders.b[:len(l.orders.b):len(l.orders.b)], nOrder: uint64(len(l.orders.ends)), body: l.buf,
 	}
+	last := l.orders.last()
 	l.buf, l.spare, l.count, l.open, l.busy, l.parted = l.spare[:0], nil, 0, nil, true, false
 	l.mu.Unlock()
 
-	l.send(ctx, &o)
+	l.send(ctx, &o, last)
 	l.mu.Lock()
 	l.busy = false
 	if cap(o.body) <= l.e.cfg.QueueBytes/4 {
@@ -321,8 +334,8 @@ func (l *lane) turn(ctx context.Context) bool {
 	return true
 }
 
-// send tries to bring a letter until it is there, or given up.
-func (l *lane) send(ctx context.Context, o *letter) {
+// send tries to bring a letter until it is there, or given up. last is the number of the newest order in it.
+func (l *lane) send(ctx context.Context, o *letter, last uint64) {
 	end := time.Now().Add(tryFor)
 	body := o.append(nil)
 	for {
@@ -336,7 +349,7 @@ func (l *lane) send(ctx context.Context, o *letter) {
 		l.mu.Lock()
 		l.calls++
 		if err == nil {
-			l.orders.obeyed(int(o.nOrder))
+			l.orders.obeyed(last)
 			if !r.lost {
 				l.next = o.first + o.count
 				l.sent += uint64(len(o.body))
@@ -422,15 +435,14 @@ func (l *lane) close() {
 	l.closed, l.buf, l.spare, l.count, l.open = true, nil, nil, 0, nil
 }
 
-// follow takes over the orders of the lane before, which was closed, of the same process.
+// follow takes over the orders of the lane before, which was closed, of the same process: those that it has, and those that
+// somebody adds who came upon it earlier. Nobody has l yet.
 func (l *lane) follow(before *lane) {
 	before.mu.Lock()
-	orders := before.orders
-	before.orders = orderList{}
-	before.mu.Unlock()
 	l.mu.Lock()
-	l.orders = orders
+	l.orders, before.orders, before.heir = before.orders, orderList{}, l
 	l.dropped.everybody() // who knows what it got
 	l.mu.Unlock()
+	before.mu.Unlock()
 	l.wake()
 }

@@ -60,7 +60,6 @@ func NewLookUps(cfg LookUpsConfig) (*LookUps, error) {
 type question struct {
 	to    *nodes.Node
 	users []id.UserID
-	at    []int // their places among all
 	conns []uint64
 	ends  []int
 }
@@ -85,7 +84,7 @@ func (k *LookUps) Gather(ctx context.Context, users []id.UserID, conns []uint64,
 			questions = append(questions, q)
 		}
 		which[i] = q
-		q.users, q.at = append(q.users, u), append(q.at, i)
+		q.users = append(q.users, u)
 	}
 	k.ask(ctx, questions)
 	unknown := uint64(0)

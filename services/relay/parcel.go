@@ -31,7 +31,7 @@ const (
 // Beside the stream stand the orders that an edge must get, each until it says that it has.
 const (
 	orderClose  = 1 // connection, code, text
-	orderRevoke = 2 // user, device, second until which, code, text
+	orderRevoke = 2 // user, device, second until which, text
 	orderEject  = 3 // conversation, user
 )
 

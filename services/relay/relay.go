@@ -51,7 +51,7 @@ func appendHint(dst []byte, conv id.ConversationID, seq uint64) []byte {
 	return frame.Append(dst, frame.Hint, 0, 0, body)
 }
 
-// quiet is where nothing is logged.
+// logger returns l, or for nil one that logs nothing.
 func logger(l *slog.Logger) *slog.Logger {
 	if l == nil {
 		return slog.New(slog.DiscardHandler)

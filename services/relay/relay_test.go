@@ -8,6 +8,7 @@ import (
 
 	"github.com/gochat-im/gochat/protocol/code"
 	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/router/nodes"
 	"github.com/gochat-im/gochat/services/relay"
 )
 
@@ -241,7 +242,7 @@ func TestLostAnswers(t *testing.T) {
 	stands(t, "it answers again", ann, c, 1, 2, 3)
 }
 
-// Who is revoked is closed everywhere, also at an edge that couldn't be told then.
+// Who is revoked is closed everywhere, also at an edge that couldn't be told then, or wasn't seen.
 func TestRevoked(t *testing.T) {
 	w := newWorld(t)
 	l := w.logic(0)
@@ -255,6 +256,12 @@ func TestRevoked(t *testing.T) {
 	l.desk.Revoke(relay.Revocation{User: "ann", Until: time.Now(), Why: "gone"})
 	w.fault(e2.ID, works)
 	closed(t, "all devices", desk, code.SessionRevoked)
+	// Who doesn't see an edge tells it when it calls.
+	far := w.connect(e2, "cid", "phone")
+	l.see(t, []nodes.Node{l.Node, e1.Node})
+	l.view()
+	l.desk.Revoke(relay.Revocation{User: "cid", Until: time.Now(), Why: "gone"})
+	closed(t, "at an edge that isn't seen", far, code.SessionRevoked)
 	if _, ended := other.why(); ended {
 		t.Error("somebody else was closed")
 	}

@@ -49,7 +49,6 @@ type Reports struct {
 	mu      sync.Mutex
 	to      map[uint32]map[markOf]uint64 // by worker number, of those with a call under way
 	closed  bool
-	calls   uint64
 	dropped uint64
 }
 
@@ -115,13 +114,13 @@ func (r *Reports) tell(worker uint32) {
 		if to := r.cfg.View.ByWorker(worker); to != nil {
 			err = r.call(to, waiting)
 		}
-		r.mu.Lock()
-		r.calls++
-		if err != nil {
-			r.dropped += uint64(len(waiting))
+		if err == nil {
+			continue
 		}
+		r.mu.Lock()
+		r.dropped += uint64(len(waiting))
 		r.mu.Unlock()
-		if err != nil && r.ctx.Err() == nil {
+		if r.ctx.Err() == nil {
 			r.cfg.Logger.Debug("a publisher can't be told what came through", "worker", worker, "err", err)
 		}
 	}
@@ -156,7 +155,6 @@ func ReadMarks(body []byte) ([]Mark, error) {
 
 // ReportsStats are counts.
 type ReportsStats struct {
-	Calls   uint64
 	Dropped uint64 // marks that nobody could be told of
 }
 
@@ -164,7 +162,7 @@ type ReportsStats struct {
 func (r *Reports) Stats() ReportsStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return ReportsStats{r.calls, r.dropped}
+	return ReportsStats{r.dropped}
 }
 
 // Close ends the calls under way, and waits for them.
