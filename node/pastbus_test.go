@@ -33,7 +33,7 @@ func (s *several) comes(what string, ok func() bool) {
 // owner is the node that leads conv.
 func (s *several) owner(conv id.ConversationID) *running {
 	s.t.Helper()
-	return s.in[s.in["edge-1"].peers.Router.OfConversation(conv).ID]
+	return s.in[s.in["edge-1"].peers.Router.Owner(conv.Slot()).ID]
 }
 
 // While the bus is away owners bring messages themselves, and go on until it is seen to bring something again; then

@@ -116,12 +116,6 @@ func (r *Router) Revision() int64 { return r.Snapshot().Revision() }
 // Owner returns the logic node that owns the slot; nil: there is no logic node.
 func (r *Router) Owner(s id.Slot) *nodes.Node { return r.Snapshot().Owner(s) }
 
-// OfConversation returns the owner of the conversation; nil: there is no logic node.
-func (r *Router) OfConversation(c id.ConversationID) *nodes.Node { return r.Snapshot().Owner(c.Slot()) }
-
-// OfUser returns the owner of the user; nil: there is no logic node.
-func (r *Router) OfUser(u id.UserID) *nodes.Node { return r.Snapshot().Owner(u.Slot()) }
-
 // OfKey returns a logic node for what has neither a conversation nor a user yet, the same one for the
 // same key; nil: there is no logic node.
 func (r *Router) OfKey(key string) *nodes.Node {

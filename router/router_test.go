@@ -57,10 +57,7 @@ func owners(r *router.Router) map[string]int {
 
 func TestLookUps(t *testing.T) {
 	r, src := open(t, "logic-2", append(logics(3), node("edge-1", 10, nodes.Edge), node("mixed", 11, nodes.Edge|nodes.Fanout|nodes.Worker))...)
-	conv, user := id.Direct("1001", "1002"), id.UserID("1001")
 	switch {
-	case r.OfConversation(conv) != r.Owner(conv.Slot()), r.OfUser(user) != r.Owner(user.Slot()):
-		t.Error("owners of conversations and users are not those of their slots")
 	case r.OfKey("x") == nil || r.OfKey("x") == r.OfKey("y") && r.OfKey("x") == r.OfKey("z"):
 		t.Error("OfKey")
 	case r.Owner(id.SlotStore) != nil:
@@ -84,7 +81,7 @@ func TestLookUps(t *testing.T) {
 		t.Errorf("owners: %v", got)
 	}
 	set(t, src, node("edge-1", 10, nodes.Edge))
-	if r.Owner(0) != nil || r.OfConversation(conv) != nil || r.OfUser(user) != nil || r.OfKey("x") != nil {
+	if r.Owner(0) != nil || r.OfKey("x") != nil {
 		t.Error("without a logic node somebody owns a slot")
 	}
 	if r.Self() == nil || r.Self().ID != "logic-2" {
@@ -195,7 +192,7 @@ func TestLookUpsAllocateNothing(t *testing.T) {
 	r, _ := open(t, "logic-1", append(logics(3), node("edge-1", 10, nodes.Edge))...)
 	conv, user := id.NewGroup(), id.UserID("user-1001")
 	if n := testing.AllocsPerRun(100, func() {
-		if r.OfConversation(conv) == nil || r.OfUser(user) == nil || r.OfKey("key") == nil || r.ByWorker(10) == nil || r.ByID("edge-1") == nil ||
+		if r.Owner(conv.Slot()) == nil || r.Owner(user.Slot()) == nil || r.OfKey("key") == nil || r.ByWorker(10) == nil || r.ByID("edge-1") == nil ||
 			len(r.Edges()) != 1 || len(r.Fanouts()) != 0 || len(r.Logics()) != 3 || !r.IsSelf(r.Self()) || r.Revision() != 1 {
 			t.Error("look-ups")
 		}
@@ -234,10 +231,10 @@ func TestLookUpsWhileNodesChange(t *testing.T) {
 	readers.Wait()
 }
 
-func BenchmarkOfConversation(b *testing.B) {
+func BenchmarkOwner(b *testing.B) {
 	r, _ := open(b, "logic-1", logics(3)...)
 	conv := id.NewGroup()
 	for b.Loop() {
-		r.OfConversation(conv)
+		r.Owner(conv.Slot())
 	}
 }

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"hash/maphash"
-	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -271,18 +270,10 @@ func (h *Hub) logout(c *conn.Conn) {
 	}
 }
 
-// CloseUser closes the connections of a user, of one device only unless device is
-// empty, and returns how many.
-func (h *Hub) CloseUser(name id.UserID, device id.DeviceID, reason *code.Error) (n int) {
-	return h.closeUser(name, device, math.MaxUint64, reason)
-}
-
-// CloseUserUntil is CloseUser for connections that were opened in the second of until or before.
+// CloseUserUntil closes the connections of a user, of one device only unless device is
+// empty, that were opened in the second of until or before, and returns how many.
 func (h *Hub) CloseUserUntil(name id.UserID, device id.DeviceID, until time.Time, reason *code.Error) (n int) {
-	return h.closeUser(name, device, uint64(max(until.Unix(), 0)), reason)
-}
-
-func (h *Hub) closeUser(name id.UserID, device id.DeviceID, second uint64, reason *code.Error) (n int) {
+	second := uint64(max(until.Unix(), 0))
 	var cs []*conn.Conn
 	mp, unlock := h.users.lock(name)
 	if u := (*mp)[name]; u != nil {

@@ -284,18 +284,18 @@ func TestConnectionsOfAUser(t *testing.T) {
 	again := login(t, h, "u", "a")
 	expect(t, a, "ERROR replaced")
 	a.Close()
-	if n := h.CloseUser("u", id.DeviceID("c"), code.New(code.SessionRevoked)); n != 1 {
+	if n := h.CloseUserUntil("u", id.DeviceID("c"), time.Now(), code.New(code.SessionRevoked)); n != 1 {
 		t.Fatalf("%d closed", n)
 	}
 	expect(t, c, "KICK session_revoked")
 	c.Close()
-	if n := h.CloseUser("u", "", code.New(code.Banned)); n != 2 {
+	if n := h.CloseUserUntil("u", "", time.Now(), code.New(code.Banned)); n != 2 {
 		t.Fatalf("%d closed", n)
 	}
 	expect(t, d, "KICK banned")
 	expect(t, again, "KICK banned")
 	expect(t, other)
-	if n := h.CloseUser("nobody", "", code.New(code.Banned)); n != 0 {
+	if n := h.CloseUserUntil("nobody", "", time.Now(), code.New(code.Banned)); n != 0 {
 		t.Fatalf("%d closed", n)
 	}
 	// What was opened after the moment in question is none of it.

@@ -341,7 +341,7 @@ func TestKill(t *testing.T) {
 		t.Fatal("a frame of a stream that was cut")
 	}
 	b, q := s.login("bob")
-	if n := s.hub.CloseUser("bob", "tab", code.New(code.SessionRevoked)); n != 1 {
+	if n := s.hub.CloseUserUntil("bob", "tab", time.Now(), code.New(code.SessionRevoked)); n != 1 {
 		t.Fatalf("closed %d", n)
 	}
 	s.expect(b, "KICK session_revoked", "end: EOF")
@@ -359,7 +359,7 @@ func TestKeepAlive(t *testing.T) {
 	c, p := s.login("alice")
 	go func() {
 		eventually(t, "three comments", func() bool { s.sse.KeepAlive(time.Now()); return s.sse.Stats().Comments >= 3 })
-		s.hub.CloseUser("alice", "", code.New(code.SessionRevoked))
+		s.hub.CloseUserUntil("alice", "", time.Now(), code.New(code.SessionRevoked))
 	}()
 	s.expect(c, "KICK session_revoked", "end: EOF")
 	if p.comments < 3 {
@@ -419,7 +419,7 @@ func TestTLS(t *testing.T) {
 	text := strings.Repeat("x", 8000)
 	p.wants(204, p.key, 2, string(conntest.Send(2, 0, "alice", 2, text)))
 	s.expect(c, "SENDACK #2 seq 1")
-	s.hub.CloseUser("alice", "", code.New(code.Banned))
+	s.hub.CloseUserUntil("alice", "", time.Now(), code.New(code.Banned))
 	s.expect(c, "KICK banned", "end: EOF")
 }
 

@@ -127,7 +127,7 @@ func TestTalkOverTLS(t *testing.T) {
 func TestTheReasonOfAnEndComesOverTLS(t *testing.T) {
 	s := startSecure(t, hub.Config{}, tcp.Config{})
 	a := s.enter("alice", "phone")
-	s.hub.CloseUser("alice", "phone", code.New(code.SessionRevoked))
+	s.hub.CloseUserUntil("alice", "phone", time.Now(), code.New(code.SessionRevoked))
 	if got := s.next(a); !strings.HasPrefix(got, "KICK") {
 		t.Fatalf("got %q", got)
 	}

@@ -103,22 +103,6 @@ func (r *Ring) Owner(s id.Slot) int {
 // Owned returns how many slots the member at place i in Members owns.
 func (r *Ring) Owned(i int) int { return r.owned[i] }
 
-// Moved counts the slots that have another owner in b than in a.
-func Moved(a, b *Ring) int {
-	n := 0
-	for s := range id.Slot(id.SlotCount) {
-		i, j := a.Owner(s), b.Owner(s)
-		if i < 0 || j < 0 {
-			if i != j {
-				n++
-			}
-		} else if a.members[i].ID != b.members[j].ID {
-			n++
-		}
-	}
-	return n
-}
-
 // A choice is a slot at a member, and what the slot costs there. Lower is better.
 type choice struct {
 	cost   uint64

@@ -26,9 +26,6 @@ type Keys struct {
 	mac     [][]byte                     // the first makes, all of them verify
 }
 
-// KeyID returns the kid of the tokens that are signed now.
-func (k *Keys) KeyID() string { return k.kid }
-
 // The files of a key directory. Old keys have names that begin the same (access-2026.pem,
 // mac-2026.key): what they signed is accepted until they are removed. See RotateKeys.
 const (

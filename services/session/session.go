@@ -1,7 +1,7 @@
 // Package session is the directory of who is connected where: for each user the
 // live connections, one a device. It lives in memory only; connecting and leaving
 // write nothing to disk. In a cluster each node has the part of it that the users of its slots
-// are in (Cluster).
+// are in (Part).
 package session
 
 import (
@@ -165,18 +165,6 @@ func (d *Directory) Find(user id.UserID, device id.DeviceID) (conn uint64, kind 
 		}
 	}
 	return 0, 0
-}
-
-// Online reports how many connections user has.
-func (d *Directory) Online(user id.UserID) int {
-	s := d.shard(user)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for i := s.users[user]; i != 0; i = s.at(i).next {
-		n++
-	}
-	return n
 }
 
 // Len returns the number of sessions.

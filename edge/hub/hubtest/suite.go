@@ -236,11 +236,11 @@ func sameDeviceAgain(t *testing.T, start func(testing.TB, hub.Config, bool) *Ser
 	s.write(renewed, frame.Append(nil, frame.Ping, 0, 0, nil))
 	s.expect(other, "PONG")
 	s.expect(renewed, "PONG")
-	if n := s.Hub.CloseUser("alice", "laptop", code.New(code.SessionRevoked)); n != 1 {
+	if n := s.Hub.CloseUserUntil("alice", "laptop", time.Now(), code.New(code.SessionRevoked)); n != 1 {
 		t.Fatalf("closed %d connections, want 1", n)
 	}
 	s.expect(other, "KICK session_revoked", "end: EOF")
-	if n := s.Hub.CloseUser("alice", "", code.New(code.Banned)); n != 1 {
+	if n := s.Hub.CloseUserUntil("alice", "", time.Now(), code.New(code.Banned)); n != 1 {
 		t.Fatalf("closed %d connections, want 1", n)
 	}
 	s.expect(renewed, "KICK banned", "end: EOF")
@@ -381,7 +381,7 @@ func nobodyReceivesAnothersFrames(t *testing.T, start func(testing.TB, hub.Confi
 					_ = tcp.SetLinger(0)
 				}
 				if r%5 == 4 {
-					s.Hub.CloseUser(id.UserID(u), id.DeviceID(d), code.New(code.SessionRevoked))
+					s.Hub.CloseUserUntil(id.UserID(u), id.DeviceID(d), time.Now(), code.New(code.SessionRevoked))
 				}
 				nc.Close()
 			}

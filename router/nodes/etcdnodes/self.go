@@ -120,13 +120,6 @@ func (s *Source) Announce(ctx context.Context) error {
 	return nil
 }
 
-// Worker returns the node's worker number; 0 before Join.
-func (s *Source) Worker() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.self.number.n
-}
-
 // register puts the node's record into the registry under a new lease. It fails with ErrOld if the feature level was raised
 // past the node's, and with ErrTaken if another process has its id.
 func (s *Source) register(ctx context.Context) error {
