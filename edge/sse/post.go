@@ -20,7 +20,7 @@ type Body struct {
 	Bytes        []byte // overwritten, and not kept
 }
 
-// MediaType is that of a form's bodies.
+// mediaType is that of the stream's bodies.
 func (t *Stream) mediaType() string {
 	if t.json {
 		return "application/json"

@@ -35,7 +35,8 @@ func MethodSlot(m packet.Method, user id.UserID, inner []byte) id.Slot {
 	return user.Slot()
 }
 
-// Reads reports whether a method changes nothing, so that it may be asked twice.
+// Reads reports whether a method may be asked twice: it changes nothing, or what it changes is so already the second
+// time. Entering a room and leaving it are of that kind: they note of one connection, in memory, that it is in or isn't.
 func Reads(m packet.Method) bool {
 	switch m {
 	case packet.MethodHistory, packet.MethodConversations, packet.MethodConversation, packet.MethodGroup, packet.MethodMembers,

@@ -551,5 +551,5 @@ func (s *sender) close(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// owner is the address of who owns ln now; empty: nobody, or this process.
+// owner is who owns ln now, maybe this node; nil: nobody does.
 func (s *sender) owner(ln *lane) *nodes.Node { return s.l.cfg.Router.Owner(ln.key.conv.Slot()) }
