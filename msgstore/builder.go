@@ -61,9 +61,6 @@ func (b *SegmentBuilder) add(size int, counts, raised bool) {
 	b.size += size
 }
 
-// NextSeq returns the seq of the message that the next Add is for.
-func (b *SegmentBuilder) NextSeq() uint64 { return b.nextSeq }
-
 // Countable returns the conversation's countable number after what was added.
 func (b *SegmentBuilder) Countable() uint64 { return b.countable }
 

@@ -326,11 +326,11 @@ func (m *model) prepareAppend(owner int, c id.ConversationID, n int, more func(p
 	var buf []byte
 	m.segments.Reset(p.h.LastSeq+1, p.h.Countable)
 	m.ids.Reset()
-	for range n {
+	for i := range n {
 		tail, cid, counts := m.tail()
 		sender := pick(m.rng, m.users)
 		start := len(buf)
-		seq := m.segments.NextSeq()
+		seq := p.h.LastSeq + 1 + uint64(i)
 		buf = packet.AppendMessage(buf, seq, m.messageID(), sender, tail)
 		m.segments.Add(len(buf)-start, counts)
 		body := m.rng.Uint64()

@@ -15,7 +15,6 @@ import (
 
 const (
 	routePoll = 50 * time.Millisecond
-	routePass = 2 * time.Second // without an answer of the name servers
 	masterID  = "0"
 
 	permReadWrite = 6

@@ -324,9 +324,8 @@ const maxHints = 32
 
 // lag is what was dropped since the queue was full.
 type lag struct {
-	heads   map[id.ConversationID]uint64
-	all     bool
-	dropped int
+	heads map[id.ConversationID]uint64
+	all   bool
 }
 
 // drop remembers what a dropped frame was about. mu is held.
@@ -371,7 +370,6 @@ func (c *Conn) lagging(n int) {
 		c.lag = &lag{heads: make(map[id.ConversationID]uint64)}
 		c.edge.stats.lagging.Add(1)
 	}
-	c.lag.dropped += n
 	c.edge.stats.dropped.Add(uint64(n))
 }
 

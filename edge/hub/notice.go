@@ -10,7 +10,6 @@ import (
 type notices struct {
 	mu    sync.Mutex
 	queue []notice
-	told  uint64
 }
 
 type notice struct {
@@ -49,17 +48,9 @@ func (h *Hub) tell() {
 	if n.conns = n.conns[len(now):]; len(n.conns) == 0 {
 		q.queue = slices.Delete(q.queue, 0, 1)
 	}
-	q.told += uint64(len(now))
 	q.mu.Unlock()
 	for _, c := range now {
 		h.Deliver(c, f)
 	}
 	h.Flush()
-}
-
-// Told counts connections that were told something by Tell.
-func (h *Hub) Told() uint64 {
-	h.notices.mu.Lock()
-	defer h.notices.mu.Unlock()
-	return h.notices.told
 }

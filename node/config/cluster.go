@@ -70,9 +70,6 @@ type ClientTLS struct {
 	KeyFile  string `koanf:"key_file" doc:"PEM: its private key."`
 }
 
-// On reports whether there is TLS.
-func (t ClientTLS) On() bool { return t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" }
-
 // Peer is one node of a static list.
 type Peer struct {
 	ID      string   `koanf:"id" doc:"Its cluster.node_id."`

@@ -127,7 +127,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	if l.Rooms, err = room.New(room.Config{
 		Store: store, Keys: keys, Users: l.Accounts, Off: !cfg.Rooms.On, Create: cfg.Rooms.Create, Members: cfg.Rooms.Members,
-		Keep: msgstore.Keep{Age: cfg.Rooms.HistoryAge, Messages: uint64(cfg.Rooms.HistoryMessages)}, Now: now, Logger: l.log,
+		Keep: msgstore.Keep{Age: cfg.Rooms.HistoryAge, Messages: uint64(cfg.Rooms.HistoryMessages)}, Now: now,
 	}); err != nil {
 		return nil, err
 	}

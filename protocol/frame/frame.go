@@ -75,7 +75,6 @@ const (
 	HandshakeMax = 8 << 10   // from clients, before CONNACK
 	HardMax      = 1<<28 - 1 // the length field has at most 4 bytes
 	MaxCheapID   = 1<<21 - 1 // up to here a SEND of any size has at most 8 bytes of frame around it
-	MaxHeader    = 4 + 2 + 5 // bytes before the body of a frame without trace id
 	TraceSize    = 16        // bytes of a trace id
 	maxReqID     = 1<<32 - 1
 )

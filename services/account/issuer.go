@@ -62,11 +62,10 @@ type verifier struct {
 	all    []*outside
 	parser *jwt.Parser
 	now    func() time.Time
-	leeway time.Duration
 }
 
 func newVerifier(cfg *Config) (verifier, error) {
-	v := verifier{own: cfg.Issuer, keys: cfg.Crypt, byIss: make(map[string][]*outside), now: cfg.Now, leeway: cfg.Leeway}
+	v := verifier{own: cfg.Issuer, keys: cfg.Crypt, byIss: make(map[string][]*outside), now: cfg.Now}
 	prefixes := make(map[string]string)
 	for _, is := range cfg.Issuers {
 		what := fmt.Sprintf("account: issuer %q", is.Issuer)

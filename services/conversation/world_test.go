@@ -152,10 +152,10 @@ func (s *sequencer) Append(conv id.ConversationID, batch []packet.Pending) {
 			}
 			mid := id.MakeMessageID(s.clock.Load(), 1, uint32(s.ids.Add(1)))
 			n := len(messages)
-			messages = packet.AppendMessage(messages, b.NextSeq(), mid, p.From.User, p.Tail)
-			acks = append(acks, packet.Ack{Conversation: conv, Seq: b.NextSeq(), MessageID: mid})
+			h.LastSeq++
+			messages = packet.AppendMessage(messages, h.LastSeq, mid, p.From.User, p.Tail)
+			acks = append(acks, packet.Ack{Conversation: conv, Seq: h.LastSeq, MessageID: mid})
 			b.Add(len(messages)-n, packet.Counts(p.Type, p.NoCount))
-			h.LastSeq = acks[i].Seq
 			h.LastTime, h.PreviewSeq, h.PreviewSender, h.PreviewType, h.PreviewText = s.clock.Load(), h.LastSeq, p.From.User, p.Type, p.Content
 		}
 		if len(messages) > 0 {

@@ -23,8 +23,6 @@ type Rules = interface {
 // through this process; whatever else changes the group is found out by the head's
 // StateVersion when the sequencer asks for the rules, and the roster is read anew.
 type roster struct {
-	conv id.ConversationID
-
 	mu      sync.RWMutex
 	dead    bool   // something was missed: look it up again
 	version uint64 // StateVersion that this is right for
@@ -323,7 +321,7 @@ func (s *Service) readRoster(ctx context.Context, conv id.ConversationID) (*rost
 	if err != nil || !head.Exists() {
 		return nil, err
 	}
-	r := &roster{conv: conv, version: head.StateVersion, at: make(map[id.UserID]int32)}
+	r := &roster{version: head.StateVersion, at: make(map[id.UserID]int32)}
 	const page = 4096
 	for after := id.UserID(""); ; {
 		rows, err := s.members.Scan(ctx, conv, after, page)
@@ -423,13 +421,6 @@ func (s *Service) Recipients(ctx context.Context, conv id.ConversationID, first,
 		}
 		after = rows[page-1].User
 	}
-}
-
-// Member returns the user's membership of conv, current or past, as it is stored; ok is
-// false for a stranger and where there is no such group.
-func (s *Service) Member(ctx context.Context, conv id.ConversationID, user id.UserID) (msgstore.Member, bool, error) {
-	m, ok, err := s.members.Get(ctx, conv, user)
-	return m, ok && len(m.Intervals) > 0, err
 }
 
 // committed moves the roster in memory on.

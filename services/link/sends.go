@@ -47,9 +47,6 @@ const (
 // errSends is told of bytes that no node of this version writes.
 var errSends = errors.New("the SENDs of a call can't be read")
 
-// MessageRoom is about how many bytes a message takes in a request, beside its Tail.
-const MessageRoom = 48
-
 // AppendSends begins a request.
 func AppendSends(dst []byte, lanes, messages int) []byte {
 	dst = binary.AppendUvarint(dst, uint64(lanes))

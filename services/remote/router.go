@@ -10,5 +10,4 @@ type Router interface {
 	Owner(slot id.Slot) *nodes.Node // of a slot of conversations or users; nil: nobody is
 	OfKey(key string) *nodes.Node   // any node with the role logic, the same for the same key; nil: there is none
 	IsSelf(n *nodes.Node) bool
-	Revision() int64 // of this node's view
 }

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -74,8 +73,7 @@ type Config struct {
 	Lease   time.Duration // what an edge told holds for; 0: 15 s
 	Every   time.Duration // between two pieces of news of one room; 0: 1 s
 
-	Logger *slog.Logger // nil: slog.Default()
-	Now    func() int64 // Unix ms; nil: the clock
+	Now func() int64 // Unix ms; nil: the clock
 }
 
 // ErrConfig is wrapped by the errors of Validate.
@@ -104,7 +102,6 @@ const (
 // Service is safe for concurrent use. Bind must have been called before anything else.
 type Service struct {
 	cfg   Config
-	log   *slog.Logger
 	now   func() int64
 	rooms *msgstore.Rooms
 	seq   Sequencer
@@ -133,13 +130,10 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
 	if cfg.Now == nil {
 		cfg.Now = func() int64 { return time.Now().UnixMilli() }
 	}
-	s := &Service{cfg: cfg, log: cfg.Logger, now: cfg.Now, rooms: msgstore.NewRooms(cfg.Store, cfg.Keys), live: make(map[id.ConversationID]*live)}
+	s := &Service{cfg: cfg, now: cfg.Now, rooms: msgstore.NewRooms(cfg.Store, cfg.Keys), live: make(map[id.ConversationID]*live)}
 	s.spoken.by = make(map[speaker]utterance)
 	return s, nil
 }

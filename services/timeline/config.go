@@ -135,25 +135,23 @@ type Config struct {
 
 // Limits that don't depend on configuration.
 const (
-	maxAhead         = 60_000   // ms that an id may be ahead of the owner's clock
-	runMessages      = 4096     // messages of one conversation a commit
-	runBytes         = 1 << 20  // bytes of one conversation a commit, mention rows included
-	eventBytes       = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
-	maxRebuildAfter  = 20 * time.Second
-	nodeLease        = 5 * time.Second // after which others take over a node's slots
-	laneForget       = 2 * time.Minute // what was in flight behind a refused message has arrived by then
-	slabBytes        = 256 << 10       // of encoded messages allocated at once
-	idleTick         = 10 * time.Second
-	loadTimeout      = 5 * time.Second
-	keepTx           = 256 << 10       // transactions that grew larger are not reused
-	keepRound        = 5 * time.Second // without a message: then a round's memory is given back
-	maxBackoff       = time.Second
-	markScanPage     = 256
-	sweepAtOnce      = 32
-	sweepPauseMin    = 200 * time.Millisecond
-	sweepPauseMax    = 5 * time.Second
-	republishBytes   = 256 << 10 // read at once to publish what was not handed on
-	shutdownDeadline = 5 * time.Second
+	maxAhead        = 60_000   // ms that an id may be ahead of the owner's clock
+	runMessages     = 4096     // messages of one conversation a commit
+	runBytes        = 1 << 20  // bytes of one conversation a commit, mention rows included
+	eventBytes      = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
+	maxRebuildAfter = 20 * time.Second
+	nodeLease       = 5 * time.Second // after which others take over a node's slots
+	laneForget      = 2 * time.Minute // what was in flight behind a refused message has arrived by then
+	slabBytes       = 256 << 10       // of encoded messages allocated at once
+	idleTick        = 10 * time.Second
+	loadTimeout     = 5 * time.Second
+	keepTx          = 256 << 10       // transactions that grew larger are not reused
+	keepRound       = 5 * time.Second // without a message: then a round's memory is given back
+	maxBackoff      = time.Second
+	markScanPage    = 256
+	sweepAtOnce     = 32
+	sweepPauseMin   = 200 * time.Millisecond
+	sweepPauseMax   = 5 * time.Second
 )
 
 // Validate fills in defaults and reports what is missing or out of bounds.

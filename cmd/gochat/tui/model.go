@@ -64,7 +64,6 @@ type Model struct {
 	panelTop   int
 
 	connected bool
-	met       bool // was connected once
 	down      error
 	retryAt   time.Time
 	listed    bool // the whole list was read
@@ -103,7 +102,6 @@ type (
 	}
 	pageRead struct {
 		conv     *conversation
-		before   uint64
 		messages []gochat.Message
 		more     bool
 		err      error
@@ -293,7 +291,7 @@ func (m *Model) event(e gochat.Event) tea.Cmd {
 	m.list.Apply(e)
 	switch e := e.(type) {
 	case gochat.Connected:
-		m.connected, m.met, m.down = true, true, nil
+		m.connected, m.down = true, nil
 		m.me = e.User
 		for _, c := range m.convs {
 			c.readSent = 0
@@ -480,7 +478,7 @@ func (m *Model) more() tea.Cmd {
 	conv, before := c.id, c.firstSeq()
 	return m.call(func(ctx context.Context) tea.Msg {
 		ms, more, err := m.client.History(ctx, conv, before, page)
-		return pageRead{c, before, ms, more, err}
+		return pageRead{c, ms, more, err}
 	})
 }
 

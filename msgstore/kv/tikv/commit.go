@@ -37,7 +37,6 @@ type pending struct {
 
 // call is one call of Commit.
 type call struct {
-	ctx  context.Context
 	left sync.WaitGroup // of its transactions
 }
 
@@ -63,7 +62,7 @@ func (s *Store) Commit(ctx context.Context, txs ...*kv.Tx) {
 	}
 	defer s.inside.leave()
 
-	c := &call{ctx: ctx}
+	c := new(call)
 	tried := false
 	waiting := make([]*pending, 0, len(txs))
 	var order overlaps
