@@ -51,11 +51,14 @@ type Client struct {
 	convs    map[id.ConversationID]*conversation
 	behind   map[id.ConversationID]*conversation // those that miss something
 	unacked  map[id.ConversationID]*conversation // those with a RECVACK due
+	owed     map[id.ConversationID]*conversation // those whose cursor the store has refused
 	lanes    map[lane]*laneState
 	order    []*laneState // in the order in which they got messages to send
 	receipts map[id.ClientMsgID]*outgoing
 	lastID   id.ClientMsgID
 	nextAck  time.Time // of RECVACKs
+
+	resetOwed bool // the store has refused to forget the cursors
 
 	strays  strays // has a lock of its own
 	events  []item
@@ -78,6 +81,7 @@ func Open(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, store: cfg.Store, me: st.Session.User, session: st.Session, background: cfg.Background, up: make(chan struct{}),
 		convs: map[id.ConversationID]*conversation{}, behind: map[id.ConversationID]*conversation{}, unacked: map[id.ConversationID]*conversation{},
+		owed:  map[id.ConversationID]*conversation{},
 		lanes: map[lane]*laneState{}, receipts: map[id.ClientMsgID]*outgoing{}, evWake: make(chan struct{}, 1),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -108,6 +112,11 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.cancel()
 	c.wg.Wait()
+	c.mu.Lock()
+	if c.resetOwed || len(c.owed) > 0 {
+		c.saveSession() // the last chance
+	}
+	c.mu.Unlock()
 	return c.store.Close()
 }
 

@@ -282,7 +282,12 @@ func (c *Client) lost(l *link) {
 	}
 }
 
+// saveSession stores the session, unless a cursor is owed: a mark ahead of it would have its messages missing after a restart.
 func (c *Client) saveSession() {
+	if err := c.repay(); err != nil {
+		c.log.Error("the session isn't stored before its cursors", "error", err)
+		return
+	}
 	if err := c.store.SetSession(c.session); err != nil {
 		c.log.Error("storing the session", "error", err)
 	}

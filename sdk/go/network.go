@@ -23,7 +23,7 @@ type heartbeat struct {
 	failed time.Duration // the shortest that was too long; 0: none
 }
 
-// ask returns the wish for CONNECT, in seconds.
+// askHeartbeat returns the wish for CONNECT, in seconds.
 func (c *Client) askHeartbeat() uint32 {
 	if c.cfg.Heartbeat != 0 {
 		return uint32(c.cfg.Heartbeat / time.Second)

@@ -22,6 +22,7 @@ func idle(limits wire.Limits) (*Client, *link) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, store: cfg.Store, me: alice, up: make(chan struct{}),
 		convs: map[id.ConversationID]*conversation{}, behind: map[id.ConversationID]*conversation{}, unacked: map[id.ConversationID]*conversation{},
+		owed:  map[id.ConversationID]*conversation{},
 		lanes: map[lane]*laneState{}, receipts: map[id.ClientMsgID]*outgoing{}, evWake: make(chan struct{}, 1),
 	}
 	l := &link{wake: make(chan struct{}, 1), requests: map[uint32]any{}, acked: map[*conversation]struct{}{}}

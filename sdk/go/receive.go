@@ -92,7 +92,9 @@ func (c *Client) forget() {
 	for _, o := range c.receipts {
 		o.Base = 0
 	}
-	if err := c.store.ResetCursors(); err != nil {
+	c.resetOwed = true
+	clear(c.owed)
+	if err := c.repayReset(); err != nil {
 		c.log.Error("forgetting the cursors", "error", err)
 	}
 }
@@ -109,12 +111,48 @@ func (c *Client) look(v *conversation) {
 
 // settle stores v and has it told to the server.
 func (c *Client) settle(v *conversation) {
-	if err := c.store.SetCursor(v.id, Cursor{Applied: v.done, Head: v.head}); err != nil {
+	if err := c.keep(v); err != nil {
 		c.log.Error("storing a cursor", "conversation", v.id.String(), "error", err)
 	}
 	if v.done > v.acked {
 		c.unacked[v.id] = v
 	}
+}
+
+// keep stores v's cursor, which is owed until that is done.
+func (c *Client) keep(v *conversation) error {
+	err := c.repayReset() // it would take the cursor away again
+	if err == nil {
+		err = c.store.SetCursor(v.id, Cursor{Applied: v.done, Head: v.head})
+	}
+	if err != nil {
+		c.owed[v.id] = v
+		return err
+	}
+	delete(c.owed, v.id)
+	return nil
+}
+
+func (c *Client) repayReset() error {
+	if !c.resetOwed {
+		return nil
+	}
+	err := c.store.ResetCursors()
+	c.resetOwed = err != nil
+	return err
+}
+
+// repay stores what the store has refused so far, until it refuses again.
+func (c *Client) repay() error {
+	if err := c.repayReset(); err != nil {
+		return err
+	}
+	for _, v := range c.owed {
+		if err := c.keep(v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // delivered acts on a DELIVER.

@@ -10,7 +10,7 @@ import (
 // Store keeps what a client must not lose between two runs. Its calls may come from
 // several goroutines, one at a time for each conversation. After an error the store may
 // hold what was to be stored or not; a client goes on, and what it can't store it
-// refuses to send.
+// refuses to send. Cursors, and forgetting them, it tries again before the next session.
 type Store interface {
 	// Load returns what is stored; the caller owns it.
 	Load() (State, error)

@@ -1,6 +1,6 @@
 // Typed events, heard by listeners and by async iterators.
 
-import type { AnyEvent, EventName, Events, Listener, Logger } from "./api.js";
+import type { AnyEvent, EventName, Listener, Logger } from "./api.js";
 
 type AnyListener = (data: never) => void | Promise<void>;
 
@@ -103,5 +103,3 @@ class Stream implements AsyncIterableIterator<AnyEvent> {
 
 /** A logger that says nothing. */
 export const silent: Logger = { info() {}, warn() {}, error() {} };
-
-export type Emit = <K extends EventName>(type: K, data: Events[K]) => void;

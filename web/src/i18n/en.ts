@@ -20,7 +20,6 @@ export const en = {
 
   "list.title": "Chats",
   "list.search": "Search",
-  "list.clear": "Clear the search",
   "list.empty": "No chats yet",
   "list.emptyHint": "Write to somebody, or make a group.",
   "list.nothing": "Nothing found",
@@ -91,7 +90,6 @@ export const en = {
 
   "new.title": "New chat",
   "new.find": "Name or user id",
-  "new.start": "Start",
   "new.exact": "User id “{id}”",
   "new.groupTitle": "New group",
   "new.groupName": "Name of the group",
@@ -102,7 +100,6 @@ export const en = {
 
   "info.group": "Group",
   "info.user": "Profile",
-  "info.rename": "Rename",
   "info.name": "Name",
   "info.avatar": "Address of a picture",
   "info.save": "Save",
@@ -127,7 +124,6 @@ export const en = {
   "info.options": "Options of {who}",
 
   "set.title": "Settings",
-  "set.profile": "Your profile",
   "set.id": "Your user id",
   "set.language": "Language",
   "set.theme": "Appearance",
@@ -176,7 +172,6 @@ export const en = {
 
   "common.cancel": "Cancel",
   "common.close": "Close",
-  "common.ok": "OK",
   "common.failed": "That did not work: {reason}",
 };
 

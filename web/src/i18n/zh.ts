@@ -21,7 +21,6 @@ export const zh: Record<Key, string> = {
 
   "list.title": "聊天",
   "list.search": "搜索",
-  "list.clear": "清除搜索",
   "list.empty": "还没有聊天",
   "list.emptyHint": "给别人写消息，或创建一个群。",
   "list.nothing": "没有找到",
@@ -92,7 +91,6 @@ export const zh: Record<Key, string> = {
 
   "new.title": "新聊天",
   "new.find": "名字或用户 ID",
-  "new.start": "开始",
   "new.exact": "用户 ID“{id}”",
   "new.groupTitle": "新建群",
   "new.groupName": "群名称",
@@ -103,7 +101,6 @@ export const zh: Record<Key, string> = {
 
   "info.group": "群资料",
   "info.user": "资料",
-  "info.rename": "改名",
   "info.name": "名称",
   "info.avatar": "头像地址",
   "info.save": "保存",
@@ -128,7 +125,6 @@ export const zh: Record<Key, string> = {
   "info.options": "{who} 的选项",
 
   "set.title": "设置",
-  "set.profile": "您的资料",
   "set.id": "您的用户 ID",
   "set.language": "语言",
   "set.theme": "外观",
@@ -177,6 +173,5 @@ export const zh: Record<Key, string> = {
 
   "common.cancel": "取消",
   "common.close": "关闭",
-  "common.ok": "确定",
   "common.failed": "操作失败：{reason}",
 };

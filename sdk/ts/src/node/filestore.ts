@@ -1,11 +1,15 @@
 // A store in one file: changes are appended a line each, and the file is written anew when most of it is past.
 
-import { open, readFile, rename, type FileHandle } from "node:fs/promises";
+import { constants } from "node:fs";
+import { open, readFile, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import type { Message } from "../api.js";
 import { MemoryStore } from "../store/memory.js";
 import { defaultCache, type Change, type Outgoing, type State, type Store } from "../store/store.js";
+
+// Appended to, also behind what was cut off.
+const anew = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
 
 type Line = { put: Outgoing } | { replace: string; by: Outgoing } | { drop: string } | { save: Change };
 
@@ -38,6 +42,8 @@ function unpack(v: unknown): unknown {
 export class FileStore implements Store {
   private last: Promise<unknown> = Promise.resolve();
   private lines = 0;
+  private size = 0; // of the file's whole lines
+  private broken: Error | undefined; // the file could not be brought back to whole lines: nothing is written any more
 
   private constructor(
     private readonly path: string,
@@ -60,7 +66,12 @@ export class FileStore implements Store {
     const whole = text.slice(0, text.lastIndexOf("\n") + 1);
     for (const line of whole.split("\n")) if (line) await apply(memory, unpack(JSON.parse(line)) as Line);
     const s = new FileStore(path, memory, await open(path, "a", 0o600));
-    await s.rewrite();
+    try {
+      await s.rewrite();
+    } catch (e) {
+      await s.file.close();
+      throw e;
+    }
     return s;
   }
 
@@ -96,31 +107,56 @@ export class FileStore implements Store {
 
   /** Appends a line, behind those before it. `durable`: it survives a crash of the machine, and what stands before it does. */
   private append(line: Line, durable: boolean): Promise<void> {
-    const text = JSON.stringify(pack(line)) + "\n";
+    const text = Buffer.from(JSON.stringify(pack(line)) + "\n");
     const mine = this.last.then(async () => {
-      await this.file.appendFile(text);
-      if (durable) await this.file.datasync();
+      if (this.broken) throw this.broken;
+      try {
+        await this.file.appendFile(text);
+        if (durable) await this.file.datasync();
+      } catch (e) {
+        await this.undo();
+        throw e;
+      }
+      this.size += text.length;
       await apply(this.memory, line);
-      if (++this.lines > 20_000) await this.rewrite();
+      if (++this.lines > 20_000) await this.rewrite().catch(() => (this.lines = 0)); // the line is stored: tried again after as many
     });
     this.last = mine.catch(() => {});
     return mine;
+  }
+
+  /** Cuts off what was written of a line: the next one would be glued to it. */
+  private async undo(): Promise<void> {
+    try {
+      await this.file.truncate(this.size);
+    } catch (e) {
+      this.broken = new Error("the client's store can't be written to any more", { cause: e });
+    }
   }
 
   /** Writes what holds now into a file of its own and puts that in the place of the old one. */
   private async rewrite(): Promise<void> {
     const st = await this.memory.load();
     const lines: Line[] = [{ save: { session: st.session, cursors: st.cursors, listed: st.listed, messages: this.memory.allMessages() } }, ...st.outbox.map((o) => ({ put: o }))];
-    const next = await open(`${this.path}.new`, "w", 0o600);
-    await next.writeFile(lines.map((l) => JSON.stringify(pack(l)) + "\n").join(""));
-    await next.sync();
-    await rename(`${this.path}.new`, this.path);
+    const text = Buffer.from(lines.map((l) => JSON.stringify(pack(l)) + "\n").join(""));
+    const next = await open(`${this.path}.new`, anew, 0o600);
+    try {
+      await next.writeFile(text);
+      await next.sync();
+      await rename(`${this.path}.new`, this.path);
+    } catch (e) {
+      await next.close();
+      await rm(`${this.path}.new`, { force: true });
+      throw e;
+    }
+    const old = this.file; // from here on it is no file of this path
+    this.file = next;
+    this.size = text.length;
+    this.lines = 0;
+    await old.close();
     const folder = await open(dirname(this.path), "r");
     await folder.sync().catch(() => {}); // not everywhere
     await folder.close();
-    await this.file.close();
-    this.file = next;
-    this.lines = 0;
   }
 }
 

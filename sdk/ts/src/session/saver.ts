@@ -1,9 +1,13 @@
-// Writes what changed, several changes as one.
+// Writes what changed, several changes as one. What could not be written goes with what comes next: a session is never stored
+// ahead of the cursors that it relies on.
 
 import type { Message } from "../api.js";
 import type { ListedState } from "../list.js";
 import type { Change, Cursor, SessionState, Store } from "../store/store.js";
 import type { Logger } from "../api.js";
+
+/** How many messages that could not be stored are kept for another try. */
+const mostKept = 1000;
 
 export class Saver {
   private reset = false;
@@ -14,6 +18,8 @@ export class Saver {
   private leaving: Message[] = [];
   private session: SessionState | undefined;
   private running: Promise<void> | undefined;
+  private due = false; // something came
+  private failed = false; // the last try
 
   constructor(
     private readonly store: Store,
@@ -55,25 +61,30 @@ export class Saver {
     this.run();
   }
 
-  /** Resolves when all is written. */
+  /** Resolves when all is written, or what could not be was tried once more. */
   async idle(): Promise<void> {
+    while (this.running) await this.running;
+    if (this.failed) this.run();
     while (this.running) await this.running;
   }
 
   private run(): void {
-    this.running ??= this.loop().finally(() => (this.running = undefined));
+    this.due = true;
+    this.running ??= this.loop();
   }
 
   private async loop(): Promise<void> {
     await Promise.resolve(); // gathers what the caller still has
-    while (this.reset || this.cursors.size > 0 || this.listed.size > 0 || this.session) {
+    while (this.due) {
       const change: Change = {};
       if (this.reset) change.reset = true;
       if (this.cursors.size > 0) change.cursors = this.cursors;
       if (this.kept.length > 0) change.messages = this.kept;
       if (this.session) change.session = this.session;
-      const listed = [...this.listed].map((c) => this.stateOf(c)).filter((s): s is ListedState => s !== undefined);
+      const ids = this.listed;
+      const listed = [...ids].map((c) => this.stateOf(c)).filter((s): s is ListedState => s !== undefined);
       if (listed.length > 0) change.listed = listed;
+      this.due = false;
       this.reset = false;
       this.cursors = new Map();
       this.listed = new Set();
@@ -82,10 +93,24 @@ export class Saver {
       this.session = undefined;
       try {
         await this.store.save(change);
+        this.failed = false;
       } catch (e) {
         this.log.error("storing the client's state", e);
+        this.failed = true;
+        this.takeBack(change, ids);
       }
       this.leaving = [];
     }
+    this.running = undefined;
+  }
+
+  /** Has a change that failed stored with the next one; what came since is newer. */
+  private takeBack(change: Change, listed: Set<string>): void {
+    this.session ??= change.session;
+    if (this.reset) return; // the rest was forgotten meanwhile
+    this.reset = change.reset ?? false;
+    this.cursors = new Map([...(change.cursors ?? []), ...this.cursors]);
+    this.listed = new Set([...listed, ...this.listed]);
+    this.kept = [...this.leaving, ...this.kept].slice(-mostKept);
   }
 }

@@ -58,7 +58,8 @@ export interface Change {
 /**
  * A store. Calls come one after the other for each of outbox and the rest, but not always after the last has ended: a
  * store keeps their order. What it was given it may keep; what it returned belongs to the caller. After an error it may
- * hold what was to be stored or not: the client goes on, and what it can't store it refuses to send.
+ * hold what was to be stored or not: the client goes on, and what it can't store it refuses to send. A change that failed it gives
+ * again with the next one.
  */
 export interface Store {
   load(): Promise<State>;
