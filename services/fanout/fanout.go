@@ -428,23 +428,14 @@ func (h *Handler) send(ctx context.Context, conv id.ConversationID, to aim, mess
 	}
 	users, both := pair(conv, to.users)
 	for len(messages) > 0 {
-		part := messages
-		if len(part)+deliverRoom > h.cfg.MaxFrame {
-			if part = cut(messages, h.cfg.MaxFrame-deliverRoom); part == nil {
-				h.log.Error("fan-out: a message that fits no frame", "conversation", conv.String(), "bytes", len(messages))
-				h.givenUp.Add(1)
-				return
-			}
+		part := h.fit(conv, messages, h.cfg.MaxFrame)
+		if part == nil {
+			return
 		}
 		messages = messages[len(part):]
-		upTo := last
-		if len(messages) > 0 {
-			v, _, err := packet.NextMessage(messages)
-			if err != nil {
-				h.givenUp.Add(1)
-				return
-			}
-			upTo = v.Seq - 1
+		upTo, ok := h.before(messages, last)
+		if !ok {
+			return
 		}
 		n := len(h.slab)
 		if both {
@@ -464,6 +455,37 @@ func pair(conv id.ConversationID, members []id.UserID) (users [2]id.UserID, both
 		return users, false
 	}
 	return [2]id.UserID{members[0], members[len(members)-1]}, true
+}
+
+// fit returns the beginning of messages for one frame: at most limit bytes where a message isn't larger itself. It is nil, and
+// counted, if not even one fits a frame.
+func (h *Handler) fit(conv id.ConversationID, messages []byte, limit int) []byte {
+	room := h.cfg.MaxFrame - deliverRoom
+	if len(messages) <= min(room, limit) {
+		return messages
+	}
+	part := cut(messages, min(room, limit))
+	if part == nil {
+		part = cut(messages, room)
+	}
+	if part == nil {
+		h.log.Error("fan-out: a message that fits no frame", "conversation", conv.String(), "bytes", len(messages))
+		h.givenUp.Add(1)
+	}
+	return part
+}
+
+// before returns the seq before rest, what is left of the messages up to last. It is not ok, and counted, if that can't be read.
+func (h *Handler) before(rest []byte, last uint64) (seq uint64, ok bool) {
+	if len(rest) == 0 {
+		return last, true
+	}
+	v, _, err := packet.NextMessage(rest)
+	if err != nil {
+		h.givenUp.Add(1)
+		return 0, false
+	}
+	return v.Seq - 1, true
 }
 
 // cut returns the beginning of messages that takes at most limit bytes, nil if not even one does.

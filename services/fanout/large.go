@@ -301,16 +301,9 @@ func (h *Handler) queue(l *large, messages []byte, origin, first, last uint64) {
 	room := h.cfg.MaxFrame - deliverRoom
 	l.messages += last - first + 1
 	for len(messages) > 0 {
-		part := messages
-		if len(part) > min(room, passBytes) {
-			if part = cut(messages, min(room, passBytes)); part == nil {
-				part = cut(messages, room)
-			}
-			if part == nil {
-				h.log.Error("fan-out: a message that fits no frame", "conversation", l.conv.String(), "bytes", len(messages))
-				h.givenUp.Add(1)
-				return
-			}
+		part := h.fit(l.conv, messages, passBytes)
+		if part == nil {
+			return
 		}
 		messages = messages[len(part):]
 		n := len(l.queued)
@@ -319,7 +312,7 @@ func (h *Handler) queue(l *large, messages []byte, origin, first, last uint64) {
 			n = 0
 		}
 		l.raw, l.last = append(l.raw, part...), last
-		if n > 0 && l.queued[n-1].origin == origin && len(l.raw)-l.startOf(n-1) <= room {
+		if n > 0 && l.queued[n-1].origin == origin && len(l.raw)-startOf(l.queued, n-1) <= room {
 			l.queued[n-1].end = len(l.raw)
 		} else {
 			l.queued = append(l.queued, stretch{len(l.raw), origin})
@@ -327,12 +320,12 @@ func (h *Handler) queue(l *large, messages []byte, origin, first, last uint64) {
 	}
 }
 
-// startOf is where stretch i begins in raw.
-func (l *large) startOf(i int) int {
+// startOf is where stretch i of queued begins in what is gathered.
+func startOf(queued []stretch, i int) int {
 	if i == 0 {
 		return 0
 	}
-	return l.queued[i-1].end
+	return queued[i-1].end
 }
 
 // deliver brings what is queued for l to its audience.
@@ -343,7 +336,7 @@ func (h *Handler) deliver(l *large, flush bool) {
 	l.frames, l.ends, l.but = l.frames[:0], l.ends[:0], l.but[:0]
 	for i := range l.queued {
 		s := &l.queued[i]
-		l.frames = packet.AppendDeliver(l.frames, l.conv, nil, l.raw[l.startOf(i):s.end])
+		l.frames = packet.AppendDeliver(l.frames, l.conv, nil, l.raw[startOf(l.queued, i):s.end])
 		l.ends, l.but = append(l.ends, len(l.frames)), append(l.but, s.origin)
 	}
 	n := h.cfg.Audiences.Deliver(l.conv, l.last, l.frames, l.ends, l.but, flush)

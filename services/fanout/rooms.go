@@ -130,27 +130,14 @@ func (h *Handler) queueRoom(r *venue, messages []byte, origin, first, last uint6
 		h.venues.waiting = append(h.venues.waiting, r)
 	}
 	for len(messages) > 0 {
-		limit := min(h.cfg.MaxFrame-deliverRoom, passBytes)
-		part := messages
-		if len(part) > limit {
-			if part = cut(messages, limit); part == nil {
-				part = cut(messages, h.cfg.MaxFrame-deliverRoom)
-			}
-			if part == nil {
-				h.log.Error("fan-out: a message that fits no frame", "conversation", r.conv.String(), "bytes", len(messages))
-				h.givenUp.Add(1)
-				return
-			}
+		part := h.fit(r.conv, messages, passBytes)
+		if part == nil {
+			return
 		}
 		messages = messages[len(part):]
-		upTo := last
-		if len(messages) > 0 {
-			v, _, err := packet.NextMessage(messages)
-			if err != nil {
-				h.givenUp.Add(1)
-				return
-			}
-			upTo = v.Seq - 1
+		upTo, ok := h.before(messages, last)
+		if !ok {
+			return
 		}
 		n := len(r.queued)
 		if n > 0 && (len(r.raw)+len(part) > passBytes || n >= passStretches) {
@@ -158,11 +145,7 @@ func (h *Handler) queueRoom(r *venue, messages []byte, origin, first, last uint6
 			n = 0
 		}
 		r.raw = append(r.raw, part...)
-		begins := 0 // of the last stretch
-		if n > 1 {
-			begins = r.queued[n-2].end
-		}
-		if n > 0 && r.queued[n-1].origin == origin && r.lasts[n-1]+1 == first && len(r.raw)-begins <= h.cfg.MaxFrame-deliverRoom {
+		if n > 0 && r.queued[n-1].origin == origin && r.lasts[n-1]+1 == first && len(r.raw)-startOf(r.queued, n-1) <= h.cfg.MaxFrame-deliverRoom {
 			r.queued[n-1].end, r.lasts[n-1] = len(r.raw), upTo
 		} else {
 			r.queued = append(r.queued, stretch{len(r.raw), origin})
