@@ -286,7 +286,7 @@ func (c *Client) backoff(failures int, err error) time.Duration {
 	wait := jitter(c.bound(failures))
 	var d *dismissal
 	if errors.As(err, &d) && len(d.elsewhere) == 0 {
-		wait = max(wait, d.told.RetryAfter, d.told.Code.RetryAfter())
+		wait = max(wait, retryAfter(d.told))
 	}
 	return wait
 }

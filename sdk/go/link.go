@@ -494,6 +494,9 @@ func (c *Client) tick(l *link, now time.Time) (next time.Time, err error) {
 	return next, nil
 }
 
+// retryAfter is how long to wait before what was refused with e is tried again: as e says, and at least as its code does.
+func retryAfter(e *code.Error) time.Duration { return max(e.RetryAfter, e.Code.RetryAfter()) }
+
 // jitter returns a random time from 0 to d.
 func jitter(d time.Duration) time.Duration {
 	if d <= 0 {

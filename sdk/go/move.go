@@ -181,7 +181,7 @@ func (c *Client) move(l *link, d *departure) {
 			}
 			wait[address] = time.Time{}
 			if !final(err) {
-				wait[address] = time.Now().Add(max(refused.told.RetryAfter, refused.told.Code.RetryAfter()))
+				wait[address] = time.Now().Add(retryAfter(refused.told))
 			}
 			c.mu.Lock()
 			d.hear(refused.elsewhere)

@@ -426,7 +426,7 @@ func (c *Client) sendRefused(l *link, o *outgoing, req uint32, e *code.Error) {
 				p.sent = false
 			}
 		}
-		wait := max(e.RetryAfter, e.Code.RetryAfter())
+		wait := retryAfter(e)
 		if s.queue[0] == o {
 			wait = max(wait, 50*time.Millisecond)
 		}

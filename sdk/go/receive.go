@@ -414,7 +414,7 @@ func (c *Client) unreadable(v *conversation, e *code.Error) {
 		c.settle(v)
 		return
 	}
-	v.wait = time.Now().Add(max(e.RetryAfter, e.Code.RetryAfter(), time.Second/2))
+	v.wait = time.Now().Add(max(retryAfter(e), time.Second/2))
 }
 
 // pullRefused acts on the ERROR that a SYNC got.

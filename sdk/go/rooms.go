@@ -239,7 +239,7 @@ func (c *Client) enterAgain(l *link, conv id.ConversationID, h *hall) {
 			c.entered(conv, h, &w)
 		case errors.Is(err, errLost): // with the connection: the next one does it
 		case errors.As(err, &told) && told.Retryable():
-			time.AfterFunc(max(told.RetryAfter, told.Code.RetryAfter(), time.Second/2), func() {
+			time.AfterFunc(max(retryAfter(told), time.Second/2), func() {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				if c.link == l && c.halls[conv] == h && h.link != l {

@@ -123,7 +123,7 @@ func (c *Client) askState(conv id.ConversationID) {
 		c.log.Info("asking for a conversation", "conversation", conv.String(), "error", err)
 		var told *code.Error
 		if errors.As(err, &told) && told.Retryable() && c.link != nil {
-			c.link.doubt(conv, max(told.RetryAfter, told.Code.RetryAfter(), time.Second/2))
+			c.link.doubt(conv, max(retryAfter(told), time.Second/2))
 		}
 	}})
 }
