@@ -248,3 +248,16 @@ func (m *model) sweep() {
 		m.allowed(err)
 	}
 }
+
+// cursorOf reads a cursor as its row is; without one it is zero.
+func cursorOf(store kv.Store, keys Keys, c id.ConversationID, user id.UserID) (Cursor, error) {
+	raw, err := store.Get(ctx, keys.Cursor(nil, c, user))
+	if err != nil || raw == nil {
+		return Cursor{}, err
+	}
+	return ParseCursor(raw)
+}
+
+func putCursor(tx *kv.Tx, keys Keys, c id.ConversationID, user id.UserID, cur *Cursor) {
+	tx.Set(keys.Cursor(nil, c, user), cur.Append(nil))
+}

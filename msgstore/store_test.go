@@ -322,19 +322,6 @@ func TestMembersGet(t *testing.T) {
 	}
 }
 
-// cursorOf reads a cursor as its row is; without one it is zero.
-func cursorOf(store kv.Store, keys Keys, c id.ConversationID, user id.UserID) (Cursor, error) {
-	raw, err := store.Get(ctx, keys.Cursor(nil, c, user))
-	if err != nil || raw == nil {
-		return Cursor{}, err
-	}
-	return ParseCursor(raw)
-}
-
-func putCursor(tx *kv.Tx, keys Keys, c id.ConversationID, user id.UserID, cur *Cursor) {
-	tx.Set(keys.Cursor(nil, c, user), cur.Append(nil))
-}
-
 func (w *world) idRows(c id.ConversationID) (n int) {
 	prefix := w.keys.IDRows(nil, c)
 	w.must(w.Scan(ctx, kv.Span{Start: prefix, End: append(slices.Clone(prefix), bytes.Repeat([]byte{0xFF}, 20)...)}, func(_, _ []byte) (bool, error) {
