@@ -79,12 +79,8 @@ func (s *Storage) Backup(ctx context.Context, dir string) (info BackupInfo, err 
 	if err := writeFile(filepath.Join(tmp, backupFile), append(text, '\n')); err != nil {
 		return info, fmt.Errorf("describing the backup: %w", err)
 	}
-	err = syncDir(tmp)
-	if err == nil {
-		err = os.Rename(tmp, dir)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(dir))
+	if err = syncDir(tmp); err == nil {
+		err = replace(tmp, dir)
 	}
 	if err != nil {
 		return info, fmt.Errorf("completing the backup: %w", err)
@@ -222,6 +218,14 @@ func writeFile(path string, data []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// replace puts what is whole at tmp at path, for good.
+func replace(tmp, path string) error {
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(dir string) error {

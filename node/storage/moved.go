@@ -61,12 +61,8 @@ func (m Moved) Write(data string) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("marking %s: %w", data, err)
 	}
-	err = writeFile(tmp, append(text, '\n'))
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		err = syncDir(data)
+	if err = writeFile(tmp, append(text, '\n')); err == nil {
+		err = replace(tmp, path)
 	}
 	if err != nil {
 		return fmt.Errorf("marking %s: %w", data, err)
