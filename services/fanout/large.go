@@ -43,6 +43,7 @@ type large struct {
 	// mu makes one step of finding out whether a user who connects is a member, and bringing them in.
 	mu     sync.Mutex
 	at     uint64 // the audience is right for whoever is a member after this message
+	moved  uint64 // the last with which members came or went
 	closed bool
 
 	// Of Handler.mu.
@@ -249,7 +250,7 @@ func (h *Handler) apply(ctx context.Context, l *large, mv *move, rest *bus.Event
 		h.deliver(l, true)
 		l.mu.Lock()
 		h.cfg.Audiences.Join(l.conv, mv.joined)
-		l.at = mv.seq
+		l.at, l.moved = mv.seq, mv.seq
 		l.mu.Unlock()
 	}
 	if len(mv.left) > 0 {
@@ -258,7 +259,7 @@ func (h *Handler) apply(ctx context.Context, l *large, mv *move, rest *bus.Event
 		h.owe.leave(h, l.conv, mv)
 		l.mu.Lock()
 		h.cfg.Audiences.Leave(l.conv, mv.left)
-		l.at = mv.seq
+		l.at, l.moved = mv.seq, mv.seq
 		l.mu.Unlock()
 	}
 }

@@ -478,6 +478,14 @@ func play(t *testing.T, seed uint64, set func(*hall), lossy bool, budget int) {
 				h.Heal(ctx)
 			}
 		})
+		if step%3 == 0 { // an edge asks who belongs to it
+			wg.Go(func() {
+				fill := func(users []id.UserID) { hallAudiences{w}.Join(w.conv, users) }
+				if err := h.Fill(ctx, w.conv, fill); err != nil && w.flaky == 0 {
+					t.Error(err)
+				}
+			})
+		}
 		var mu sync.Mutex
 		for range rnd.IntN(5) {
 			u, conn := user(rnd.IntN(people)), next
