@@ -13,7 +13,8 @@ import (
 // The engine stores a one-phase commit key by key, without a lock that a reader could see: one whose
 // timestamp is later would find a part of it. And it takes the timestamp of an asynchronous commit before it
 // locks the keys: a reader in between would miss what was committed before its own. So reads of a region and
-// such commits keep out of each other's way here. A commit takes its timestamp within, hence after that of every reader before it.
+// such commits keep out of each other's way here. A commit takes its timestamp within, hence after that of every reader
+// before it; a reader tells its own before it enters, so that one who waits finds what is being committed, or a later one.
 type exclusion struct {
 	mu      sync.Mutex
 	regions map[uint64]*sync.RWMutex
@@ -34,6 +35,7 @@ func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
 }
 
 func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
+	s.clock.saw(req.Version)
 	l := s.exclusion.of(req.Context)
 	l.RLock()
 	defer l.RUnlock()
@@ -41,6 +43,7 @@ func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.G
 }
 
 func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (*kvrpcpb.BatchGetResponse, error) {
+	s.clock.saw(req.Version)
 	l := s.exclusion.of(req.Context)
 	l.RLock()
 	defer l.RUnlock()
@@ -48,6 +51,7 @@ func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (
 }
 
 func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
+	s.clock.saw(req.Version)
 	l := s.exclusion.of(req.Context)
 	l.RLock()
 	defer l.RUnlock()
@@ -69,6 +73,8 @@ func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb
 
 func (s *server) KvPrewrite(ctx context.Context, req *kvrpcpb.PrewriteRequest) (*kvrpcpb.PrewriteResponse, error) {
 	if req.TryOnePc || req.UseAsyncCommit {
+		// Not a whit later: who asks PD once this is acknowledged may be given the very next timestamp, and must find it.
+		s.clock.saw(max(req.StartVersion+1, req.MinCommitTs) - 1)
 		l := s.exclusion.of(req.Context)
 		l.Lock()
 		defer l.Unlock()
@@ -100,6 +106,20 @@ func (s *server) KvPrewrite(ctx context.Context, req *kvrpcpb.PrewriteRequest) (
 		e.Conflict.Primary = req.PrimaryLock
 	}
 	return res, nil
+}
+
+// KvScanLock and KvCheckTxnStatus look at locks as of a timestamp, which commits that they didn't see come after.
+
+func (s *server) KvScanLock(ctx context.Context, req *kvrpcpb.ScanLockRequest) (*kvrpcpb.ScanLockResponse, error) {
+	s.clock.saw(req.MaxVersion)
+	return s.Server.KvScanLock(ctx, req)
+}
+
+func (s *server) KvCheckTxnStatus(ctx context.Context, req *kvrpcpb.CheckTxnStatusRequest) (*kvrpcpb.CheckTxnStatusResponse, error) {
+	s.clock.saw(req.LockTs)
+	s.clock.saw(req.CallerStartTs)
+	s.clock.saw(req.CurrentTs)
+	return s.Server.KvCheckTxnStatus(ctx, req)
 }
 
 // BatchCommands answers each request of a stream by itself, through the methods above.

@@ -117,6 +117,7 @@ type server struct {
 	*tikv.Server
 	regions   *regions
 	exclusion exclusion
+	clock     *clock
 }
 
 // open opens the engine in data and registers the store and its regions in PD.
@@ -147,24 +148,24 @@ func open(client pd.Client, addr, data string, syncWrites bool) (*server, error)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	physical, logical, err := client.GetTS(context.Background())
+	clock, err := newClock(context.Background(), client)
 	if err != nil {
 		return nil, fmt.Errorf("timestamp of PD: %w", err)
 	}
-	bundle := &mvcc.DBBundle{DB: db, LockStore: lockstore.NewMemStore(8 << 20), StateTS: uint64(physical)<<18 + uint64(logical)}
+	bundle := &mvcc.DBBundle{DB: db, LockStore: lockstore.NewMemStore(8 << 20), StateTS: clock.latest.Load()}
 	r, err := openRegions(bundle, client, conf.Server)
 	if err != nil {
 		return nil, err
 	}
 	inner := tikv.NewStandAlongInnerServer(bundle)
 	inner.Setup(client)
-	store := tikv.NewMVCCStore(&conf, bundle, data, safePoint, tikv.NewDBWriter(bundle), client)
+	store := tikv.NewMVCCStore(&conf, bundle, data, safePoint, tikv.NewDBWriter(bundle), clock)
 	store.DeadlockDetectSvr.ChangeRole(tikv.Leader)
 	if err := inner.Start(client); err != nil {
 		return nil, fmt.Errorf("start: %w", err)
 	}
 	store.StartDeadlockDetection(false)
-	return &server{Server: tikv.NewServer(r, store, inner), regions: r}, nil
+	return &server{Server: tikv.NewServer(r, store, inner), regions: r, clock: clock}, nil
 }
 
 // regions are the store's regions, which PD is told about. They split when a client asks.

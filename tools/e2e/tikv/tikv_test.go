@@ -5,6 +5,7 @@
 package tikv
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -155,6 +156,35 @@ func TestConformance(t *testing.T) {
 	t.Run("several regions", func(t *testing.T) {
 		kvtest.Run(t, func(t *testing.T) kv.Store { return c.wiped(t) })
 	})
+}
+
+// What one node was acknowledged, another finds that asks at once: its timestamp may be the very next of PD's.
+func TestSeenElsewhere(t *testing.T) {
+	c := start(t, false)
+	nodes := []*tikv.Store{c.open(t, tikv.Config{Keyspace: keyspace}), c.open(t, tikv.Config{Keyspace: keyspace})}
+	key := []byte("k")
+	var last []byte
+	for i := range uint64(1000) {
+		by, other := nodes[i%2], nodes[(i+1)%2]
+		next := binary.BigEndian.AppendUint64(nil, i+1)
+		tx := new(kv.Tx)
+		tx.Require(key, last) // judged as of a timestamp, too
+		tx.Set(key, next)
+		if by.Commit(ctx, tx); tx.Err != nil {
+			t.Fatalf("commit %d: %v", i, tx.Err)
+		}
+		err := other.View(ctx, key, nil, func(v kv.View) error {
+			got, err := v.Get(key)
+			if err == nil && !bytes.Equal(got, next) {
+				t.Errorf("after commit %d: %x", i, got)
+			}
+			return err
+		})
+		if err != nil || t.Failed() {
+			t.Fatal(err)
+		}
+		last = next
+	}
 }
 
 func TestThroughFaults(t *testing.T) {
