@@ -138,6 +138,39 @@ type row struct {
 	s          Segment
 }
 
+// lastBefore returns up to which message the segments of c, of which h is the head, hold only what was sent before the
+// Unix millisecond before; 0: none do. It reads a few of them, and may be off by as much as the clocks of c's owners differed.
+func (t *Timeline) lastBefore(ctx context.Context, c id.ConversationID, h *Head, before int64) (top uint64, err error) {
+	if h.LastTime < before {
+		return h.LastSeq, nil
+	}
+	for from, to := h.FirstSeq, h.LastSeq; from <= to; {
+		mid := from + (to-from)/2
+		below := mid - 1
+		span := kv.Span{Start: t.keys.Segment(nil, c, mid), End: append(t.keys.Segment(nil, c, to), 0), Limit: 1}
+		err := t.store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+			s, err := segmentAt(key, value)
+			if err != nil {
+				return false, err
+			}
+			at, err := s.lastTime()
+			switch {
+			case err != nil:
+			case at < before:
+				top, below = s.LastSeq(), to
+			default:
+				below = min(below, s.FirstSeq-1)
+			}
+			return false, err
+		})
+		if err != nil {
+			return 0, fmt.Errorf("look for segments of %s: %w", c, err)
+		}
+		from, to = max(from, top+1), below
+	}
+	return top, nil
+}
+
 // merge adds to tx what puts small segments of c together that lie at or below top and hold
 // only messages sent before the Unix millisecond before. It goes down until mergeBack segments are from before since. Every segment that it touches is
 // required as it was read, as by Rewrite and Trim: the head isn't needed. n is how many rows fewer

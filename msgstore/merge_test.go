@@ -38,6 +38,54 @@ func (w *world) merge(since, before int64) (n int) {
 	}
 }
 
+// A long conversation is merged in portions, which go on where the one before ended, and what is young in it isn't read through.
+func TestLongOnesInPortions(t *testing.T) {
+	w := newWorld(t)
+	w.create(conv)
+	const step = 512 // segments that one step reads
+	const old, young = 3 * step, 2 * step
+	for range old {
+		w.append(conv, "x")
+	}
+	end := w.ms
+	for range young {
+		w.append(conv, "y")
+	}
+	read := 0
+	s := NewSweeper(SweeperConfig{Store: counting{w.Store, &read}, Keys: w.keys, Logger: quiet})
+	merged, portions := 0, 0
+	for done := false; !done; portions++ {
+		var n int
+		var err error
+		n, done, err = s.SweepSmall(ctx, 0, end, 1)
+		w.must(err)
+		merged += n
+	}
+	if want := old - old/MaxSegmentMessages; merged != want || portions < 3 {
+		t.Errorf("%d rows fewer in %d portions, want %d in three or more", merged, portions, want)
+	}
+	if most := old + 64; read > most {
+		t.Errorf("%d rows were read, want at most %d of %d", read, most, old+young)
+	}
+	read = 0
+	if n, done, err := s.SweepSmall(ctx, 0, 1, 10); n != 0 || !done || err != nil || read > 32 {
+		t.Errorf("where everything is young %d rows were read: %d rows fewer, %v, %v", read, n, done, err)
+	}
+}
+
+// counting counts the rows of scans.
+type counting struct {
+	kv.Store
+	rows *int
+}
+
+func (s counting) Scan(ctx context.Context, span kv.Span, fn func(key, value []byte) (bool, error)) error {
+	return s.Store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		*s.rows++
+		return fn(key, value)
+	})
+}
+
 func TestSmallSegmentsAreMerged(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []id.ConversationID{conv, group} {

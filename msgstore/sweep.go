@@ -59,15 +59,17 @@ type SweeperConfig struct {
 type Sweeper struct {
 	cfg       SweeperConfig
 	timeline  *Timeline
-	idsFrom   []byte        // where the pass over the conversations goes on; nil: the beginning
-	oldFrom   []byte        // the same of the pass that removes old messages
-	oldFailed bool          // that pass had an error
-	thorough  bool          // that pass looks for rows of messages that are gone, also where none went
-	soon      chan struct{} // that pass is to begin
-	smallFrom []byte        // the same of the pass that merges small segments
-	sidesFrom id.Slot       // where the pass over users' lists goes on
-	marksFrom id.Slot       // where the pass over outbox marks goes on
-	share     slotBits      // the slots of that pass over old messages
+	idsFrom   []byte            // where the pass over the conversations goes on; nil: the beginning
+	oldFrom   []byte            // the same of the pass that removes old messages
+	oldFailed bool              // that pass had an error
+	thorough  bool              // that pass looks for rows of messages that are gone, also where none went
+	soon      chan struct{}     // that pass is to begin
+	smallFrom []byte            // the same of the pass that merges small segments
+	smallConv id.ConversationID // which it left in the middle,
+	smallTop  uint64            // at this message
+	sidesFrom id.Slot           // where the pass over users' lists goes on
+	marksFrom id.Slot           // where the pass over outbox marks goes on
+	share     slotBits          // the slots of that pass over old messages
 	retention atomic.Pointer[Retention]
 	busFrom   map[uint16]uint64 // no reference lies below; seeking there skips what was deleted
 }
@@ -320,9 +322,10 @@ const (
 	smallAge      = time.Hour          // younger messages are left alone: they are read from memory, and others follow
 	smallLookBack = 7 * 24 * time.Hour // after a start
 	smallTxs      = 64                 // conversations that are written with one sync
+	smallStep     = 10                 // conversations that each further step within one stands for
 )
 
-// SweepSmall looks at up to budget conversations and puts their small segments together:
+// SweepSmall looks at up to budget conversations, or fewer long ones, and puts their small segments together:
 // those of messages that were sent in [since, before), in Unix ms, and some older ones that may
 // grow. Reading a page then takes one row or two instead of fifty. merged is how many rows
 // fewer there are; done says that the last conversation was reached; the next call begins at the first. What
@@ -346,10 +349,11 @@ func (s *Sweeper) SweepSmall(ctx context.Context, since, before int64, budget in
 		txs, fewer, size = txs[:0], fewer[:0], 0
 		return failed
 	}
-	for range budget {
+	for budget > 0 {
 		if s.smallFrom == nil {
 			s.smallFrom = s.cfg.Keys.All(nil)
 		}
+		from := s.smallFrom
 		c, next, err := s.next(ctx, s.smallFrom)
 		if err != nil {
 			return merged, false, fmt.Errorf("sweep small segments: %w", err)
@@ -363,23 +367,37 @@ func (s *Sweeper) SweepSmall(ctx context.Context, since, before int64, budget in
 		if err != nil {
 			return merged, false, fmt.Errorf("sweep small segments: %w", err)
 		}
+		budget--
 		if h.LastSeq < h.FirstSeq || h.LastTime < since {
 			continue
 		}
-		for top := h.LastSeq; top > 0; {
+		var top uint64
+		if c == s.smallConv {
+			top = min(h.LastSeq, s.smallTop)
+		} else if top, err = s.timeline.lastBefore(ctx, c, &h, before); err != nil {
+			return merged, false, fmt.Errorf("sweep small segments: %w", err)
+		}
+		s.smallConv = id.ConversationID{}
+		for top > 0 {
 			tx := new(kv.Tx)
 			var n int
 			if n, top, err = s.timeline.merge(ctx, tx, c, top, since, before); err != nil {
 				return merged, false, fmt.Errorf("sweep small segments: %w", err)
 			}
-			if n == 0 {
-				continue
+			if n > 0 {
+				txs, fewer, size = append(txs, tx), append(fewer, n), size+tx.Size()
 			}
-			txs, fewer, size = append(txs, tx), append(fewer, n), size+tx.Size()
 			if len(txs) == smallTxs || size >= mergeBytes {
 				if err := commit(); err != nil {
 					return merged, false, fmt.Errorf("sweep small segments: %w", err)
 				}
+			}
+			if top == 0 {
+				break
+			}
+			if budget -= smallStep; budget <= 0 { // goes on there
+				s.smallFrom, s.smallConv, s.smallTop = from, c, top
+				break
 			}
 		}
 	}
