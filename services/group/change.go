@@ -109,6 +109,11 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 		return nil, errStranger // as the plan would say, before anything is written
 	case g.Member.Active():
 		return &wire.GroupChangeResponse{ConversationId: conv[:]}, nil
+	// Whoever can't come in gets no row in their list, either.
+	case g.Members >= uint64(s.cfg.Members):
+		return nil, tooManyMembers(s.cfg.Members)
+	case len(g.Member.Intervals) >= maxIntervals:
+		return nil, errRestless
 	}
 	refused, asOf, err := s.prepare(ctx, conv, []id.UserID{user})
 	if err != nil {
@@ -151,7 +156,7 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 }
 
 // Leave takes o's user out of the group conv. An owner must hand the group over first,
-// unless nobody else is in.
+// unless nobody else is in: then nobody may join any more, as nobody could be given a role.
 func (s *Service) Leave(ctx context.Context, o *packet.Origin, conv id.ConversationID) (*wire.GroupChangeResponse, error) {
 	user := cloned(o.User)
 	ans, err := s.change(ctx, conv, func(ctx context.Context, h msgstore.Head) (*Change, error) {
@@ -173,6 +178,11 @@ func (s *Service) Leave(ctx context.Context, o *packet.Origin, conv id.Conversat
 				m := leave(g.Member, seq)
 				s.members.Put(tx, conv, user, &m)
 				s.groups.PutCount(tx, conv, g.Members-min(g.Members, 1))
+				if g.Members == 1 && g.Join != 0 {
+					closed := g.Group
+					closed.Join = 0
+					s.groups.Put(tx, conv, &closed)
+				}
 			},
 			Done: s.done(conv, nil, users),
 		}, nil

@@ -98,6 +98,38 @@ func TestLimits(t *testing.T) {
 	agree(t, store, open, p)
 }
 
+// Who leaves as the last one shuts the door: nobody in it could be given a role any more.
+func TestTheLastOneShutsTheDoor(t *testing.T) {
+	ctx := t.Context()
+	p := newProcess(t, newStore(t), 1, func(c *group.Config) { c.Members, c.Conversations = 2, 2 })
+	made, err := p.Create(ctx, as("alice"), &wire.GroupCreateRequest{Join: 1})
+	wantCode(t, "create", err, 0)
+	conv := id.ConversationID(made.ConversationId)
+	_, err = p.Join(ctx, as("bob"), conv)
+	wantCode(t, "join", err, 0)
+	// Full: who is refused has no row of it, which would count among the groups one may be in.
+	for range 3 {
+		_, err = p.Join(ctx, as("eve"), conv)
+		wantCode(t, "join a full one", err, code.TooMany)
+	}
+	for range 2 {
+		_, err = p.Create(ctx, as("eve"), &wire.GroupCreateRequest{})
+		wantCode(t, "of one's own", err, 0)
+	}
+	_, err = p.Leave(ctx, as("bob"), conv)
+	wantCode(t, "leave", err, 0)
+	_, err = p.Join(ctx, as("bob"), conv)
+	wantCode(t, "join again", err, 0)
+	_, err = p.Leave(ctx, as("bob"), conv)
+	wantCode(t, "leave again", err, 0)
+	_, err = p.Leave(ctx, as("alice"), conv)
+	wantCode(t, "the last one", err, 0)
+	for _, u := range []string{"alice", "bob"} {
+		_, err = p.Join(ctx, as(id.UserID(u)), conv)
+		wantCode(t, u+" comes back", err, code.NoSuchConversation)
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	ctx := t.Context()
 	p := newProcess(t, newStore(t), 1)
