@@ -53,12 +53,13 @@ func sendCommand() *cobra.Command {
 		Use:   "send [TEXT…]",
 		Short: "Send a message, from a script",
 		Long: "Sends one message, its text from the arguments or else from the input, and returns when the server has stored it.\n\n" +
+			"With --lines each line is sent as it is read; one that is refused is told, by its number, and the others go on.\n" +
 			"It is a device of its own, so it works while `gochat chat` or `gochat tail` are open under the same profile.\n" +
 			"Ends with status 0 when everything is stored, 1 if something was refused, and 4 if the server didn't answer in time,\n" +
 			"or had signed this device out: then the message waits on this machine, and the next `gochat send` of the profile signs in anew, if it\n" +
 			"can, and sends it first.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.run(cmd.Context(), &f, args, cmd.InOrStdin(), cmd.OutOrStdout())
+			return s.run(cmd.Context(), &f, args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f.add(cmd)
@@ -67,7 +68,7 @@ func sendCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&s.json, "json", false, "print where each message was stored, as one JSON object a line")
 	cmd.Flags().Uint64Var(&s.reply, "reply", 0, "seq of the message that this one replies to")
 	cmd.Flags().StringSliceVar(&s.mentions, "mention", nil, "a user whom the message calls; all: everyone")
-	cmd.Flags().DurationVar(&s.timeout, "timeout", 30*time.Second, "how long to wait for the server")
+	cmd.Flags().DurationVar(&s.timeout, "timeout", 30*time.Second, "how long to wait for the server; not for the input")
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
 }
@@ -95,14 +96,35 @@ func (o outbox) Load() (gochat.State, error) {
 
 func (o outbox) SetCursor(id.ConversationID, gochat.Cursor) error { return nil }
 
-func (s *sending) run(ctx context.Context, f *clientFlags, args []string, in io.Reader, out io.Writer) error {
+// queued is a message of the input, on its way.
+type queued struct {
+	line int // of the input; 0: the only one
+	r    *gochat.Receipt
+	err  error // it wasn't put into the outbox
+}
+
+// maxQueued is how far reading the input gets ahead of the server.
+const maxQueued = 1024
+
+func (s *sending) run(ctx context.Context, f *clientFlags, args []string, in io.Reader, out, errs io.Writer) error {
 	to, err := target(s.to)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	text := strings.Join(args, " ")
+	switch {
+	case len(args) > 0 && s.lines:
+		return usageError{errors.New("--lines reads the input: give no text beside it")}
+	case len(args) == 0 && !s.lines: // before anything else: whoever writes it may take long
+		raw, err := io.ReadAll(io.LimitReader(in, packet.HardMaxContent+2))
+		if err != nil {
+			return fmt.Errorf("reading the message: %w", err)
+		}
+		text = strings.TrimRight(string(raw), "\r\n")
+	}
+	signIn, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	p, store, err := f.part(ctx, "send", true)
+	p, store, err := f.part(signIn, "send", true)
 	if err != nil {
 		return err
 	}
@@ -116,8 +138,7 @@ func (s *sending) run(ctx context.Context, f *clientFlags, args []string, in io.
 		return err
 	}
 	defer client.Close()
-	var receipts []*gochat.Receipt
-	queue := func(text string) error {
+	send := func(text string) (*gochat.Receipt, error) {
 		content := gochat.Text(text)
 		content.ReplyToSeq = s.reply
 		for _, u := range s.mentions {
@@ -127,60 +148,77 @@ func (s *sending) run(ctx context.Context, f *clientFlags, args []string, in io.
 				content.Mentions = append(content.Mentions, u)
 			}
 		}
-		r, err := client.Send(ctx, to, content)
-		if err != nil {
-			return fmt.Errorf("not sent: %w", err)
+		return client.Send(ctx, to, content)
+	}
+	all := make(chan queued, maxQueued)
+	var reading error // once all is closed
+	if s.lines {
+		go func() { // ends with the input, or the process
+			reading = s.read(in, send, all)
+			close(all)
+		}()
+	} else {
+		r, err := send(text)
+		all <- queued{r: r, err: err}
+		close(all)
+	}
+	refused := 0
+	for q := range all {
+		var ack gochat.Ack
+		err := q.err
+		if err == nil {
+			ack, err = s.wait(ctx, q.r)
 		}
-		receipts = append(receipts, r)
-		return nil
-	}
-	if err := s.texts(args, in, queue); err != nil {
-		return err
-	}
-	for i, r := range receipts {
-		ack, err := r.Wait(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return keptError{left: len(receipts) - i}
+		case errors.Is(err, errSlow):
+			return keptError{left: len(client.Outbox())}
 		case errors.Is(err, gochat.ErrStopped):
-			return keptError{len(receipts) - i, p.ended(<-stopped)}
-		case err != nil:
+			return keptError{len(client.Outbox()), p.ended(<-stopped)}
+		case err != nil && !s.lines:
 			return fmt.Errorf("not sent: %w", err)
-		}
-		if err := s.print(out, ack); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// texts hands every message to queue: the arguments, or the input, or each line of it.
-func (s *sending) texts(args []string, in io.Reader, queue func(string) error) error {
-	switch {
-	case len(args) > 0 && s.lines:
-		return usageError{errors.New("--lines reads the input: give no text beside it")}
-	case len(args) > 0:
-		return queue(strings.Join(args, " "))
-	case !s.lines:
-		raw, err := io.ReadAll(io.LimitReader(in, packet.HardMaxContent+2))
-		if err != nil {
-			return fmt.Errorf("reading the message: %w", err)
-		}
-		return queue(strings.TrimRight(string(raw), "\r\n"))
-	}
-	sc := bufio.NewScanner(in)
-	sc.Buffer(nil, packet.HardMaxContent+2)
-	for sc.Scan() {
-		if line := strings.TrimRight(sc.Text(), "\r"); line != "" {
-			if err := queue(line); err != nil {
+		case err != nil:
+			refused++
+			fmt.Fprintf(errs, "line %d: not sent: %v\n", q.line, err)
+		default:
+			if err := s.print(out, ack); err != nil {
 				return err
 			}
 		}
 	}
-	if err := sc.Err(); err != nil {
-		return fmt.Errorf("reading the messages: %w", err)
+	switch {
+	case reading != nil:
+		return fmt.Errorf("reading the messages: %w", reading)
+	case refused > 0:
+		return fmt.Errorf("%d messages were not sent", refused)
 	}
 	return nil
+}
+
+// errSlow: the server didn't answer in time, or the command was told to end.
+var errSlow = errors.New("no answer in time")
+
+// wait waits for one message, all those before it being answered.
+func (s *sending) wait(ctx context.Context, r *gochat.Receipt) (gochat.Ack, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	ack, err := r.Wait(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = errSlow
+	}
+	return ack, err
+}
+
+// read sends each line of in that isn't empty, and hands on what came of it.
+func (s *sending) read(in io.Reader, send func(string) (*gochat.Receipt, error), all chan<- queued) error {
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, packet.HardMaxContent+2)
+	for n := 1; sc.Scan(); n++ {
+		if line := strings.TrimRight(sc.Text(), "\r"); line != "" {
+			r, err := send(line)
+			all <- queued{n, r, err}
+		}
+	}
+	return sc.Err()
 }
 
 // print writes the protocol's JSON form of the SENDACK, if that was asked for.

@@ -35,7 +35,7 @@ func tailCommand() *cobra.Command {
 		Short: "Print messages as they come, for a script",
 		Long: "Prints every message of the profile's conversations, in order within each, until it is interrupted. It remembers what it printed:\n" +
 			"started again it goes on where it was, with what came while it was away. Only if its output can't be written, or the machine\n" +
-			"fails, the last messages are printed once more.\n\n" +
+			"fails, the last messages are printed once more; after a restore of the server all of them are.\n\n" +
 			"It is a device of its own, so it works while `gochat chat` is open under the same profile. What it prints doesn't count as read.\n" +
 			"With --json each line is one object, as docs and protocol/SPEC.md (JSON form) have it:\n\n" +
 			`  {"type":"message","data":{"msg_id":"…","conversation_id":"…","sender_id":"bob","receiver_id":"alice","msg_type":1,"content":"hello",…}}`,

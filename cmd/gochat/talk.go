@@ -30,7 +30,7 @@ type talk struct {
 	waiting map[id.ClientMsgID]string // sent and not stored yet
 	typed   map[id.ClientMsgID]bool   // sent from here and not shown by the server yet
 	sending int                       // Sends under way, whose ids aren't known yet
-	failed  int                       // messages that will never be stored
+	failed  int                       // messages that will never be stored, and commands that there aren't
 	down    bool
 
 	toRead chan gochat.Message
@@ -224,7 +224,10 @@ func (t *talk) line(ctx context.Context, line string) (quit bool) {
 	case cmd == "/quit" || cmd == "/exit":
 		return true
 	case strings.HasPrefix(line, "/"):
-		t.say("no such command: " + printable(cmd) + "; /help lists them")
+		t.mu.Lock()
+		t.failed++
+		t.note("no such command: " + printable(cmd) + "; /help lists them")
+		t.mu.Unlock()
 	default:
 		t.send(ctx, line)
 	}
@@ -367,7 +370,7 @@ func (t *talk) drain(ctx context.Context) error {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			if t.failed > 0 {
-				return fmt.Errorf("%d messages were not sent", t.failed)
+				return fmt.Errorf("%d lines came to nothing", t.failed)
 			}
 			return nil
 		}

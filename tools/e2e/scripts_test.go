@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os/exec"
 	"strings"
 	"sync"
@@ -19,9 +20,14 @@ import (
 // client runs a command of one profile to its end.
 func client(t *testing.T, s *server, profiles, stdin string, args ...string) (out string, status int) {
 	t.Helper()
+	return clientOf(t, s, profiles, strings.NewReader(stdin), args...)
+}
+
+func clientOf(t *testing.T, s *server, profiles string, stdin io.Reader, args ...string) (out string, status int) {
+	t.Helper()
 	tcp, http := s.at()
 	cmd := exec.Command(binary, append(args, "--profiles", profiles, "--server", tcp, "--http", "http://"+http)...)
-	cmd.Stdin = strings.NewReader(stdin)
+	cmd.Stdin = stdin
 	raw, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -173,6 +179,44 @@ func testScriptsSendAndTail(t *testing.T, s *server) {
 	}
 	if got, want := startTail(t, s, profiles, "alice").texts(2), "bob>alice 7 late|bob>alice 8 later"; strings.Join(got, "|") != want {
 		t.Errorf("tail printed %q, want %q", got, want)
+	}
+}
+
+// slowly is input that comes line by line, each later than send waits for a server.
+type slowly struct{ lines []string }
+
+func (in *slowly) Read(p []byte) (int, error) {
+	if len(in.lines) == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(700 * time.Millisecond)
+	n := copy(p, in.lines[0])
+	in.lines = in.lines[1:]
+	return n, nil
+}
+
+// How long input takes is nobody's failure, and a line that is refused doesn't take the others with it.
+func TestScriptsWriteAsTheyLike(t *testing.T) {
+	s := newServer(t, binary)
+	s.start()
+	profiles := t.TempDir()
+	if out, status := client(t, s, profiles, "a note\n", "chat", "--profile", "alice", "--to", "alice"); status != 0 {
+		t.Fatalf("status %d: %s", status, out)
+	}
+	send := []string{"send", "--profile", "alice", "--to", "alice", "--json", "--timeout", "500ms"}
+	if out, status := clientOf(t, s, profiles, &slowly{[]string{"the ", "build\n"}}, send...); status != 0 || !strings.Contains(out, `"seq":"2"`) {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if out, status := clientOf(t, s, profiles, &slowly{[]string{"one\n", "two\nthree\n"}}, append(send, "--lines")...); status != 0 || strings.Count(out, `"type":"sendack"`) != 3 {
+		t.Errorf("status %d: %s", status, out)
+	}
+	out, status := client(t, s, profiles, "four\n\xff\xfe\n\nfive\n", append(send, "--lines")...)
+	if status != 1 || strings.Count(out, `"type":"sendack"`) != 2 || !strings.Contains(out, "line 2: not sent") || !strings.Contains(out, `"seq":"7"`) {
+		t.Errorf("status %d: %s", status, out)
+	}
+	s.kill()
+	if out, status := client(t, s, profiles, "six\nseven\n", append(send, "--lines")...); status != 4 || !strings.Contains(out, "2 messages") {
+		t.Errorf("status %d: %s", status, out)
 	}
 }
 
