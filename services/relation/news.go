@@ -3,11 +3,13 @@ package relation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/gochat-im/gochat/kitex_gen/wire"
+	"github.com/gochat-im/gochat/msgstore"
 	"github.com/gochat-im/gochat/protocol/id"
 	"github.com/gochat-im/gochat/protocol/packet"
 )
@@ -110,40 +112,59 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// tell signals a profile to the user's other devices and to those with whom the user has a
-// direct conversation, as far as they are connected now. Others ask when they come back.
+// tell signals a profile to the user's other devices, to those with whom the user has a direct conversation, and to the
+// members of groups that aren't large, as far as they are connected now. Others ask when they come back, or show the group.
 func (s *Service) tell(ctx context.Context, it *item) error {
 	data, err := it.profile.Marshal(nil)
 	if err != nil {
 		return err
 	}
+	told := map[id.UserID]bool{}
 	push := func(u id.UserID) {
-		s.devices.Push(u, it.conn, &wire.Signal{ToUserId: string(u), Kind: packet.SignalProfile, Data: data, SenderId: string(it.user)})
+		if !told[u] {
+			told[u] = true
+			s.devices.Push(u, it.conn, &wire.Signal{ToUserId: string(u), Kind: packet.SignalProfile, Data: data, SenderId: string(it.user)})
+		}
 	}
 	push(it.user)
-	after := id.ConversationID{byte(id.KindDirect)}
-	for seen := 0; seen < s.cfg.TellPeers && ctx.Err() == nil; seen += groupsAtOnce {
-		rows, err := s.inbox.Scan(ctx, it.user, after, min(groupsAtOnce, s.cfg.TellPeers-seen))
+	if err := s.tellIn(ctx, it.user, id.KindDirect, 2, push); err != nil {
+		return err
+	}
+	return s.tellIn(ctx, it.user, id.KindGroup, maxTold, push)
+}
+
+// maxTold is how many members a group may have had so that they are told of each other's profiles.
+const maxTold = 200
+
+// tellIn pushes to the members of user's conversations of kind that have at most most of them, until TellPeers were looked at.
+func (s *Service) tellIn(ctx context.Context, user id.UserID, kind id.Kind, most int, push func(id.UserID)) error {
+	after := id.ConversationID{byte(kind)}
+	for left := s.cfg.TellPeers; left > 0 && ctx.Err() == nil; {
+		page := min(groupsAtOnce, left)
+		rows, err := s.inbox.Scan(ctx, user, after, page)
 		if err != nil {
 			return err
 		}
 		for i := range rows {
-			r := &rows[i]
-			if r.Conversation.Kind() != id.KindDirect {
+			after = rows[i].Conversation
+			if after.Kind() != kind || left <= 0 {
 				return nil
 			}
-			both, err := s.members.Scan(ctx, r.Conversation, "", 2)
+			members, err := s.members.Scan(ctx, after, "", most+1)
 			if err != nil {
-				return fmt.Errorf("look for the other side: %w", err)
+				return fmt.Errorf("look for who is in %s: %w", after, err)
 			}
-			for _, m := range both {
-				if m.User != it.user {
-					push(m.User)
+			left -= max(len(members)-1, 1)
+			if len(members) > most || kind == id.KindGroup && !slices.ContainsFunc(members, func(m msgstore.MemberOf) bool { return m.User == user && m.Active() }) {
+				continue
+			}
+			for j := range members {
+				if kind == id.KindDirect || members[j].Active() {
+					push(members[j].User)
 				}
 			}
-			after = r.Conversation
 		}
-		if len(rows) < groupsAtOnce {
+		if len(rows) < page {
 			return nil
 		}
 	}
