@@ -18,9 +18,12 @@ const mostKept = 300;
 whileSignedIn((c) => {
   recall();
   const off = c.on("profile", learn);
+  // What changed while nobody was connected wasn't told: who is shown is asked for again.
+  const again = c.on("connected", () => fresh.clear());
   window.addEventListener("pagehide", keep);
   return () => {
     off();
+    again();
     window.removeEventListener("pagehide", keep);
     known.clear();
     wanted.clear();
@@ -59,8 +62,9 @@ export function person(user: string): Profile {
 export const nameOf = (user: string): string => person(user).name || user;
 
 export function learn(p: Profile): void {
-  known.set(p.user, p);
   fresh.add(p.user);
+  // A lower version is late: an answer that a signal has overtaken, or the other way round.
+  if (p.version >= (known.get(p.user)?.version ?? 0n)) known.set(p.user, p);
 }
 
 async function ask(): Promise<void> {
