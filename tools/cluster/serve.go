@@ -28,6 +28,7 @@ func serveEtcd(ctx context.Context, fs *flag.FlagSet, args []string) error {
 	clients, others := []url.URL{{Scheme: "http", Host: *addr}}, []url.URL{{Scheme: "http", Host: *peers}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls, cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = clients, clients, others, others
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	cfg.UnsafeNoFsync = true // it holds what nodes tell anew, and a busy disk must not take it away from them for half a minute
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "periodic", "1h"
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {

@@ -264,14 +264,25 @@ func (c *cluster) regions(t *testing.T) int {
 	return known.Count
 }
 
+// pd asks PD, for a minute if need be: it has no leader for a while where the disk is slow.
 func (c *cluster) pd(t *testing.T, what string, out any) {
 	t.Helper()
-	res, err := http.Get("http://" + c.cfg.PDAddr + "/pd/api/v1/" + what)
-	if err != nil {
-		t.Fatal(err)
+	ask := func() error {
+		res, err := http.Get("http://" + c.cfg.PDAddr + "/pd/api/v1/" + what)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return errors.New(res.Status)
+		}
+		return json.NewDecoder(res.Body).Decode(out)
 	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+	err := ask()
+	for bounded := time.Now().Add(time.Minute); err != nil && time.Now().Before(bounded); err = ask() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil {
 		t.Fatalf("%s of PD: %v", what, err)
 	}
 }
