@@ -105,15 +105,13 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 	switch {
 	case err != nil:
 		return nil, msgstore.Outcome(err)
-	case conv.Kind() != id.KindGroup || !g.Exists || !g.Member.Active() && g.Join != 1:
-		return nil, errStranger // as the plan would say, before anything is written
+	case conv.Kind() != id.KindGroup || !g.Exists:
+		return nil, errStranger
 	case g.Member.Active():
 		return &wire.GroupChangeResponse{ConversationId: conv[:]}, nil
-	// Whoever can't come in gets no row in their list, either.
-	case g.Members >= uint64(s.cfg.Members):
-		return nil, tooManyMembers(s.cfg.Members)
-	case len(g.Member.Intervals) >= maxIntervals:
-		return nil, errRestless
+	}
+	if err := s.mayJoin(&g); err != nil { // whoever can't come in gets no row in their list, either
+		return nil, err
 	}
 	refused, asOf, err := s.prepare(ctx, conv, []id.UserID{user})
 	if err != nil {
@@ -129,13 +127,11 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 			return nil, err
 		case g.Member.Active():
 			return nil, nil
-		case g.Join != 1:
-			return nil, errStranger
-		case g.Members >= uint64(s.cfg.Members):
-			return nil, tooManyMembers(s.cfg.Members)
-		case len(g.Member.Intervals) >= maxIntervals:
-			return nil, errRestless
-		case outdated(&g.Member, asOf): // by another device: which of the two was later is open
+		}
+		if err := s.mayJoin(&g); err != nil {
+			return nil, err
+		}
+		if outdated(&g.Member, asOf) { // by another device: which of the two was later is open
 			return nil, code.Wrap(code.Unavailable, errOutdated)
 		}
 		users := []id.UserID{user}
@@ -153,6 +149,19 @@ func (s *Service) Join(ctx context.Context, o *packet.Origin, conv id.Conversati
 		s.withdraw(ctx, conv, []id.UserID{user})
 	}
 	return ans, err
+}
+
+// mayJoin returns why g's user, who isn't in, may not join by themselves, or nil.
+func (s *Service) mayJoin(g *msgstore.GroupOf) error {
+	switch {
+	case g.Join != 1:
+		return errStranger
+	case g.Members >= uint64(s.cfg.Members):
+		return tooManyMembers(s.cfg.Members)
+	case len(g.Member.Intervals) >= maxIntervals:
+		return errRestless
+	}
+	return nil
 }
 
 // Leave takes o's user out of the group conv. An owner must hand the group over first,
