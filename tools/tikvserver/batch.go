@@ -34,27 +34,26 @@ func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
 	return l
 }
 
-func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
-	s.clock.saw(req.Version)
-	l := s.exclusion.of(req.Context)
+// reading enters a region to read at ts. Whoever did leaves by RUnlock.
+func (s *server) reading(ctx *kvrpcpb.Context, ts uint64) *sync.RWMutex {
+	s.clock.saw(ts)
+	l := s.exclusion.of(ctx)
 	l.RLock()
-	defer l.RUnlock()
+	return l
+}
+
+func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
+	defer s.reading(req.Context, req.Version).RUnlock()
 	return s.Server.KvGet(ctx, req)
 }
 
 func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (*kvrpcpb.BatchGetResponse, error) {
-	s.clock.saw(req.Version)
-	l := s.exclusion.of(req.Context)
-	l.RLock()
-	defer l.RUnlock()
+	defer s.reading(req.Context, req.Version).RUnlock()
 	return s.Server.KvBatchGet(ctx, req)
 }
 
 func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
-	s.clock.saw(req.Version)
-	l := s.exclusion.of(req.Context)
-	l.RLock()
-	defer l.RUnlock()
+	defer s.reading(req.Context, req.Version).RUnlock()
 	if !req.Reverse {
 		return s.Server.KvScan(ctx, req)
 	}
