@@ -534,10 +534,11 @@ func (s *Sweeper) next(ctx context.Context, from []byte) (c id.ConversationID, n
 	}
 }
 
-// How often some slots are looked through for outbox marks, and how many: all of them in a minute.
+// How often some slots are looked through for outbox marks, and how many: all of them in a minute. Few at a time, so
+// that a store which answers each slot by itself, and others meanwhile, isn't asked for everything at once.
 const (
-	marksEvery = time.Second
-	marksSlots = 64
+	marksEvery = 125 * time.Millisecond
+	marksSlots = 8
 	marksPage  = 256 // marks handed on at once
 )
 
@@ -545,32 +546,36 @@ const (
 // millisecond before: their owner died, and no other one has had to do with them. It looks at `slots` of its slots;
 // handed is how many marks it found, done says that the last slot was reached, and the next call begins at the first.
 func (s *Sweeper) SweepMarks(ctx context.Context, before int64, slots int) (handed int, done bool, err error) {
-	for slots > 0 {
-		slot := s.marksFrom
-		if s.cfg.Mine(slot) {
-			slots--
-			n, err := s.sweepMarksOf(ctx, slot, before)
-			handed += n
-			if err != nil {
-				return handed, false, fmt.Errorf("sweep outbox marks of slot %d: %w", slot, err)
+	// One View, and so one moment, for all of them: a moment costs as much as a slot that has no mark.
+	start := s.cfg.Keys.OutboxMarks(nil, s.marksFrom)
+	err = s.cfg.Store.View(ctx, start, nil, func(v kv.View) error {
+		for slots > 0 && !done {
+			slot := s.marksFrom
+			if s.cfg.Mine(slot) {
+				slots--
+				n, err := s.sweepMarksOf(ctx, v, slot, before)
+				handed += n
+				if err != nil {
+					return fmt.Errorf("sweep outbox marks of slot %d: %w", slot, err)
+				}
+			}
+			if s.marksFrom++; s.marksFrom == id.SlotCount {
+				s.marksFrom, done = 0, true
 			}
 		}
-		if s.marksFrom++; s.marksFrom == id.SlotCount {
-			s.marksFrom = 0
-			return handed, true, nil
-		}
-	}
-	return handed, false, nil
+		return nil
+	})
+	return handed, done, err
 }
 
-func (s *Sweeper) sweepMarksOf(ctx context.Context, slot id.Slot, before int64) (handed int, err error) {
+func (s *Sweeper) sweepMarksOf(ctx context.Context, v kv.View, slot id.Slot, before int64) (handed int, err error) {
 	start := s.cfg.Keys.OutboxMarks(nil, slot)
 	for end := prefixEnd(bytes.Clone(start)); ; {
 		var convs []id.ConversationID
 		var last []byte
 		span := kv.Span{Start: start, End: end, Limit: marksPage}
 		n := 0
-		err := s.cfg.Store.Scan(ctx, span, func(key, value []byte) (bool, error) {
+		err := v.Scan(span, func(key, value []byte) (bool, error) {
 			n++
 			last = append(last[:0], key...)
 			m, err := ParseOutboxMark(value)

@@ -123,6 +123,7 @@ func (s *subscription) start(ctx context.Context) (rocket.PushConsumer, error) {
 		consumer.WithMaxReconsumeTimes(int32(cfg.Tries)),
 		consumer.WithConsumeMessageBatchMaxSize(1), // one pack fails, and comes again, by itself
 		consumer.WithConsumeGoroutineNums(atOnce),
+		consumer.WithPullInterval(cfg.Pace),
 		consumer.WithPullBatchSize(pullPacks),
 		consumer.WithPullThresholdForQueue(keptPacks),
 		consumer.WithPullThresholdSizeForQueue(keptMiB),

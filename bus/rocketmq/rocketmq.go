@@ -85,6 +85,7 @@ type Config struct {
 	Batch       int           // events a call of a handler. Default 1,024.
 	SendTimeout time.Duration // of one call of the broker; the library gives up after 3 s in any case. Default 3 s.
 	InPlace     time.Duration // for so long events that fail are tried again before others: then they come again later. Default 5 s.
+	Pace        time.Duration // between two requests for what stands in one queue, at least. Default 0: the next follows the last's answer at once.
 	Tries       int           // that a pack comes again, until it is a dead letter. Default 16.
 	Late        time.Duration // what is older when it comes is read from the timeline. Default 1 min.
 
@@ -131,7 +132,7 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("rocketmq: a limit of %d", n)
 		}
 	}
-	for _, d := range []time.Duration{c.SendTimeout, c.InPlace, c.Late, c.EchoEvery, c.SeenWithin} {
+	for _, d := range []time.Duration{c.SendTimeout, c.InPlace, c.Late, c.EchoEvery, c.SeenWithin, c.Pace} {
 		if d < 0 {
 			return fmt.Errorf("rocketmq: a duration of %s", d)
 		}

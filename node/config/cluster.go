@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -32,20 +33,21 @@ const (
 
 // Cluster says what this process is to the others of its installation. Without roles there are no others.
 type Cluster struct {
-	Roles       []string `koanf:"roles" doc:"What this process does, any of: edge (clients and HTTP), logic (conversations and users), fanout (messages from the bus to the edges), worker (sweeps, deletions, timers). Empty: everything, and there is no cluster."`
-	NodeID      string   `koanf:"node_id" doc:"This process's name, which no other node has: letters, digits, dots, dashes and underscores, at most 63."`
-	KeyFile     string   `koanf:"key_file" doc:"The key by which nodes know each other, the same on all of them: at least 32 bytes in hexadecimal, readable by the server's user alone. gochat cluster keys makes one. Of several, a line each, the first is shown and all are accepted."`
-	SigningKeys string   `koanf:"signing_keys" doc:"Directory of the keys that tokens are signed with, the same on all nodes (gochat cluster keys makes them). Of a cluster they are never made by a server itself."`
-	RPC         RPC      `koanf:"rpc" doc:"Calls from the other nodes."`
-	Etcd        Etcd     `koanf:"etcd" doc:"Where nodes find each other."`
-	Nodes       []Peer   `koanf:"nodes" doc:"All nodes, this one too, where there is no etcd: the same list on each of them."`
-	Store       Store    `koanf:"store" doc:"Where logic, fanout and worker keep everything."`
-	Bus         Bus      `koanf:"bus" doc:"What carries stored messages to those who act on them."`
-	Weight      int      `koanf:"weight" doc:"How much of the conversations and users a logic node takes, beside others of weight 1."`
-	Monitor     string   `koanf:"monitor" doc:"host:port of an HTTP listener for /metrics, /healthz and /readyz, for nodes that aren't edges, which have them on http.listen. It asks nobody who they are: let nobody but your monitoring reach it. Empty: there is none."`
-	Zone        string   `koanf:"zone" doc:"Where this node stands (a data center, a rack): told to the others."`
-	Clients     []string `koanf:"clients" doc:"host:port under which clients reach this edge, told to clients of an edge that drains. Empty: they aren't sent here."`
-	HTTP        string   `koanf:"http" doc:"host:port under which browsers reach this edge, told to WebSockets and streams of events of an edge that drains. Empty: they aren't sent here."`
+	Roles       []string      `koanf:"roles" doc:"What this process does, any of: edge (clients and HTTP), logic (conversations and users), fanout (messages from the bus to the edges), worker (sweeps, deletions, timers). Empty: everything, and there is no cluster."`
+	NodeID      string        `koanf:"node_id" doc:"This process's name, which no other node has: letters, digits, dots, dashes and underscores, at most 63."`
+	KeyFile     string        `koanf:"key_file" doc:"The key by which nodes know each other, the same on all of them: at least 32 bytes in hexadecimal, readable by the server's user alone. gochat cluster keys makes one. Of several, a line each, the first is shown and all are accepted."`
+	SigningKeys string        `koanf:"signing_keys" doc:"Directory of the keys that tokens are signed with, the same on all nodes (gochat cluster keys makes them). Of a cluster they are never made by a server itself."`
+	RPC         RPC           `koanf:"rpc" doc:"Calls from the other nodes."`
+	Etcd        Etcd          `koanf:"etcd" doc:"Where nodes find each other."`
+	Nodes       []Peer        `koanf:"nodes" doc:"All nodes, this one too, where there is no etcd: the same list on each of them."`
+	Store       Store         `koanf:"store" doc:"Where logic, fanout and worker keep everything."`
+	Bus         Bus           `koanf:"bus" doc:"What carries stored messages to those who act on them."`
+	Weight      int           `koanf:"weight" doc:"How much of the conversations and users a logic node takes, beside others of weight 1."`
+	Pace        time.Duration `koanf:"pace" doc:"The least time between two rounds of a logic node (a round is a commit and a publish), and between two requests of a fan-out node for what stands in one queue, up to 1s. What comes in less gathers: it takes up to so much longer and costs less of all processors, where single messages keep them busy. 0: the next one begins when the last is through."`
+	Monitor     string        `koanf:"monitor" doc:"host:port of an HTTP listener for /metrics, /healthz and /readyz, for nodes that aren't edges, which have them on http.listen. It asks nobody who they are: let nobody but your monitoring reach it. Empty: there is none."`
+	Zone        string        `koanf:"zone" doc:"Where this node stands (a data center, a rack): told to the others."`
+	Clients     []string      `koanf:"clients" doc:"host:port under which clients reach this edge, told to clients of an edge that drains. Empty: they aren't sent here."`
+	HTTP        string        `koanf:"http" doc:"host:port under which browsers reach this edge, told to WebSockets and streams of events of an edge that drains. Empty: they aren't sent here."`
 }
 
 // RPC is the listener for other nodes.
@@ -203,6 +205,9 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	}
 	if q := c.Bus.RocketMQ.Queues; q < 1 || q > 256 {
 		bad("cluster.bus.rocketmq.queues %d: want 1 to 256", q)
+	}
+	if c.Pace < 0 || c.Pace > time.Second {
+		bad("cluster.pace %s: want 0 to 1s", c.Pace)
 	}
 	c.validateNodes(bad, roles, addresses)
 }

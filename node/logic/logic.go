@@ -139,7 +139,7 @@ func New(cfg Config) (_ *Logic, err error) {
 	}
 	if l.Sequencer, err = timeline.New(timeline.Config{
 		Store: store, Keys: keys, Bus: cfg.Storage.Bus, Guard: guard{l.Conversations}, Epoch: cfg.Storage.Epoch, Worker: cfg.Worker, Now: now, Reserve: cfg.Storage.Clock.Reserve, Logger: l.log,
-		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Consumers: cfg.Storage.Consumers, WorkerHeld: cfg.WorkerHeld, Assigned: cfg.Cluster.On(), Slow: cfg.Log.Slow, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
+		AfterBatch: cfg.Flush, Seen: l.Conversations.Seen, Direct: cfg.Direct, Consumers: cfg.Storage.Consumers, WorkerHeld: cfg.WorkerHeld, Assigned: cfg.Cluster.On(), Slow: cfg.Log.Slow, Pace: cfg.Cluster.Pace, Events: cfg.Events, MaxConversations: cfg.Limits.Conversations,
 	}); err != nil {
 		return nil, err
 	}

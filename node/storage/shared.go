@@ -61,7 +61,7 @@ func (s *Storage) openRocketMQ() error {
 	defer cancel()
 	c := s.cfg.Cluster.Bus.RocketMQ
 	opened := rocketmq.Config{
-		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Queues: c.Queues, Node: s.cfg.Cluster.NodeID, Logger: s.log,
+		NameServers: c.NameServers, AccessKey: c.AccessKey, Topic: c.Topic, Queues: c.Queues, Node: s.cfg.Cluster.NodeID, Logger: s.log, Pace: s.cfg.Cluster.Pace,
 		Publisher: s.cfg.Beside.Publisher, Watched: s.cfg.Beside.Group, Live: s.cfg.Beside.Live, Overdue: s.cfg.Beside.Direct,
 		Read: func(ctx context.Context, conv id.ConversationID, from, to uint64) ([]byte, uint64, error) {
 			messages, _, last, err := s.Timeline.Range(ctx, conv, from, to, 0, busReadBytes)

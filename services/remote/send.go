@@ -17,7 +17,7 @@ import (
 // A lane is what one connection sends to one conversation. It is at one node at a time: what is sent while a call with
 // messages of it is under way waits here for their outcomes. So nothing of it is overtaken, wherever
 // its owner moves to, and whatever is refused is known before the rest is sent. Lanes don't wait
-// for one another: to each node there are a few calls under way, each with as many lanes
+// for one another: to each node there are two calls under way, each with as many lanes
 // as were ready when it began, and while they are the next ones gather.
 //
 // Goroutines: one for each call under way, which ends when nothing is ready for its node.
@@ -47,7 +47,7 @@ const shutFor = 2 * time.Second
 
 // SendConfig bounds what is under way to other nodes. Zero means the default that stands with each field.
 type SendConfig struct {
-	Calls    int // under way to one node, those that wait for stragglers aside; default 4
+	Calls    int // under way to one node, those that wait for stragglers aside; default 2: one is in a round while the next gathers
 	Messages int // in one call; default 1,024
 	Bytes    int // in one call, about; default 1 MiB
 
@@ -63,7 +63,7 @@ func (c *SendConfig) setDefaults() {
 			*n = v
 		}
 	}
-	num(&c.Calls, 4)
+	num(&c.Calls, 2)
 	num(&c.Messages, 1024)
 	num(&c.Bytes, 1<<20)
 	num(&c.Waiting, 16<<10)

@@ -101,6 +101,11 @@ type Config struct {
 	// of others is refused without being decided on, a quarter of that time later at most. 0: where slots are Assigned 5 s, a node's lease, else for ever.
 	WaitAtMost time.Duration
 
+	// Pace is the least time between the beginnings of two rounds, of which each is a commit and a publish: what comes in
+	// less gathers. So an ack comes up to so much later, where there is more to do than one round at a
+	// time, and costs less of everything a round passes through. 0: the next round begins when the last is through.
+	Pace time.Duration
+
 	// AfterBatch is called after each round's answers and events were given out, and, by another goroutine, after those
 	// of messages that had waited for too long: the time to flush. May be nil.
 	AfterBatch func()
@@ -140,6 +145,7 @@ const (
 	runBytes        = 1 << 20  // bytes of one conversation a commit, mention rows included
 	eventBytes      = 48 << 10 // messages in one bus event: a DELIVER frame must hold it
 	maxRebuildAfter = 20 * time.Second
+	maxPace         = time.Second
 	nodeLease       = 5 * time.Second // after which others take over a node's slots
 	laneForget      = 2 * time.Minute // what was in flight behind a refused message has arrived by then
 	slabBytes       = 256 << 10       // of encoded messages allocated at once
@@ -171,6 +177,8 @@ func (c *Config) Validate() error {
 		return errors.New("timeline: a bus without queues")
 	case c.Slow < 0 || c.WaitAtMost < 0:
 		return fmt.Errorf("timeline: slow %s, wait at most %s", c.Slow, c.WaitAtMost)
+	case c.Pace < 0 || c.Pace > maxPace:
+		return fmt.Errorf("timeline: a pace of %s isn't 0 to %s", c.Pace, maxPace)
 	case c.RebuildAfter > maxRebuildAfter:
 		return fmt.Errorf("timeline: rebuild after %s is over %s", c.RebuildAfter, maxRebuildAfter)
 	}

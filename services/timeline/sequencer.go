@@ -285,7 +285,9 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
 	for s.wait(ctx, tick.C) {
+		began := time.Now()
 		s.runRound(ctx)
+		s.rest(ctx, began)
 	}
 	s.mu.Lock()
 	s.closed = true
@@ -311,6 +313,20 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	wg.Wait()
 	s.after()
 	return nil
+}
+
+// rest waits until the next round may begin, which is at once if the last one, that began at began, was full.
+func (s *Sequencer) rest(ctx context.Context, began time.Time) {
+	left := s.cfg.Pace - time.Since(began)
+	if left <= 0 || len(s.todo) > 0 {
+		return
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // wait returns true when there is something to sequence, false when ctx has ended.

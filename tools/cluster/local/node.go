@@ -123,8 +123,9 @@ func (c *Cluster) config(p *Process) string {
 	if c.cfg.Stores == StoresTest { // named, but the stand-ins are used
 		pds, names = []string{fmt.Sprintf("%q", c.via(p, Store))}, Bus
 	}
-	// Everything shares one machine's processors: a commit or a publish less is worth more here than one beside another.
+	// Everything shares one machine's processors: a round, a commit or a publish less is worth more here than one beside another.
+	line("  pace: 15ms")
 	line("  store: {kind: tikv, tikv: {pd: [%s], keyspace: %d, regions: 1}}", strings.Join(pds, ", "), c.cfg.Keyspace)
-	line("  bus: {kind: rocketmq, rocketmq: {name_servers: [%q], topic: %s, queues: %d}}", c.via(p, names), c.Topic(), max(4, c.cfg.Fanouts))
+	line("  bus: {kind: rocketmq, rocketmq: {name_servers: [%q], topic: %s, queues: %d}}", c.via(p, names), c.Topic(), max(2, c.cfg.Fanouts))
 	return b.String()
 }

@@ -253,6 +253,7 @@ autoCreateSubscriptionGroup=true
 deleteWhen=04
 fileReservedTime=24
 traceTopicEnable=false
+timerWheelEnable=false
 enablePropertyFilter=false
 `, flush, c.NameServer, shown, shown, host, n, n-1, host, store, filepath.Join(store, "commitlog"))
 	heap := c.BrokerHeapMiB
