@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"time"
 
@@ -94,6 +95,7 @@ func (f *funnel) run(ctx context.Context) {
 			return
 		case u := <-f.in:
 			f.put(u)
+			runtime.Gosched() // what was pulled together comes together, if each in a goroutine of its own
 		case <-hold:
 		}
 		for ctx.Err() == nil {
