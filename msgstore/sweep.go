@@ -149,9 +149,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			return nil
 		case <-marks:
 			handed, _, err := s.SweepMarks(ctx, s.cfg.Now()-s.cfg.MarkAge.Milliseconds(), marksSlots)
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("sweep: outbox marks", "err", err)
-			}
+			s.failed(ctx, err, "outbox marks")
 			if handed > 0 {
 				s.cfg.Logger.Info("sweep: outbox marks that nobody looked after", "conversations", handed)
 			}
@@ -160,70 +158,59 @@ func (s *Sweeper) Run(ctx context.Context) error {
 				continue
 			}
 			for p := range s.cfg.BusPartitions {
-				if _, err := s.SweepBusLog(ctx, p); err != nil && ctx.Err() == nil {
-					s.cfg.Logger.Warn("sweep: bus log", "partition", p, "err", err)
-				}
+				_, err := s.SweepBusLog(ctx, p)
+				s.failed(ctx, err, "bus log", "partition", p)
 			}
 		case <-s.soon:
 			old.Reset(0)
 		case <-old.C:
 			removed, done, err := s.SweepOld(ctx, *s.retention.Load(), portion)
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("sweep: old messages", "err", err)
-			}
+			s.failed(ctx, err, "old messages")
 			if removed > 0 {
 				s.cfg.Logger.Info("sweep: old messages", "removed", removed)
 			}
-			if done || err != nil {
-				old.Reset(retainEvery)
-			} else {
-				old.Reset(time.Second)
-			}
+			goOn(old, retainEvery, done || err != nil)
 		case <-small.C:
 			if smallBefore == 0 {
 				smallBefore = s.cfg.Now() - smallAge.Milliseconds()
 			}
 			_, done, err := s.SweepSmall(ctx, smallSince, smallBefore, portion)
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("sweep: small segments", "err", err)
-			}
-			switch {
-			case err != nil:
-				small.Reset(smallEvery) // and goes on there
-			case done:
+			s.failed(ctx, err, "small segments")
+			if err == nil && done { // else it goes on there
 				smallSince, smallBefore = smallBefore, 0
-				small.Reset(smallEvery)
-			default:
-				small.Reset(time.Second)
 			}
+			goOn(small, smallEvery, done || err != nil)
 		case <-sides.C:
 			changed, done, err := s.SweepSides(ctx, s.cfg.Now()-sidesAge.Milliseconds(), 64)
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("sweep: users' lists", "err", err)
-			}
+			s.failed(ctx, err, "users' lists")
 			if changed > 0 {
 				s.cfg.Logger.Info("sweep: users' lists brought in line with groups", "rows", changed)
 			}
-			if done || err != nil {
-				sides.Reset(sidesEvery)
-			} else {
-				sides.Reset(time.Second)
-			}
+			goOn(sides, sidesEvery, done || err != nil)
 		case <-ids.C:
 			removed, done, err := s.SweepIDs(ctx, s.cfg.Now()-IDWindow.Milliseconds(), portion)
-			if err != nil && ctx.Err() == nil {
-				s.cfg.Logger.Warn("sweep: client message ids", "err", err)
-			}
+			s.failed(ctx, err, "client message ids")
 			if removed > 0 {
 				s.cfg.Logger.Debug("sweep: client message ids", "rows", removed)
 			}
-			if done || err != nil {
-				ids.Reset(s.cfg.IDInterval)
-			} else {
-				ids.Reset(time.Second)
-			}
+			goOn(ids, s.cfg.IDInterval, done || err != nil)
 		}
 	}
+}
+
+// failed logs why a part of the sweep ended early, if it did, and not because all ends.
+func (s *Sweeper) failed(ctx context.Context, err error, what string, attrs ...any) {
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Logger.Warn("sweep: "+what, append(attrs, "err", err)...)
+	}
+}
+
+// goOn sets the timer of a pass for its next portion: soon, or when the next pass is due.
+func goOn(t *time.Timer, every time.Duration, ended bool) {
+	if !ended {
+		every = time.Second
+	}
+	t.Reset(every)
 }
 
 // SweepIDs looks at up to budget conversations and removes their rows of ids made before

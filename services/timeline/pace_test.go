@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gochat-im/gochat/protocol/trace"
 )
 
 // What comes within the pace waits for it, and not where the last round left something, was longer, or none is to come.
@@ -28,13 +30,14 @@ func TestPace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Sequencer{cfg: Config{Pace: c.pace}, todo: make([]*conversation, c.todo)}
 				began := time.Now()
+				s.round.began = trace.Now()
 				time.Sleep(c.took)
 				ctx, end := context.WithCancel(context.Background())
 				defer end()
 				if c.ended {
 					end()
 				}
-				s.rest(ctx, began)
+				s.rest(ctx)
 				if waited := time.Since(began) - c.took; waited != c.waited {
 					t.Errorf("it waited %s, want %s", waited, c.waited)
 				}

@@ -285,9 +285,8 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
 	for s.wait(ctx, tick.C) {
-		began := time.Now()
 		s.runRound(ctx)
-		s.rest(ctx, began)
+		s.rest(ctx)
 	}
 	s.mu.Lock()
 	s.closed = true
@@ -315,13 +314,12 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	return nil
 }
 
-// rest waits until the next round may begin, which is at once if the last one, that began at began, was full.
-func (s *Sequencer) rest(ctx context.Context, began time.Time) {
-	left := s.cfg.Pace - time.Since(began)
-	if left <= 0 || len(s.todo) > 0 {
+// rest waits until the next round may begin, which is at once if the last one was full.
+func (s *Sequencer) rest(ctx context.Context) {
+	if s.cfg.Pace == 0 || len(s.todo) > 0 {
 		return
 	}
-	t := time.NewTimer(left)
+	t := time.NewTimer(s.cfg.Pace - time.Duration(trace.Now()-s.round.began)) // at once, if it took longer
 	defer t.Stop()
 	select {
 	case <-t.C:
