@@ -38,11 +38,14 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 			l.m.Flush()
 		}
 	}
-	if err := r.until(ctx, now+int64(r.Warm)); err != nil {
+	if err := r.until(ctx, now+int64(r.Warm)/2); err != nil {
 		return err
 	}
-	stats, err := r.Target.stats(ctx)
+	stats, err := r.Target.stats(ctx) // as pairs: the other half is for what that held up
 	if err != nil {
+		return err
+	}
+	if err := r.until(ctx, r.loop.Now()+int64(r.Warm)/2); err != nil {
 		return err
 	}
 	server, err := r.Target.cpuByProcess()

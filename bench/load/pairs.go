@@ -108,6 +108,9 @@ const (
 	walking // reading the timelines back
 )
 
+// nap is how often a load at a fixed rate looks at its connections, at most. It counts as the server's time.
+const nap = 500 * time.Microsecond
+
 type retry struct {
 	at int64
 	p  *pair
@@ -254,6 +257,7 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 	r.phase = loading
 	now := r.loop.Now()
 	if r.Rate > 0 {
+		r.loop.Nap = nap
 		r.plan = loop.NewSchedule(now, r.Rate/float64(r.Burst))
 	} else {
 		for i := range r.pairs {
@@ -264,11 +268,16 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 			p.sender().Flush()
 		}
 	}
-	if err := r.until(ctx, now+int64(r.Warm)); err != nil {
+	if err := r.until(ctx, now+int64(r.Warm)/2); err != nil {
 		return err
 	}
+	// The load stands still while the metrics of all nodes are read, and what was due meanwhile is sent at once.
+	// The rest of the warm-up is for that to be over.
 	stats, err := r.Target.stats(ctx)
 	if err != nil {
+		return err
+	}
+	if err := r.until(ctx, r.loop.Now()+int64(r.Warm)/2); err != nil {
 		return err
 	}
 	server, err := r.Target.cpuByProcess()
@@ -294,6 +303,10 @@ func (r *pairsRun) load(ctx context.Context, res *PairsResult) error {
 		return err
 	}
 	clientEnd := measure.OwnCPU()
+	// As before: what was sent in time is answered before the load stands still.
+	if err := r.until(ctx, r.loop.Now()+int64(r.Warm)/2); err != nil {
+		return err
+	}
 	statsEnd, err := r.Target.stats(ctx)
 	if err != nil {
 		return err

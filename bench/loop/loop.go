@@ -45,6 +45,12 @@ type Conn struct {
 
 // Loop owns its connections and is used by one goroutine only.
 type Loop struct {
+	// Nap, if it is set, is the least time between two looks at what has happened; between them the loop sleeps however much
+	// arrives. It is for loads at a fixed rate, on a machine that the server shares: a generator that wakes for
+	// every byte takes as much of it as the server does. What arrives is noticed up to so much later, which counts as the server's time.
+	Nap    time.Duration
+	looked int64 // when, with Nap
+
 	ep     int
 	conns  []*Conn // by descriptor
 	open   int
@@ -122,6 +128,15 @@ func (l *Loop) DialOver(c *Conn, h Handler, addr netip.AddrPort, link Link) erro
 // Poll waits at most timeout (negative: for ever) for something to happen and
 // handles what has. It returns the number of connections handled.
 func (l *Loop) Poll(timeout time.Duration) (int, error) {
+	if l.Nap > 0 {
+		wake := l.looked + int64(l.Nap)
+		l.nap(timeout, wake)
+		now := l.Now()
+		if now < wake {
+			return 0, nil // timeout was over first
+		}
+		l.looked, timeout = now, 0
+	}
 	n, err := l.wait(timeout)
 	if err == unix.EINTR {
 		return 0, nil

@@ -248,3 +248,34 @@ func TestScheduleKeepsItsTimes(t *testing.T) {
 		t.Errorf("waits %v for what is overdue", w)
 	}
 }
+
+// With a nap the loop looks no more often, whatever arrives and however often it is asked, and misses nothing.
+func TestNap(t *testing.T) {
+	const nap, n = 2 * time.Millisecond, 400
+	addr := listen(t, func(c net.Conn) {
+		for range n {
+			_, _ = c.Write([]byte("x"))
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	l := newLoop(t)
+	c := &client{}
+	looks := 0
+	c.onInput = func(b []byte) int { looks++; c.got = append(c.got, b...); return len(b) }
+	if err := l.Dial(&c.Conn, c, addr, netip.Addr{}); err != nil {
+		t.Fatal(err)
+	}
+	pollUntil(t, l, func() bool { return c.connected })
+	l.Nap = nap
+	began := l.Now()
+	for len(c.got) < n {
+		for _, wait := range []time.Duration{0, nap / 4, -1} {
+			if _, err := l.Poll(wait); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if most := int((l.Now()-began)/int64(nap)) + 1; looks > most {
+		t.Errorf("%d looks, of which %d fit", looks, most)
+	}
+}

@@ -3,6 +3,7 @@ package loop
 import (
 	"io"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,4 +34,19 @@ func Pin() (unpin func()) {
 		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // 0: the default again
 		runtime.UnlockOSThread()
 	}
+}
+
+// nap sleeps until wake or for timeout (negative: any time), whichever is shorter, and then lets other goroutines run. The thread keeps
+// its processor (of Go's): the scheduler would hand it to another thread each time, for nothing.
+func (l *Loop) nap(timeout time.Duration, wake int64) {
+	d := time.Duration(wake - l.Now())
+	if timeout >= 0 {
+		d = min(d, timeout)
+	}
+	if d <= 0 {
+		return
+	}
+	ts := unix.NsecToTimespec(int64(d))
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
+	runtime.Gosched()
 }
