@@ -221,7 +221,7 @@ func (n *Node) listen() (err error) {
 		}
 		c.Logic = &rpc.Logic{
 			Router: p.Router, Authenticator: n.logic.Accounts, Conversations: n.logic.Conversations, Signals: n.logic.Signals(n.fanout), Methods: n.logic.Methods(),
-			StoreEpoch: n.storage.Epoch, Accounts: n.logic.SignIns(), Identify: n.logic.Identify, Routes: routes,
+			Rounds: n.logic.Sequencer.Rounds, StoreEpoch: n.storage.Epoch, Accounts: n.logic.SignIns(), Identify: n.logic.Identify, Routes: routes,
 		}
 	}
 	if p.reports != nil {

@@ -64,7 +64,9 @@ func (x *AwaitRequest) GetTicket() uint64 {
 type SendReply struct {
 	Failure  *node.Failure `protobuf:"bytes,1,opt,name=failure" json:"failure,omitempty"`
 	Outcomes []byte        `protobuf:"bytes,2,opt,name=outcomes" json:"outcomes,omitempty"`
-	Ticket   uint64        `protobuf:"varint,3,opt,name=ticket" json:"ticket,omitempty"` // what isn't decided yet is answered to Await with this; 0: everything is
+	Ticket   uint64        `protobuf:"varint,3,opt,name=ticket" json:"ticket,omitempty"`   // what isn't decided yet is answered to Await with this; 0: everything is
+	RestUs   uint32        `protobuf:"varint,4,opt,name=rest_us" json:"rest_us,omitempty"` // how long it is until the node's next round may begin: what is sent earlier waits there
+	PaceUs   uint32        `protobuf:"varint,5,opt,name=pace_us" json:"pace_us,omitempty"` // the least time between the beginnings of its rounds; 0: the next begins when the last is through
 }
 
 func (x *SendReply) Reset() { *x = SendReply{} }
@@ -90,6 +92,20 @@ func (x *SendReply) GetOutcomes() []byte {
 func (x *SendReply) GetTicket() uint64 {
 	if x != nil {
 		return x.Ticket
+	}
+	return 0
+}
+
+func (x *SendReply) GetRestUs() uint32 {
+	if x != nil {
+		return x.RestUs
+	}
+	return 0
+}
+
+func (x *SendReply) GetPaceUs() uint32 {
+	if x != nil {
+		return x.PaceUs
 	}
 	return 0
 }

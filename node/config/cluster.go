@@ -43,7 +43,7 @@ type Cluster struct {
 	Store       Store         `koanf:"store" doc:"Where logic, fanout and worker keep everything."`
 	Bus         Bus           `koanf:"bus" doc:"What carries stored messages to those who act on them."`
 	Weight      int           `koanf:"weight" doc:"How much of the conversations and users a logic node takes, beside others of weight 1."`
-	Pace        time.Duration `koanf:"pace" doc:"The least time between two rounds of a logic node (a round is a commit and a publish), and between two requests of a fan-out node for what stands in one queue, up to 1s. What comes in less gathers: it takes up to so much longer and costs less of all processors, where single messages keep them busy. 0: the next one begins when the last is through."`
+	Pace        time.Duration `koanf:"pace" doc:"The least time between two rounds of a logic node (a round is a commit and a publish), which edges hear from it, and between two requests of a fan-out node for what stands in one queue, up to 1s. What comes in less gathers: it takes up to so much longer and costs less of all processors, where single messages keep them busy. 0: the next one begins when the last is through."`
 	Monitor     string        `koanf:"monitor" doc:"host:port of an HTTP listener for /metrics, /healthz and /readyz, for nodes that aren't edges, which have them on http.listen. It asks nobody who they are: let nobody but your monitoring reach it. Empty: there is none."`
 	Zone        string        `koanf:"zone" doc:"Where this node stands (a data center, a rack): told to the others."`
 	Clients     []string      `koanf:"clients" doc:"host:port under which clients reach this edge, told to clients of an edge that drains. Empty: they aren't sent here."`

@@ -18,9 +18,10 @@ import (
 // messages of it is under way waits here for their outcomes. So nothing of it is overtaken, wherever
 // its owner moves to, and whatever is refused is known before the rest is sent. Lanes don't wait
 // for one another: to each node there are two calls under way, each with as many lanes
-// as were ready when it began, and while they are the next ones gather.
+// as were ready when it began, and while they are the next ones gather. A node that keeps a pace between
+// its rounds says when the next may begin: what would only wait there gathers here until shortly before, in one call instead of many.
 //
-// Goroutines: one for each call under way, which ends when nothing is ready for its node.
+// Goroutines: one for each call under way, which ends when nothing is ready for its node, and its rest is over.
 type sender struct {
 	l   *Logic
 	cfg *SendConfig
@@ -110,8 +111,12 @@ type target struct {
 	ready []*lane
 	n     int // messages waiting in lanes that are here
 	bytes int
-	calls int
+	calls int // goroutines, each with a call under way or resting before the next
 	late  int // calls that wait for stragglers
+
+	pace    time.Duration // of its rounds, as it last said
+	next    time.Time     // what leaves earlier would wait there
+	resting int           // of calls: until then
 }
 
 func newSender(l *Logic, cfg *SendConfig) *sender {
@@ -305,7 +310,7 @@ func (s *sender) ready(ln *lane, t *target) {
 	ln.busy = true
 	s.move(ln, t)
 	t.ready = append(t.ready, ln)
-	if t.calls < s.cfg.Calls {
+	if t.resting == 0 && t.calls < s.cfg.Calls {
 		t.calls++
 		go s.work(t)
 	}

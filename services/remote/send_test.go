@@ -195,6 +195,50 @@ func TestStraggler(t *testing.T) {
 	slow.expect(t, "1:seq=1", "2:seq=2")
 }
 
+// What would only wait at a node for its next round gathers here, however many connections it comes from, and whoever the node doesn't tell
+// anything doesn't wait.
+func TestCallsKeepThePaceOfRounds(t *testing.T) {
+	const pace = 100 * time.Millisecond
+	began := time.Now()
+	a := start(t, 1, func(c *rpc.Config) {
+		c.Logic.Rounds = func() (time.Duration, time.Duration) { return pace - time.Since(began)%pace, pace }
+	})
+	b := start(t, 2, nil)
+	v := newView(t, edgeNode)
+	agree(t, []view{v, a.view, b.view}, a, b)
+	for _, c := range []struct {
+		node *logicNode
+		few  bool
+	}{{a, true}, {b, false}} {
+		l := logicOf(t, v, pool(t, nil))
+		_, bob, _ := between(v, c.node)
+		out := newSent()
+		l.Send([]packet.Pending{text(alice, bob, 1, out)})
+		out.expect(t, "1:seq=1") // now the pace is known
+		since := time.Now()
+		var wait []*sent
+		for n := range uint64(20) {
+			o := &packet.Origin{User: "alice", Device: "phone", Conn: 100 + n}
+			each := newSent()
+			wait = append(wait, each)
+			l.Send([]packet.Pending{text(o, bob, 2+n, each)})
+			if !c.few {
+				each.expect(t, fmt.Sprintf("%d:seq=%d", 2+n, 2+n))
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if c.few {
+			for n, each := range wait {
+				each.expect(t, fmt.Sprintf("%d:seq=%d", n+2, n+2))
+			}
+		}
+		calls, rounds := l.Stats().Calls-1, uint64(time.Since(since)/pace)
+		if c.few && calls > rounds+2 || !c.few && calls != 20 {
+			t.Errorf("%s: %d calls in the time of %d rounds", c.node.ID, calls, rounds)
+		}
+	}
+}
+
 // What a lane sends while its first message is on its way to the right node waits behind it.
 func TestWrongNodeInItsLane(t *testing.T) {
 	a, _ := spied(t, 1)

@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	sendTime  = 4 * time.Second  // for one call, unless configured: it is answered within some 20 ms of its commit
-	awaitTime = 15 * time.Second // for what is left out of its answer, in all
-	maxLate   = 32               // calls to one node that wait for what was left out; beyond, they keep their place
+	sendTime  = 4 * time.Second      // for one call, unless configured: it is answered within some 20 ms of its commit
+	awaitTime = 15 * time.Second     // for what is left out of its answer, in all
+	ahead     = 3 * time.Millisecond // that a call leaves before the round that it is for: about as long as it takes on a busy machine
+	maxLate   = 32                   // calls to one node that wait for what was left out; beyond, they keep their place
 )
 
 // work is one goroutine of a target: it makes calls, one after the other, as long as lanes are ready.
@@ -23,6 +24,7 @@ func (s *sender) work(t *target) {
 	call := new(sendCall)
 	for {
 		s.mu.Lock()
+		s.rest(t)
 		call.lanes = call.lanes[:0]
 		n, bytes := 0, 0
 		taken := 0
@@ -54,8 +56,22 @@ func (s *sender) work(t *target) {
 			s.mu.Unlock()
 			return
 		}
+		if len(t.ready) == 0 {
+			t.next = time.Now().Add(t.pace)
+		}
 		s.mu.Unlock()
 		call = s.call(t, call)
+	}
+}
+
+// rest waits until what leaves for t wouldn't only wait there. mu is held, and let go meanwhile.
+func (s *sender) rest(t *target) {
+	for d := time.Until(t.next); d > 0; d = time.Until(t.next) {
+		t.resting++
+		s.mu.Unlock()
+		time.Sleep(d)
+		s.mu.Lock()
+		t.resting--
 	}
 }
 
@@ -87,6 +103,10 @@ func (s *sender) call(t *target, call *sendCall) *sendCall {
 		s.failed(t, call, err)
 		return call
 	}
+	s.mu.Lock()
+	t.pace = time.Duration(r.PaceUs) * time.Microsecond
+	t.next = time.Now().Add(time.Duration(r.RestUs)*time.Microsecond - ahead)
+	s.mu.Unlock()
 	left := s.outcomes(t, call, r.Outcomes)
 	if left == 0 {
 		return call

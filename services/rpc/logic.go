@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/gochat-im/gochat/edge/api"
 	"github.com/gochat-im/gochat/edge/conn"
@@ -30,7 +31,8 @@ type Logic struct {
 	Conversations conn.Conversations // required
 	Signals       conn.Signals       // required
 	Methods       map[packet.Method]conn.Method
-	StoreEpoch    uint64 // of the store that all of it lies in
+	Rounds        func() (rest, pace time.Duration) // how long it is until messages may be stored again, and between one time and the next; nil: always at once
+	StoreEpoch    uint64                            // of the store that all of it lies in
 
 	// Of the HTTP API. Without them edges are told that there is no such thing.
 	Accounts api.Accounts

@@ -211,13 +211,24 @@ func (h *logicHandler) Send(ctx context.Context, r *logic.SendRequest) (*logic.S
 		}
 		h.Conversations.Send(l.Messages)
 	}
-	s.wait(ctx, straggle)
+	rest, pace := h.rounds()
+	s.wait(ctx, straggle+rest)
 	reply := &logic.SendReply{}
 	var left int
 	if reply.Outcomes, left = s.answer(); left > 0 {
 		reply.Ticket = h.tickets.add(s)
 	}
+	rest, _ = h.rounds()
+	reply.RestUs, reply.PaceUs = uint32(rest/time.Microsecond), uint32(pace/time.Microsecond)
 	return reply, nil
+}
+
+// rounds are those of the Sequencer.
+func (h *logicHandler) rounds() (rest, pace time.Duration) {
+	if h.Rounds == nil {
+		return 0, 0
+	}
+	return h.Rounds()
 }
 
 // Await implements the service.

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gochat-im/gochat/protocol/id"
+	"github.com/gochat-im/gochat/protocol/packet"
 	"github.com/gochat-im/gochat/protocol/trace"
 )
 
@@ -43,5 +45,23 @@ func TestPace(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Whoever asks between two rounds is told when the next may begin.
+func TestRounds(t *testing.T) {
+	for _, pace := range []time.Duration{0, time.Second} {
+		cfg := config(newMemory(t))
+		cfg.Pace = pace
+		s, _ := start(t, cfg)
+		alice, conv := newSender("alice", 1), id.Direct("alice", "bob")
+		create(t, cfg.Store, conv, nowMs())
+		began := time.Now()
+		s.Append(conv, []packet.Pending{alice.text(id.NewClientMsgID(nowMs()), "hello")})
+		alice.hear(t, 1)
+		rest, told := s.Rounds()
+		if told != pace || rest > pace || rest == 0 && time.Since(began) < pace {
+			t.Errorf("with a pace of %s: %s until the next round, and a pace of %s", pace, rest, told)
+		}
 	}
 }

@@ -77,6 +77,11 @@ func (s *Sequencer) runRound(ctx context.Context) {
 	rest := copy(s.todo, s.todo[taken:])
 	clear(s.todo[rest:])
 	s.todo = s.todo[:rest]
+	if s.cfg.Pace > 0 && rest == 0 {
+		s.next.Store(r.began + int64(s.cfg.Pace))
+	} else {
+		s.next.Store(0)
+	}
 
 	stale := !s.commit(ctx)
 	conversations, messages := 0, 0

@@ -44,6 +44,8 @@ type Sequencer struct {
 	pending      atomic.Int64 // messages waiting
 	pendingBytes atomic.Int64
 
+	next atomic.Int64 // of trace.Now: when the next round may begin; 0: at once
+
 	ids          struct{ hits, misses, kept atomic.Int64 } // see Caches
 	slow, failed trace.Pace                                // lines about sends
 
@@ -325,6 +327,14 @@ func (s *Sequencer) rest(ctx context.Context) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
+}
+
+// Rounds returns how long it is until the next round may begin, which is 0 while there is more than fits into one, and Config.Pace.
+func (s *Sequencer) Rounds() (rest, pace time.Duration) {
+	if next := s.next.Load(); next > 0 {
+		rest = max(0, time.Duration(next-trace.Now()))
+	}
+	return rest, s.cfg.Pace
 }
 
 // wait returns true when there is something to sequence, false when ctx has ended.
