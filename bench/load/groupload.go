@@ -67,6 +67,9 @@ func (r *groupRun) run(ctx context.Context, res *GroupResult) error {
 		return err
 	}
 	clientEnd := measure.OwnCPU()
+	if err := r.until(ctx, r.loop.Now()+int64(r.Warm)/2); err != nil {
+		return err
+	}
 	statsEnd, err := r.Target.stats(ctx)
 	if err != nil {
 		return err

@@ -350,6 +350,7 @@ func (r *pairsRun) meanwhile(ctx context.Context) error {
 // drain stops sending and waits for the answers.
 func (r *pairsRun) drain(ctx context.Context) error {
 	r.phase = draining
+	r.loop.Nap = 0
 	for i := range r.pairs {
 		r.pairs[i].waiting = nil // never sent
 	}

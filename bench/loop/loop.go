@@ -50,6 +50,7 @@ type Loop struct {
 	// every byte takes as much of it as the server does. What arrives is noticed up to so much later, which counts as the server's time.
 	Nap    time.Duration
 	looked int64 // when, with Nap
+	gave   int64 // when the processor was given to other goroutines, with Nap
 
 	ep     int
 	conns  []*Conn // by descriptor

@@ -36,17 +36,24 @@ func Pin() (unpin func()) {
 	}
 }
 
-// nap sleeps until wake or for timeout (negative: any time), whichever is shorter, and then lets other goroutines run. The thread keeps
-// its processor (of Go's): the scheduler would hand it to another thread each time, for nothing.
+// yieldEvery is how often a loop that naps lets other goroutines run: giving the processor away from a thread that is
+// pinned wakes two others.
+const yieldEvery = 5 * time.Millisecond
+
+// nap sleeps until wake or for timeout (negative: any time), whichever is shorter. The thread keeps its processor (of Go's) meanwhile.
 func (l *Loop) nap(timeout time.Duration, wake int64) {
-	d := time.Duration(wake - l.Now())
+	now := l.Now()
+	d := time.Duration(wake - now)
 	if timeout >= 0 {
 		d = min(d, timeout)
 	}
 	if d <= 0 {
 		return
 	}
+	if now-l.gave > int64(yieldEvery) {
+		runtime.Gosched()
+		l.gave = now
+	}
 	ts := unix.NsecToTimespec(int64(d))
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
-	runtime.Gosched()
 }

@@ -310,7 +310,12 @@ func (s *sender) ready(ln *lane, t *target) {
 	ln.busy = true
 	s.move(ln, t)
 	t.ready = append(t.ready, ln)
-	if t.resting == 0 && t.calls < s.cfg.Calls {
+	s.start(t)
+}
+
+// start has what is ready at t leave, in a call of its own if there is to be one more, unless somebody who rests will take it. mu is held.
+func (s *sender) start(t *target) {
+	if t.calls < s.cfg.Calls && (t.resting == 0 || t.n >= s.cfg.Messages || t.bytes >= s.cfg.Bytes) {
 		t.calls++
 		go s.work(t)
 	}

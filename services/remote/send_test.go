@@ -233,7 +233,8 @@ func TestCallsKeepThePaceOfRounds(t *testing.T) {
 			}
 		}
 		calls, rounds := l.Stats().Calls-1, uint64(time.Since(since)/pace)
-		if c.few && calls > rounds+2 || !c.few && calls != 20 {
+		// The pace is forgotten with a call that is answered when nothing waits, so a round may see a few.
+		if c.few && calls > 4*(rounds+1) || !c.few && calls != 20 {
 			t.Errorf("%s: %d calls in the time of %d rounds", c.node.ID, calls, rounds)
 		}
 	}

@@ -16,6 +16,7 @@ const (
 	sendTime  = 4 * time.Second      // for one call, unless configured: it is answered within some 20 ms of its commit
 	awaitTime = 15 * time.Second     // for what is left out of its answer, in all
 	ahead     = 3 * time.Millisecond // that a call leaves before the round that it is for: about as long as it takes on a busy machine
+	maxRest   = time.Second          // whatever a node says
 	maxLate   = 32                   // calls to one node that wait for what was left out; beyond, they keep their place
 )
 
@@ -58,15 +59,17 @@ func (s *sender) work(t *target) {
 		}
 		if len(t.ready) == 0 {
 			t.next = time.Now().Add(t.pace)
+		} else {
+			s.start(t)
 		}
 		s.mu.Unlock()
 		call = s.call(t, call)
 	}
 }
 
-// rest waits until what leaves for t wouldn't only wait there. mu is held, and let go meanwhile.
+// rest waits until what leaves for t wouldn't only wait there, or makes a full call. mu is held, and let go meanwhile.
 func (s *sender) rest(t *target) {
-	for d := time.Until(t.next); d > 0; d = time.Until(t.next) {
+	for d := time.Until(t.next); d > 0 && t.n < s.cfg.Messages && t.bytes < s.cfg.Bytes; d = time.Until(t.next) {
 		t.resting++
 		s.mu.Unlock()
 		time.Sleep(d)
@@ -104,8 +107,8 @@ func (s *sender) call(t *target, call *sendCall) *sendCall {
 		return call
 	}
 	s.mu.Lock()
-	t.pace = time.Duration(r.PaceUs) * time.Microsecond
-	t.next = time.Now().Add(time.Duration(r.RestUs)*time.Microsecond - ahead)
+	t.pace = min(time.Duration(r.PaceUs)*time.Microsecond, maxRest)
+	t.next = time.Now().Add(min(time.Duration(r.RestUs)*time.Microsecond, maxRest) - ahead)
 	s.mu.Unlock()
 	left := s.outcomes(t, call, r.Outcomes)
 	if left == 0 {

@@ -19,6 +19,9 @@ import (
 // straggle is how long a call waits for its last lanes once it could be answered.
 const straggle = 20 * time.Millisecond
 
+// maxRest is what is waited beyond that for the next round to begin.
+const maxRest = 50 * time.Millisecond
+
 // awaiting is how long one request for what was left out waits.
 const awaiting = 3 * time.Second
 
@@ -191,6 +194,7 @@ func (h *logicHandler) Send(ctx context.Context, r *logic.SendRequest) (*logic.S
 		s.lanes[i] = sendLane{first: first, n: len(msgs), left: len(msgs)}
 		first += len(msgs)
 	}
+	rest, pace := h.rounds() // until the one that takes these
 	for i := range lanes {
 		l := &lanes[i]
 		if l.Invalid != nil { // an edge of another version, perhaps
@@ -211,8 +215,7 @@ func (h *logicHandler) Send(ctx context.Context, r *logic.SendRequest) (*logic.S
 		}
 		h.Conversations.Send(l.Messages)
 	}
-	rest, pace := h.rounds()
-	s.wait(ctx, straggle+rest)
+	s.wait(ctx, straggle+min(rest, maxRest))
 	reply := &logic.SendReply{}
 	var left int
 	if reply.Outcomes, left = s.answer(); left > 0 {

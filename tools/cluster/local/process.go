@@ -81,7 +81,7 @@ func (p *Process) launch() error {
 		cmd.Env = os.Environ()
 	}
 	if os.Getenv("GOGC") == "" {
-		cmd.Env = append(cmd.Env, "GOGC="+collect)
+		cmd.Env = append([]string{"GOGC=" + collect}, cmd.Env...) // what a node's settings say comes later, and holds
 	}
 	cmd.Env = append(cmd.Env, envRun+"="+p.c.state.Run, envProcess+"="+p.Name)
 	done, since := make(chan struct{}), time.Now()
