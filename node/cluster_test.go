@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"github.com/gochat-im/gochat/router/nodes"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 	"github.com/gochat-im/gochat/services/account"
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 // several is a cluster in this process: nodes on one store and one bus, both served over loopback,
@@ -162,12 +162,11 @@ var errKilled = errors.New("killed")
 // freeAddress returns a loopback address on which nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return a.String()
 }
 
 // usual starts the usual nodes: 3 logic, 1 fanout, 1 worker, 2 edges.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/bench/load"
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 // Part is one process of a cluster.
@@ -135,7 +136,7 @@ func (c *Cluster) start(ctx context.Context, m Memory) (err error) {
 	for i, p := range m.Parts {
 		members[i].Part = p
 		for _, a := range []*netip.AddrPort{&members[i].tcp, &members[i].http, &members[i].rpc} {
-			if *a, err = freePort(); err != nil {
+			if *a, err = loopback.Free(); err != nil {
 				return err
 			}
 		}
@@ -143,18 +144,18 @@ func (c *Cluster) start(ctx context.Context, m Memory) (err error) {
 			stored++
 		}
 	}
-	if c.counts, err = freePort(); err != nil {
+	if c.counts, err = loopback.Free(); err != nil {
 		return err
 	}
 	// What a single process needs lies in its memory; several share what another one serves.
 	counts := []string{"-counts", c.counts.String()}
 	var shared []string
 	if stored > 1 {
-		store, err := freePort()
+		store, err := loopback.Free()
 		if err != nil {
 			return err
 		}
-		bus, err := freePort()
+		bus, err := loopback.Free()
 		if err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 // Server is a GoChat server that was started for a load.
@@ -94,10 +95,10 @@ func (s *Server) start(ctx context.Context, path, algorithm string, raise Settin
 	if s.Issuer, err = NewIssuer(s.dir, algorithm); err != nil {
 		return err
 	}
-	if s.Addr, err = freePort(); err != nil {
+	if s.Addr, err = loopback.Free(); err != nil {
 		return err
 	}
-	if s.HTTP, err = freePort(); err != nil {
+	if s.HTTP, err = loopback.Free(); err != nil {
 		return err
 	}
 	if s.Raised, err = raised(ctx, path, raise); err != nil {
@@ -173,15 +174,6 @@ func raised(ctx context.Context, path string, raise Settings) ([]string, error) 
 		told = append(told, fmt.Sprintf("%s: %s -> %s", r.Name, shipped, r.Value))
 	}
 	return told, nil
-}
-
-func freePort() (netip.AddrPort, error) {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
-	}
-	defer ln.Close()
-	return netip.ParseAddrPort(ln.Addr().String())
 }
 
 func (s *Server) ready(ctx context.Context) error {

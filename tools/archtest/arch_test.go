@@ -103,6 +103,7 @@ var rooms = []room{
 	{"cmd", 5, 2},
 	{"sdk/go", 5, 0},
 	{"web", 5, 0},
+	{"tools/loopback", 5, 0},
 	{"tools/rocketmq/local", 5, 0},
 	{"tools/tikvlocal", 5, 0},
 	{"tools/cluster/local", 5, 1},

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"github.com/gochat-im/gochat/tools/cluster/local"
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 var (
@@ -99,28 +99,15 @@ func newServer(t *testing.T, bin string, env ...string) *server {
 	return s
 }
 
-// freePort returns a loopback address that was free a moment ago, below the range
-// from which the system picks the ports of outgoing connections.
+// freePort returns a loopback address at which nobody listens.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for port := 20000 + os.Getpid()%5000; port < 32000; port += 7 {
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if used[addr] {
-			continue
-		}
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		used[addr] = true
-		return addr
+	a, err := loopback.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return a.String()
 }
-
-var used = map[string]bool{}
 
 // start starts the server and waits until it is ready.
 func (s *server) start() {

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 // What a process of a cluster has in its environment: the cluster's run, and which of its processes it is.
@@ -228,7 +230,7 @@ func (s *state) address(what string, port, below int) (string, error) {
 		taken[a] = true
 	}
 	for range 1000 {
-		port := 15000 + mrand.IntN(17000) // the system gives others to outgoing connections
+		port := loopback.First + below + mrand.IntN(loopback.Last-loopback.First-below)
 		ok := true
 		for i := 0; i <= below && ok; i++ {
 			if ok = !taken[fmt.Sprintf("127.0.0.1:%d", port-i)]; ok {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +25,7 @@ import (
 	"github.com/gochat-im/gochat/protocol/id"
 	gochat "github.com/gochat-im/gochat/sdk/go"
 	"github.com/gochat-im/gochat/services/account"
+	"github.com/gochat-im/gochat/tools/loopback"
 	"github.com/gochat-im/gochat/tools/tikvlocal"
 )
 
@@ -89,10 +89,9 @@ func (m *moving) must(err error) {
 
 func (m *moving) free() string {
 	m.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := loopback.Free()
 	m.must(err)
-	defer l.Close()
-	return l.Addr().String()
+	return a.String()
 }
 
 // gochat runs the program to its end.

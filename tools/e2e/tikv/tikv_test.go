@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,6 +27,7 @@ import (
 	"github.com/gochat-im/gochat/msgstore/kv"
 	"github.com/gochat-im/gochat/msgstore/kv/kvtest"
 	"github.com/gochat-im/gochat/msgstore/kv/tikv"
+	"github.com/gochat-im/gochat/tools/loopback"
 	"github.com/gochat-im/gochat/tools/tikvlocal"
 	"github.com/gochat-im/gochat/tools/tikvproxy"
 )
@@ -59,12 +59,11 @@ type cluster struct {
 // freeAddr returns one that nobody listens on now.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := loopback.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return a.String()
 }
 
 func start(t *testing.T, proxied bool) *cluster {
