@@ -521,10 +521,10 @@ func (s *Sweeper) next(ctx context.Context, from []byte) (c id.ConversationID, n
 	}
 }
 
-// How often some slots are looked through for outbox marks, and how many: all of them in a minute. Few at a time, so
+// How often some slots are looked through for outbox marks, and how many: all of them in four and a quarter minutes. Few at a time, so
 // that a store which answers each slot by itself, and others meanwhile, isn't asked for everything at once.
 const (
-	marksEvery = 125 * time.Millisecond
+	marksEvery = 500 * time.Millisecond
 	marksSlots = 8
 	marksPage  = 256 // marks handed on at once
 )

@@ -15,7 +15,7 @@ import (
 const (
 	sendTime  = 4 * time.Second      // for one call, unless configured: it is answered within some 20 ms of its commit
 	awaitTime = 15 * time.Second     // for what is left out of its answer, in all
-	ahead     = 3 * time.Millisecond // that a call leaves before the round that it is for: about as long as it takes on a busy machine
+	ahead     = 4 * time.Millisecond // that a call leaves before the round that it is for: about as long as it takes on a busy machine
 	maxRest   = time.Second          // whatever a node says
 	maxLate   = 32                   // calls to one node that wait for what was left out; beyond, they keep their place
 )

@@ -12,12 +12,12 @@ import (
 
 // The engine stores a one-phase commit key by key, without a lock that a reader could see: one whose
 // timestamp is later would find a part of it. And it takes the timestamp of an asynchronous commit before it
-// locks the keys: a reader in between would miss what was committed before its own. So reads of a region and
-// such commits keep out of each other's way here. A commit takes its timestamp within, hence after that of every reader
-// before it; a reader tells its own before it enters, so that one who waits finds what is being committed, or a later one.
+// locks the keys: a reader in between would miss what was committed before its own. So a read of a region waits for
+// the commits under way there. Commits don't wait for reads: one takes its timestamp within, hence after that of every
+// reader that told its own before, and such a reader passes over what it writes.
 type exclusion struct {
 	mu      sync.Mutex
-	regions map[uint64]*sync.RWMutex
+	regions map[uint64]*sync.RWMutex // held by a commit, and passed through by reads
 }
 
 func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
@@ -34,26 +34,26 @@ func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
 	return l
 }
 
-// reading enters a region to read at ts. Whoever did leaves by RUnlock.
-func (s *server) reading(ctx *kvrpcpb.Context, ts uint64) *sync.RWMutex {
+// read waits until a region can be read at ts.
+func (s *server) read(ctx *kvrpcpb.Context, ts uint64) {
 	s.clock.saw(ts)
 	l := s.exclusion.of(ctx)
 	l.RLock()
-	return l
+	l.RUnlock() // what was under way is done, and what comes is later
 }
 
 func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
-	defer s.reading(req.Context, req.Version).RUnlock()
+	s.read(req.Context, req.Version)
 	return s.Server.KvGet(ctx, req)
 }
 
 func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (*kvrpcpb.BatchGetResponse, error) {
-	defer s.reading(req.Context, req.Version).RUnlock()
+	s.read(req.Context, req.Version)
 	return s.Server.KvBatchGet(ctx, req)
 }
 
 func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
-	defer s.reading(req.Context, req.Version).RUnlock()
+	s.read(req.Context, req.Version)
 	if !req.Reverse {
 		return s.Server.KvScan(ctx, req)
 	}

@@ -6,9 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -70,10 +68,7 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 		if c.cfg.Stores == StoresTest {
 			cmd = exec.Command(c.bin("testnode"), "-config", p.Config, "-store", c.via(p, Store), "-bus", c.via(p, Bus))
 		}
-		if role != "edge" && os.Getenv("GOMAXPROCS") == "" {
-			cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(max(1, runtime.NumCPU()/share)))
-		}
-		cmd.Env = append(append(cmd.Env, os.Environ()...), c.cfg.Set...)
+		cmd.Env = append(os.Environ(), c.cfg.Set...)
 		return cmd, nil
 	}
 	p.ready = func(ctx context.Context, since time.Time, _ []byte) bool {
@@ -82,11 +77,6 @@ func (c *Cluster) newNode(role string) (*Process, error) {
 	}
 	return c.add(p), nil
 }
-
-// share is how many of the nodes without connections run on a processor's worth of Go's each. With as many as the machine has
-// every node wakes threads for work that another node's thread has to leave the processor for.
-// (An edge's poller holds one while it waits: there it costs more than it saves.)
-const share = 4
 
 // via is the address of a process that nodes stand on, as p is told.
 func (c *Cluster) via(p *Process, to string) string {
@@ -134,7 +124,7 @@ func (c *Cluster) config(p *Process) string {
 		pds, names = []string{fmt.Sprintf("%q", c.via(p, Store))}, Bus
 	}
 	// Everything shares one machine's processors: a round, a commit or a publish less is worth more here than one beside another.
-	line("  pace: 15ms")
+	line("  pace: 22ms")
 	line("  store: {kind: tikv, tikv: {pd: [%s], keyspace: %d, regions: 1}}", strings.Join(pds, ", "), c.cfg.Keyspace)
 	line("  bus: {kind: rocketmq, rocketmq: {name_servers: [%q], topic: %s, queues: %d}}", c.via(p, names), c.Topic(), max(2, c.cfg.Fanouts))
 	return b.String()

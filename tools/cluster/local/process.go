@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -59,6 +60,14 @@ func (p *Process) Start(ctx context.Context) error {
 // programs with a few dozen megabytes in use each, and every collection takes a processor from all others for some 20 ms.
 const collect = "300"
 
+// share is how many Go programs run on a processor's worth of Go's each. With as many as the machine has every one
+// wakes threads for work that another one's thread has to leave the processor for. Not so those in which a thread
+// waits with it in its hands: an edge's for its poller, the server of TiKV's API for its disk.
+const share = 4
+
+// spreads reports whether p uses whatever processors there are.
+func (p *Process) spreads() bool { return p.Role == "edge" || p.Name == TiKV }
+
 func (p *Process) launch() error {
 	cmd, err := p.command()
 	if err != nil {
@@ -80,8 +89,12 @@ func (p *Process) launch() error {
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
 	}
+	// What a node's settings say comes later, and holds.
 	if os.Getenv("GOGC") == "" {
-		cmd.Env = append([]string{"GOGC=" + collect}, cmd.Env...) // what a node's settings say comes later, and holds
+		cmd.Env = append([]string{"GOGC=" + collect}, cmd.Env...)
+	}
+	if os.Getenv("GOMAXPROCS") == "" && !p.spreads() {
+		cmd.Env = append([]string{"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.NumCPU()/share))}, cmd.Env...)
 	}
 	cmd.Env = append(cmd.Env, envRun+"="+p.c.state.Run, envProcess+"="+p.Name)
 	done, since := make(chan struct{}), time.Now()
