@@ -63,6 +63,6 @@ cluster: ## a whole cluster on loopback: PD, TiKV's API, RocketMQ, etcd, 8 nodes
 cluster-down: ## end what make cluster started; what it holds stays in .cache/cluster
 	$(GO) run ./tools/cluster down
 
-clean: ## remove what was built (never ./data)
+clean: ## remove what was built and fetched, and what make cluster holds (never ./data)
 	@[ ! -e .cache/cluster/cluster.json ] || $(MAKE) cluster-down
 	rm -rf bin dist .cache
