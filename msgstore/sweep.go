@@ -521,8 +521,9 @@ func (s *Sweeper) next(ctx context.Context, from []byte) (c id.ConversationID, n
 	}
 }
 
-// How often some slots are looked through for outbox marks, and how many: all of them in four and a quarter minutes. Few at a time, so
-// that a store which answers each slot by itself, and others meanwhile, isn't asked for everything at once.
+// How often some slots are looked through for outbox marks, and how many: all of them in four and a quarter minutes, by
+// one worker. Few at a time, so that a store which answers each slot by itself, and others meanwhile, isn't asked for
+// everything at once.
 const (
 	marksEvery = 500 * time.Millisecond
 	marksSlots = 8

@@ -7,17 +7,30 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 )
 
 // First and Last bound the ports that Free gives. Systems give higher ones to outgoing connections and to whoever asks
 // for any: one of those, free a moment ago, is somebody else's as soon as the server starts, or starts again.
 const First, Last = 15000, 31999
 
-// Free returns an address of 127.0.0.1 at which nobody listens right now. It doesn't return the same twice but by
-// chance, one in 17,000.
+var (
+	mu    sync.Mutex
+	given = map[uint16]bool{}
+)
+
+// Free returns an address of 127.0.0.1 at which nobody listens right now, never the same twice in a process. It may be
+// called from any goroutine.
 func Free() (netip.AddrPort, error) {
+	mu.Lock()
+	defer mu.Unlock()
 	for range 1000 {
-		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(First+rand.IntN(Last-First+1)))
+		port := uint16(First + rand.IntN(Last-First+1))
+		if given[port] {
+			continue
+		}
+		given[port] = true
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 		if l, err := net.Listen("tcp4", a.String()); err == nil {
 			return a, l.Close()
 		}

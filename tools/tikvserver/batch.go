@@ -14,32 +14,38 @@ import (
 // timestamp is later would find a part of it. And it takes the timestamp of an asynchronous commit before it
 // locks the keys: a reader in between would miss what was committed before its own. So a read of a region waits for
 // the commits under way there. Commits don't wait for reads: one takes its timestamp within, hence after that of every
-// reader that told its own before, and such a reader passes over what it writes.
+// reader that told its own before, and such a reader passes over what it writes. (So nobody may read at whatever is the latest.)
 type exclusion struct {
 	mu      sync.Mutex
-	regions map[uint64]*sync.RWMutex // held by a commit, and passed through by reads
+	regions map[uint64]*region
 }
 
-func (e *exclusion) of(ctx *kvrpcpb.Context) *sync.RWMutex {
+type region struct {
+	sync.RWMutex        // held by a commit
+	commits      uint64 // that began
+}
+
+func (e *exclusion) of(ctx *kvrpcpb.Context) *region {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l := e.regions[ctx.GetRegionId()]
-	if l == nil {
+	r := e.regions[ctx.GetRegionId()]
+	if r == nil {
 		if e.regions == nil {
-			e.regions = make(map[uint64]*sync.RWMutex)
+			e.regions = make(map[uint64]*region)
 		}
-		l = new(sync.RWMutex)
-		e.regions[ctx.GetRegionId()] = l
+		r = new(region)
+		e.regions[ctx.GetRegionId()] = r
 	}
-	return l
+	return r
 }
 
-// read waits until a region can be read at ts.
-func (s *server) read(ctx *kvrpcpb.Context, ts uint64) {
+// read waits until a region can be read at ts, and returns it and how many commits there were.
+func (s *server) read(ctx *kvrpcpb.Context, ts uint64) (*region, uint64) {
 	s.clock.saw(ts)
-	l := s.exclusion.of(ctx)
-	l.RLock()
-	l.RUnlock() // what was under way is done, and what comes is later
+	r := s.exclusion.of(ctx)
+	r.RLock()
+	defer r.RUnlock()
+	return r, r.commits
 }
 
 func (s *server) KvGet(ctx context.Context, req *kvrpcpb.GetRequest) (*kvrpcpb.GetResponse, error) {
@@ -52,8 +58,23 @@ func (s *server) KvBatchGet(ctx context.Context, req *kvrpcpb.BatchGetRequest) (
 	return s.Server.KvBatchGet(ctx, req)
 }
 
+// KvScan scans once more, and has commits wait, if there was one meanwhile: the engine's iterator loses a key of which two
+// versions come while it is on the way there. (What it read from the disk the first time is in memory then.)
 func (s *server) KvScan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
-	s.read(req.Context, req.Version)
+	r, before := s.read(req.Context, req.Version)
+	res, err := s.scan(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	r.RLock()
+	defer r.RUnlock()
+	if r.commits == before {
+		return res, nil
+	}
+	return s.scan(ctx, req)
+}
+
+func (s *server) scan(ctx context.Context, req *kvrpcpb.ScanRequest) (*kvrpcpb.ScanResponse, error) {
 	if !req.Reverse {
 		return s.Server.KvScan(ctx, req)
 	}
@@ -77,6 +98,7 @@ func (s *server) KvPrewrite(ctx context.Context, req *kvrpcpb.PrewriteRequest) (
 		l := s.exclusion.of(req.Context)
 		l.Lock()
 		defer l.Unlock()
+		l.commits++
 	}
 	res, err := s.Server.KvPrewrite(ctx, req)
 	if err != nil {

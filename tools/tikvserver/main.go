@@ -142,14 +142,16 @@ func open(client pd.Client, addr, data string, syncWrites bool) (*server, error)
 	o.SyncWrites = syncWrites
 	o.NumCompactors = 1
 	// Writing a full table of memory to the disk takes a processor for 5 ms a megabyte, which this server shares with
-	// everything else: rather more often than long. Level 0 is compacted when it holds as much as by default, at no more
-	// than a third of a processor.
+	// everything else: rather more often than long. Level 0 is compacted when it holds as much as by default. (What would
+	// spread a compaction over more than its second, a limit of what is written, counts what comes from memory as well, and
+	// commits stand still for 10 s when both are too much for it.)
 	o.MaxMemTableSize = 16 << 20
 	o.NumLevelZeroTables, o.NumLevelZeroTablesStall = 20, 40
 	o.TableBuilderOptions.MaxTableSize = conf.Engine.MaxTableSize
-	o.TableBuilderOptions.BytesPerSecond = 64 << 20
 	// The log is synced when a file of it is full, and everybody waits: for 256 MiB from 150 to 400 ms, for these some 25.
-	o.ValueLogFileSize = 16 << 20
+	// The engine removes a file some milliseconds before it has noted the table that replaces it: not the last two.
+	o.ValueLogFileSize, o.ValueLogMaxNumFiles = 16<<20, 3
+	o.CompactL0WhenClose = false // the next start goes on
 	o.CompactionFilterFactory = safePoint.CreateCompactionFilter
 	db, err := badger.Open(o)
 	if err != nil {

@@ -62,11 +62,13 @@ const collect = "300"
 
 // share is how many Go programs run on a processor's worth of Go's each. With as many as the machine has every one
 // wakes threads for work that another one's thread has to leave the processor for. Not so those in which a thread
-// waits with it in its hands: an edge's for its poller, the server of TiKV's API for its disk.
+// waits with it in its hands: an edge's for its poller, a store's for its disk.
 const share = 4
 
 // spreads reports whether p uses whatever processors there are.
-func (p *Process) spreads() bool { return p.Role == "edge" || p.Name == TiKV }
+func (p *Process) spreads() bool {
+	return p.Role == "edge" || p.Name == TiKV || p.Name == Store || p.Name == Bus
+}
 
 func (p *Process) launch() error {
 	cmd, err := p.command()

@@ -230,7 +230,7 @@ func (s *state) address(what string, port, below int) (string, error) {
 		taken[a] = true
 	}
 	for range 1000 {
-		port := loopback.First + below + mrand.IntN(loopback.Last-loopback.First-below)
+		port := loopback.First + below + mrand.IntN(loopback.Last-loopback.First-below+1)
 		ok := true
 		for i := 0; i <= below && ok; i++ {
 			if ok = !taken[fmt.Sprintf("127.0.0.1:%d", port-i)]; ok {
