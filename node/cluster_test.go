@@ -162,7 +162,7 @@ var errKilled = errors.New("killed")
 // freeAddress returns a loopback address on which nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	a, err := loopback.Free()
+	a, err := loopback.Free(0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -136,7 +136,7 @@ func (c *Cluster) start(ctx context.Context, m Memory) (err error) {
 	for i, p := range m.Parts {
 		members[i].Part = p
 		for _, a := range []*netip.AddrPort{&members[i].tcp, &members[i].http, &members[i].rpc} {
-			if *a, err = loopback.Free(); err != nil {
+			if *a, err = loopback.Free(0); err != nil {
 				return err
 			}
 		}
@@ -144,18 +144,18 @@ func (c *Cluster) start(ctx context.Context, m Memory) (err error) {
 			stored++
 		}
 	}
-	if c.counts, err = loopback.Free(); err != nil {
+	if c.counts, err = loopback.Free(0); err != nil {
 		return err
 	}
 	// What a single process needs lies in its memory; several share what another one serves.
 	counts := []string{"-counts", c.counts.String()}
 	var shared []string
 	if stored > 1 {
-		store, err := loopback.Free()
+		store, err := loopback.Free(0)
 		if err != nil {
 			return err
 		}
-		bus, err := loopback.Free()
+		bus, err := loopback.Free(0)
 		if err != nil {
 			return err
 		}

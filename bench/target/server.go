@@ -95,10 +95,10 @@ func (s *Server) start(ctx context.Context, path, algorithm string, raise Settin
 	if s.Issuer, err = NewIssuer(s.dir, algorithm); err != nil {
 		return err
 	}
-	if s.Addr, err = loopback.Free(); err != nil {
+	if s.Addr, err = loopback.Free(0); err != nil {
 		return err
 	}
-	if s.HTTP, err = loopback.Free(); err != nil {
+	if s.HTTP, err = loopback.Free(0); err != nil {
 		return err
 	}
 	if s.Raised, err = raised(ctx, path, raise); err != nil {

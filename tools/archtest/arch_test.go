@@ -104,11 +104,11 @@ var rooms = []room{
 	{"sdk/go", 5, 0},
 	{"web", 5, 0},
 	{"tools/loopback", 5, 0},
-	{"tools/rocketmq/local", 5, 0},
+	{"tools/rocketmq/local", 5, 1},
 	{"tools/tikvlocal", 5, 0},
-	{"tools/cluster/local", 5, 1},
-	{"bench", 5, 2},
-	{"tools", 5, 3},
+	{"tools/cluster/local", 5, 2},
+	{"bench", 5, 3},
+	{"tools", 5, 4},
 }
 
 // sdkMay is all of ours that a client library may import: it must build without the server.

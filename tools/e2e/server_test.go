@@ -102,7 +102,7 @@ func newServer(t *testing.T, bin string, env ...string) *server {
 // freePort returns a loopback address at which nobody listens.
 func freePort(t *testing.T) string {
 	t.Helper()
-	a, err := loopback.Free()
+	a, err := loopback.Free(0)
 	if err != nil {
 		t.Fatal(err)
 	}

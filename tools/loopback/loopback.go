@@ -2,7 +2,6 @@
 package loopback
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -16,24 +15,38 @@ const First, Last = 15000, 31999
 
 var (
 	mu    sync.Mutex
-	given = map[uint16]bool{}
+	given = map[int]bool{}
 )
 
-// Free returns an address of 127.0.0.1 at which nobody listens right now, never the same twice in a process. It may be
-// called from any goroutine.
-func Free() (netip.AddrPort, error) {
+// Free returns an address of 127.0.0.1 at which nobody listens right now, nor at so many ports below it, on any
+// address of the machine. None of these ports is returned twice in a process. It may be called from any goroutine.
+func Free(below int) (netip.AddrPort, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	for range 1000 {
-		port := uint16(First + rand.IntN(Last-First+1))
-		if given[port] {
+		port := First + below + rand.IntN(Last-First-below+1)
+		if !free(port-below, port) {
 			continue
 		}
-		given[port] = true
-		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
-		if l, err := net.Listen("tcp4", a.String()); err == nil {
-			return a, l.Close()
+		for p := port - below; p <= port; p++ {
+			given[p] = true
 		}
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port)), nil
 	}
-	return netip.AddrPort{}, fmt.Errorf("find a free port from %d to %d: %w", First, Last, errors.New("1,000 tried, none is free"))
+	return netip.AddrPort{}, fmt.Errorf("find a free port from %d to %d: 1,000 tried, none is free", First, Last)
+}
+
+// free reports whether all ports from first to last are. mu is held.
+func free(first, last int) bool {
+	for p := first; p <= last; p++ {
+		if given[p] {
+			return false
+		}
+		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p))
+		if err != nil {
+			return false
+		}
+		_ = l.Close()
+	}
+	return true
 }

@@ -1,13 +1,14 @@
 package loopback
 
 import (
+	"fmt"
 	"net"
 	"testing"
 )
 
 func TestFree(t *testing.T) {
-	for range 50 {
-		a, err := Free()
+	for i := range 50 {
+		a, err := Free(i % 3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -19,5 +20,12 @@ func TestFree(t *testing.T) {
 			t.Fatalf("what was free: %v", err)
 		}
 		defer l.Close()
+		if i%3 > 0 {
+			l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", int(a.Port())-1))
+			if err != nil {
+				t.Fatalf("one below what was free: %v", err)
+			}
+			defer l.Close()
+		}
 	}
 }

@@ -8,8 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mrand "math/rand/v2"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,26 +228,23 @@ func (s *state) address(what string, port, below int) (string, error) {
 	for _, a := range s.Ports {
 		taken[a] = true
 	}
-	for range 1000 {
-		port := loopback.First + below + mrand.IntN(loopback.Last-loopback.First-below+1)
+	for {
+		a, err := loopback.Free(below)
+		if err != nil {
+			return "", fmt.Errorf("local cluster: %w", err)
+		}
+		at := func(i int) string { return netip.AddrPortFrom(a.Addr(), a.Port()-uint16(i)).String() }
 		ok := true
 		for i := 0; i <= below && ok; i++ {
-			if ok = !taken[fmt.Sprintf("127.0.0.1:%d", port-i)]; ok {
-				var l net.Listener
-				var err error
-				if l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port-i)); err == nil {
-					_ = l.Close()
-				}
-				ok = err == nil
-			}
+			ok = !taken[at(i)]
 		}
-		if ok {
-			for i := 1; i <= below; i++ {
-				s.Ports[fmt.Sprintf("%s, %d below", what, i)] = fmt.Sprintf("127.0.0.1:%d", port-i)
-			}
-			s.Ports[what] = fmt.Sprintf("127.0.0.1:%d", port)
-			return s.Ports[what], s.write()
+		if !ok {
+			continue
 		}
+		for i := 1; i <= below; i++ {
+			s.Ports[fmt.Sprintf("%s, %d below", what, i)] = at(i)
+		}
+		s.Ports[what] = at(0)
+		return s.Ports[what], s.write()
 	}
-	return "", errors.New("local cluster: no free ports")
 }

@@ -89,7 +89,7 @@ func (m *moving) must(err error) {
 
 func (m *moving) free() string {
 	m.Helper()
-	a, err := loopback.Free()
+	a, err := loopback.Free(0)
 	m.must(err)
 	return a.String()
 }

@@ -59,7 +59,7 @@ type cluster struct {
 // freeAddr returns one that nobody listens on now.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	a, err := loopback.Free()
+	a, err := loopback.Free(0)
 	if err != nil {
 		t.Fatal(err)
 	}

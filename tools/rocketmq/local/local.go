@@ -7,10 +7,8 @@ package local
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/gochat-im/gochat/tools/loopback"
 )
 
 // Version of RocketMQ that is fetched.
@@ -131,16 +131,19 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 	if c.StartTimeout == 0 {
 		c.StartTimeout = time.Minute
 	}
-	var err error
 	if c.NameServer == "" {
-		if c.NameServer, err = free(0); err != nil {
-			return nil, err
+		a, err := loopback.Free(0)
+		if err != nil {
+			return nil, fmt.Errorf("local RocketMQ: name server: %w", err)
 		}
+		c.NameServer = a.String()
 	}
 	if c.Broker == "" {
-		if c.Broker, err = free(2); err != nil {
-			return nil, err
+		a, err := loopback.Free(2) // a broker that is started again finds it free
+		if err != nil {
+			return nil, fmt.Errorf("local RocketMQ: broker: %w", err)
 		}
+		c.Broker = a.String()
 	}
 	cl := &Cluster{cfg: c}
 	if err := cl.startNameServer(ctx); err != nil {
@@ -155,26 +158,6 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 
 // NameServer returns the name server's address.
 func (c *Cluster) NameServer() string { return c.cfg.NameServer }
-
-// free returns a port that nobody listens on, nor on as many below it, and that the system gives
-// to nobody by itself: a broker that is started again finds it free.
-func free(below int) (string, error) {
-	for range 100 {
-		port := 15000 + rand.IntN(17000)
-		ok := true
-		for i := 0; i <= below && ok; i++ {
-			// A broker's port for replicas is on all addresses; nothing in its configuration binds it.
-			l, err := net.Listen("tcp4", fmt.Sprintf(":%d", port-i))
-			if ok = err == nil; ok {
-				_ = l.Close()
-			}
-		}
-		if ok {
-			return fmt.Sprintf("127.0.0.1:%d", port), nil
-		}
-	}
-	return "", errors.New("local RocketMQ: no free ports")
-}
 
 func (c *Cluster) startNameServer(ctx context.Context) error {
 	cmd, err := NameServerCommand(c.cfg)
