@@ -4,12 +4,17 @@
 package tikvtest
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/tikv/client-go/v2/testutils"
 	clienttikv "github.com/tikv/client-go/v2/tikv"
+	"github.com/tikv/client-go/v2/tikvrpc"
 	pd "github.com/tikv/pd/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -20,7 +25,7 @@ import (
 
 // Cluster is a cluster in memory, whose regions begin at the keys that New was given.
 type Cluster struct {
-	rpc *testutils.MockClient
+	rpc *shared
 	pd  pd.Client
 }
 
@@ -38,8 +43,9 @@ func New(t testing.TB, splits ...[]byte) *Cluster {
 		server, _, _ = testutils.BootstrapWithSingleStore(cluster)
 	}
 	cluster.UpdateStoreAddr(server, healthy(t))
-	t.Cleanup(func() { rpc.Close() })
-	return &Cluster{rpc: rpc, pd: pdClient}
+	c := &Cluster{rpc: &shared{MockClient: rpc}, pd: pdClient}
+	t.Cleanup(c.rpc.end)
+	return c
 }
 
 // healthy returns an address where the client hears that the server lives: after a lost reply it asks, past the cluster
@@ -61,7 +67,7 @@ func healthy(t testing.TB) string {
 // TLS don't count, and a nil Logger discards. Faults go between the client and the cluster; nil: none do.
 func (c *Cluster) Open(t testing.TB, cfg tikv.Config, faults *Faults) *tikv.Store {
 	t.Helper()
-	var client clienttikv.Client = shared{c.rpc}
+	var client clienttikv.Client = c.rpc
 	placement := c.pd
 	if faults != nil {
 		client, placement = &faultClient{Client: client, faults: faults}, &faultPD{Client: placement, faults: faults}
@@ -84,8 +90,31 @@ func Open(t testing.TB, splits ...[]byte) *tikv.Store {
 	return New(t, splits...).Open(t, tikv.Config{}, nil)
 }
 
-// shared is the cluster's side of several clients: none closes it.
-type shared struct{ *testutils.MockClient }
+// shared is the cluster's side of several clients: none closes it. They resolve locks in goroutines that nobody
+// waits for, and the cluster has nothing to answer with once it has ended.
+type shared struct {
+	*testutils.MockClient
+	mu    sync.RWMutex // held by requests
+	ended bool
+}
 
 // Close leaves the cluster as it is.
-func (shared) Close() error { return nil }
+func (*shared) Close() error { return nil }
+
+// end ends the cluster when the requests under way are answered.
+func (s *shared) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.MockClient.Close()
+}
+
+// SendRequest implements the client's interface.
+func (s *shared) SendRequest(ctx context.Context, addr string, req *tikvrpc.Request, timeout time.Duration) (*tikvrpc.Response, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.ended {
+		return nil, errors.New("the cluster has ended")
+	}
+	return s.MockClient.SendRequest(ctx, addr, req, timeout)
+}
